@@ -1,0 +1,318 @@
+"""Stable Diffusion 1.x and 2.x: AutoencoderKL, UNet2DConditionModel, CLIPTextModel (Rombach et al., arXiv 2112.10752)."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from dbexp.config import ModelConfig
+from dbexp.device import pick_device, pick_dtype
+from dbexp.errors import ConfigError
+from dbexp.models import random_weights
+from dbexp.store import Store, key_of
+
+log = logging.getLogger(__name__)
+
+# a bar per file of weights says nothing to somebody who waits for a run
+diffusers.utils.logging.disable_progress_bar()
+transformers.utils.logging.disable_progress_bar()
+
+_SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+    # latents have no bounds to clip to, and some checkpoints' settings forget to say so
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
+    "dpm++": ("DPMSolverMultistepScheduler", {}),
+    "dpm++sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+_ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
+_SITES: dict[str, Callable[[str], bool]] = {
+    "attention": lambda name: name.endswith(_ATTENTION),
+    # the sites of the cloneofsimo/lora trainer: attention and the gated input projection of the feed-forward layer
+    "attention+geglu": lambda name: name.endswith((*_ATTENTION, ".ff.net.0.proj")),
+    "linear": lambda name: ".transformer_blocks." in name,
+}
+_TEXT_SITES = (".q_proj", ".k_proj", ".v_proj", ".out_proj")
+_PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+
+
+class StableDiffusion:
+    """A checkpoint in the usual folder layout. Parts are loaded when first used; see the protocol in `dbexp.models`.
+
+    Args:
+        name: short name.
+        folder: pipeline folder with vae, unet, text_encoder, tokenizer, scheduler.
+        vae_folder: folder of the VAE.
+        variant: weight file variant such as fp16.
+        device, dtype: of the frozen weights.
+        identity: hash of the weights.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        vae_folder: Path,
+        *,
+        variant: str | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        identity: str,
+    ) -> None:
+        self.name, self.identity, self.device, self.dtype = name, identity, device, dtype
+        self._folder, self._vae_folder, self._variant = folder, vae_folder, variant
+        self._gradient_checkpointing = False
+
+    # -- parts ------------------------------------------------------------------------------------------------------
+
+    def _load(self, cls: Any, folder: Path) -> Any:
+        loaded = cls.from_pretrained(folder, variant=self._variant, dtype=self.dtype, local_files_only=True)
+        return loaded.to(self.device).requires_grad_(False).eval()
+
+    @cached_property
+    def vae(self) -> AutoencoderKL:
+        """The autoencoder between pixels and latents."""
+        return self._load(AutoencoderKL, self._vae_folder)
+
+    @cached_property
+    def unet(self) -> UNet2DConditionModel:
+        """The denoiser."""
+        return self._load(UNet2DConditionModel, self._folder / "unet")
+
+    @cached_property
+    def text_encoder(self) -> CLIPTextModel:
+        """The text encoder."""
+        return self._load(CLIPTextModel, self._folder / "text_encoder")
+
+    @cached_property
+    def tokenizer(self) -> CLIPTokenizer:
+        """The tokenizer."""
+        return CLIPTokenizer.from_pretrained(self._folder / "tokenizer", local_files_only=True)
+
+    @cached_property
+    def _noise(self) -> DDPMScheduler:
+        return DDPMScheduler.from_pretrained(self._folder / "scheduler", local_files_only=True)
+
+    def part(self, name: str) -> nn.Module:
+        module: nn.Module = {"unet": lambda: self.unet, "text_encoder": lambda: self.text_encoder}[name]()
+        return module
+
+    def release(self, *names: str) -> None:
+        for name in names:
+            self.__dict__.pop(name, None)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def sites(self, part: str, preset: str) -> tuple[str, ...]:
+        wanted = _SITES[preset] if part == "unet" else lambda name: name.endswith(_TEXT_SITES)
+        modules = self.part(part).named_modules()
+        return tuple(name for name, module in modules if isinstance(module, nn.Linear) and wanted(name))
+
+    def kohya_prefix(self, part: str) -> str:
+        return {"unet": "lora_unet", "text_encoder": "lora_te"}[part]
+
+    def saved_site(self, part: str, site: str) -> str:
+        # transformers 5 dropped the inner module `text_model`; LoRA files everywhere still carry its name
+        return f"text_model.{site}" if part == "text_encoder" and not site.startswith("text_model.") else site
+
+    def enable_gradient_checkpointing(self, enabled: bool) -> None:
+        for module, switch_on, switch_off in (
+            (self.unet, "enable_gradient_checkpointing", "disable_gradient_checkpointing"),
+            (self.text_encoder, "gradient_checkpointing_enable", "gradient_checkpointing_disable"),
+        ):
+            getattr(module, switch_on if enabled else switch_off)()
+            module.train(enabled)  # both libraries checkpoint in training mode only; neither model has dropout
+
+    # -- text -------------------------------------------------------------------------------------------------------
+
+    @property
+    def max_tokens(self) -> int:
+        return int(self.tokenizer.model_max_length)
+
+    def token_count(self, text: str) -> int:
+        return len(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        ids: Tensor = self.tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        ).input_ids
+        return ids.to(self.device)
+
+    def encode_tokens(self, ids: Tensor) -> Tensor:
+        states: Tensor = self.text_encoder(ids)[0]
+        return states
+
+    # -- latents ----------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = self.vae.encode(pixels.to(self.device, self.dtype)).latent_dist
+        scale = float(self.vae.config.scaling_factor)
+        return posterior.mean.float() * scale, posterior.std.float() * scale
+
+    @property
+    def train_timesteps(self) -> int:
+        return int(self._noise.config.num_train_timesteps)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        noisy: Tensor = self._noise.add_noise(latents, noise, timesteps)
+        return noisy
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        if self._noise.config.prediction_type == "epsilon":
+            return noise
+        velocity: Tensor = self._noise.get_velocity(latents, noise, timesteps)
+        return velocity
+
+    def loss_weight(self, timesteps: Tensor, gamma: float) -> Tensor:
+        alphas = self._noise.alphas_cumprod.to(timesteps.device)[timesteps]
+        snr = alphas / (1 - alphas)
+        least = snr.clamp(max=gamma)
+        return least / snr if self._noise.config.prediction_type == "epsilon" else least / (snr + 1)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        sample: Tensor = self.unet(noisy.to(self.dtype), timesteps, encoder_hidden_states=text.to(self.dtype)).sample
+        return sample
+
+    # -- sampling ---------------------------------------------------------------------------------------------------
+
+    def pipeline(self, sampler: str | None) -> StableDiffusionPipeline:
+        own = json.loads((self._folder / "scheduler" / "scheduler_config.json").read_text())
+        class_name, extra = (own["_class_name"], {}) if sampler is None else _SAMPLERS[sampler]
+        cls = getattr(diffusers, class_name)
+        # the checkpoint's settings that this sampler knows: handing on the others only draws warnings
+        known = set(inspect.signature(cls.__init__).parameters)
+        scheduler = cls.from_config({key: value for key, value in own.items() if key in known}, **extra)
+        pipe = StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+
+def load(cfg: ModelConfig, store: Store) -> StableDiffusion:
+    """Find a checkpoint (random, folder, single file or hub id) and hash it; weights are read when first used.
+
+    Raises:
+        ConfigError: it is not there, or is no Stable Diffusion 1.x/2.x checkpoint.
+    """
+    folder = _find(cfg, store)
+    _check_layout(cfg, folder)
+    vae_folder = folder / "vae" if cfg.vae is None else _find_vae(cfg.vae)
+    files = sorted(path for part in _PARTS if part != "vae" for path in (folder / part).rglob("*") if path.is_file())
+    files += sorted(path for path in vae_folder.rglob("*") if path.is_file())
+    files = [path for path in files if path.suffix in (".safetensors", ".bin", ".json", ".txt")]
+    identity = key_of({f"{path.parent.name}/{path.name}": store.file_hash(path) for path in files})
+    device = pick_device(cfg.device)
+    return StableDiffusion(
+        cfg.name,
+        folder,
+        vae_folder,
+        variant=cfg.variant,
+        device=device,
+        dtype=pick_dtype(cfg.precision, device),
+        identity=identity,
+    )
+
+
+def _find(cfg: ModelConfig, store: Store) -> Path:
+    """The pipeline folder of a checkpoint, on this machine."""
+    if cfg.path == "random":
+        size = random_weights.SMALL
+        inputs = {"version": random_weights.VERSION, "size": size.to_json(), "seed": 0}
+        return store.get("model", inputs, lambda place: random_weights.build(place, size, seed=0))
+    local = Path(cfg.path).expanduser()
+    if local.is_dir():
+        return local.absolute()
+    if local.is_file():
+        return _convert_single_file(cfg, local, store)
+    if local.is_absolute() or cfg.path.startswith((".", "~")) or cfg.path.count("/") != 1:
+        raise ConfigError(f"model.path={cfg.path}: there is no such folder or file, and it is no hub id (owner/name)")
+    try:
+        return Path(
+            StableDiffusionPipeline.download(
+                cfg.path, revision=cfg.revision, variant=cfg.variant, safety_checker=None, feature_extractor=None
+            )
+        )
+    except Exception as error:  # the hub client raises half a dozen unrelated classes for "not to be had"
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        raise ConfigError(
+            f"model.path={cfg.path}: not on this machine, and the hub did not give it ({reason}); "
+            "pass model.path=FOLDER of a downloaded pipeline, or a .safetensors file"
+        ) from None
+
+
+def _convert_single_file(cfg: ModelConfig, file: Path, store: Store) -> Path:
+    """A single-file checkpoint as a pipeline folder, converted once and kept in the store."""
+
+    def make(place: Path) -> None:
+        try:
+            pipe = StableDiffusionPipeline.from_single_file(
+                str(file), config=cfg.single_file_config, safety_checker=None, local_files_only=False
+            )
+        except Exception as error:
+            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            raise ConfigError(
+                f"model.path={cfg.path}: could not be read as a Stable Diffusion checkpoint ({reason}); without network "
+                "also pass model.single_file_config=FOLDER of a pipeline of the same architecture"
+            ) from None
+        pipe.save_pretrained(place, safe_serialization=True)
+
+    config_hash = cfg.single_file_config and key_of({"config": cfg.single_file_config})
+    return store.get("model", {"version": 1, "file": store.file_hash(file), "config": config_hash}, make)
+
+
+def _find_vae(path: str) -> Path:
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return local.absolute()
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:
+        raise ConfigError(
+            f"model.vae={path}: not a folder here, and the hub did not give it ({type(error).__name__}); "
+            "pass the folder of a downloaded VAE, or null"
+        ) from None
+
+
+def _check_layout(cfg: ModelConfig, folder: Path) -> None:
+    """The folder must hold the parts, and its denoiser must be this family's."""
+    lacking = [part for part in _PARTS if not (folder / part).is_dir() and not (part == "vae" and cfg.vae)]
+    if lacking:
+        raise ConfigError(
+            f"model.path={cfg.path}: {folder} lacks {', '.join(lacking)}; expected a diffusers pipeline folder with "
+            f"{', '.join(_PARTS)}"
+        )
+    kind = json.loads((folder / "unet" / "config.json").read_text()).get("_class_name")
+    second_encoder = (folder / "text_encoder_2").exists()
+    if kind != "UNet2DConditionModel" or second_encoder:
+        raise ConfigError(
+            f"model.path={cfg.path}: not a Stable Diffusion 1.x or 2.x checkpoint (denoiser {kind}"
+            f"{', two text encoders' if second_encoder else ''}); model.family={cfg.family} covers only those"
+        )
