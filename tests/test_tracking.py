@@ -1,0 +1,309 @@
+"""Weights & Biases: what real offline runs hold, read back, and how they begin and end."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from dbexp import tracking
+from dbexp.config import Config
+from dbexp.metrics import COLUMNS, Estimate, ImageScores, PromptScores, Report
+
+KEY = "0123456789abcdef" * 2 + "fedcba98"
+ROWS = [{"step": step, "loss": 1 / step, "lr": 1e-4} for step in range(1, 21)]
+PROMPTS = ("a sks dog in the snow", "a red sks dog")
+
+
+def config(mode: str = "offline") -> Config:
+    cfg = Config()
+    cfg.dataset.name, cfg.dataset.class_noun, cfg.dataset.live = "dog3", "dog", True
+    cfg.model.name, cfg.model.path = "random", "random"
+    cfg.experiment = "reference/diffusers"
+    cfg.tracking.mode = mode
+    return cfg
+
+
+def evaluation(folder: Path, *, samples: int = 2) -> Report:
+    """A report whose pictures exist: `samples` per prompt and row."""
+    images = []
+    for row in ("run", "base"):
+        for p, prompt in enumerate(PROMPTS):
+            for k in range(samples):
+                path = folder / f"{row}-{p}-{k}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (1024, 512), (60 * k, 100 * p, 200 if row == "base" else 20)).save(path)
+                images.append(ImageScores(row, prompt, k, str(path), {"dino": 0.5}, None))
+    prompts = tuple(
+        PromptScores(row, prompt, "other", samples, {"dino": 0.25 + p, "div": math.nan})
+        for row in ("run", "base")
+        for p, prompt in enumerate(PROMPTS)
+    )
+    rows = {
+        "run": {"dino": Estimate(0.5, 0.4, 0.6, 2), "div": Estimate.missing("no prompt has two samples")},
+        "base": {"dino": Estimate(0.25, 0.2, 0.3, 2)},
+        "real": {"dino": Estimate(0.75, 0.7, 0.8, 3)},
+    }
+    settings = {"resamples": 1000, "confidence": 0.95, "seed": 0}
+    return Report(
+        "random weights", "sks", "dog", {}, settings, rows, {}, prompts, tuple(images), (), copy_threshold=math.nan
+    )
+
+
+def inspect(folder: Path) -> list[list[dict[str, Any]]]:
+    """Records of every offline run under a run's folder, oldest run first."""
+    read = []
+    for path in sorted(folder.rglob("*.wandb"), key=lambda path: path.stat().st_mtime):
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        read.append([json.loads(line) for line in done.stdout.splitlines()])
+    return read
+
+
+def of_type(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [record[kind] for record in records if record["type"] == kind]
+
+
+def exit_code(records: list[dict[str, Any]]) -> int:
+    (ended,) = of_type(records, "exit")
+    return int(ended.get("exit_code", 0))
+
+
+def history(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Logged rows, without W&B's own entries."""
+    rows = [record["item"] for record in of_type(records, "history")]
+    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A home without logins and settings, and a key in the environment that must turn up nowhere."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            patch.delenv(name)
+        patch.setenv("HOME", str(home))
+        patch.delenv("NETRC", raising=False)
+        patch.setenv("WANDB_API_KEY", KEY)
+        yield
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A finished run with everything in it."""
+
+    folder: Path
+    records: list[dict[str, Any]]
+
+    def table(self, name: str) -> dict[str, Any]:
+        """A logged table as W&B keeps it: columns and data, pictures as the word Image."""
+        (path,) = self.folder.rglob(f"media/table/tables/{name}_*.table.json")
+        table: dict[str, Any] = json.loads(path.read_text())
+        return table
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> Tracked:
+    outside = tmp_path_factory.mktemp("samples")
+    folder = tmp_path_factory.mktemp("run")
+    sheet, lora = outside / "contact_sheet.png", outside / "lora.safetensors"
+    Image.new("RGB", (2000, 900)).save(sheet)
+    lora.write_bytes(b"weights" * 100)
+    cfg = config()
+    cfg.lora.rank = 4
+    cfg.tracking.tags = ["mine", "dog3"]
+    overrides = ["dataset=dog3", "lora.rank=4"]
+    with tracking.start(cfg, folder=folder, name="rank=4", group="10-00-00", overrides=overrides) as tracker:
+        tracker.train(ROWS[:10])
+        tracker.train(ROWS[10:])
+        tracker.result(evaluation(outside), contact_sheet=sheet, lora=lora)
+    (records,) = inspect(folder)
+    return Tracked(folder, records)
+
+
+# --------------------------------------------------------------------------------------- what an offline run holds
+
+
+def test_the_run_is_named_grouped_and_tagged(tracked: Tracked) -> None:
+    (run,) = of_type(tracked.records, "run")
+    assert (run["display_name"], run["run_group"], run["project"]) == ("rank=4", "10-00-00", "dbexp")
+    assert run["tags"] == ["reference/diffusers", "dog3", "random", "mine"]
+    assert run["notes"] == "dbexp dataset=dog3 lora.rank=4"
+    assert exit_code(tracked.records) == 0
+
+
+def test_the_config_is_flat_under_hydras_names(tracked: Tracked) -> None:
+    (run,) = of_type(tracked.records, "run")
+    logged = run["config"]["update"]
+    assert logged["lora.rank"] == 4
+    assert logged["evaluate.dino.crop"] == 224
+    assert logged["evaluate.dino.mean"] == pytest.approx([0.485, 0.456, 0.406])
+    assert logged["evaluate.dino.kwargs"] == {}
+    assert logged["lora.alpha"] is None
+    assert "lora" not in logged
+
+
+def test_training_is_plotted_against_its_own_step(tracked: Tracked) -> None:
+    rows = [row for row in history(tracked.records) if "train/step" in row]
+    assert rows == [{f"train/{key}": pytest.approx(value) for key, value in row.items()} for row in ROWS]
+    axes = {metric.get("glob_name"): metric.get("step_metric") for metric in of_type(tracked.records, "metric")}
+    assert axes["train/*"] == "train/step"
+
+
+def test_the_summary_has_the_columns_of_every_row(tracked: Tracked) -> None:
+    summary: dict[str, Any] = {}
+    for record in of_type(tracked.records, "summary"):
+        summary |= record["update"]
+    numbers = {key: value for key, value in summary.items() if key.split("/")[0] in ("metrics", "base", "real")}
+    assert numbers == {"metrics/dino": 0.5, "base/dino": 0.25, "real/dino": 0.75}
+    assert summary["label"] == "random weights"
+
+
+def test_the_metric_table_has_the_run_its_interval_and_the_references(tracked: Tracked) -> None:
+    table = tracked.table("metrics")
+    assert table["columns"][:4] == ["row", "label", "DINO ↑", "CLIP-I ↑"]
+    assert len(table["columns"]) == 2 + len(COLUMNS)
+    assert {row[0]: row[2] for row in table["data"]} == {
+        "rank=4": 0.5,
+        "95 % from": 0.4,
+        "95 % to": 0.6,
+        "base model": 0.25,
+        "real images": 0.75,
+    }
+    assert {row[1] for row in table["data"]} == {"random weights"}
+    assert {row[table["columns"].index("DIV ↑")] for row in table["data"]} == {None}
+
+
+def test_the_prompt_table_has_the_pictures(tracked: Tracked) -> None:
+    table = tracked.table("prompts")
+    assert table["columns"] == ["prompt", "group", "base model", "1", "2", "DINO ↑", "DIV ↑"]
+    assert table["data"] == [
+        [PROMPTS[0], "other", "Image", "Image", "Image", 0.25, None],
+        [PROMPTS[1], "other", "Image", "Image", "Image", 1.25, None],
+    ]
+
+
+def test_pictures_are_staged_beside_the_run_and_small(tracked: Tracked) -> None:
+    sizes = []
+    for path in (tracked.folder / "tracking" / "data").rglob("*"):
+        with suppress(OSError), Image.open(path) as picture:  # the tables lie there too
+            sizes.append(picture.size)
+    assert sizes == [(512, 256)] * 6
+    (sheet,) = tracked.folder.rglob("media/images/pictures/contact_sheet_*.jpg")
+    with Image.open(sheet) as picture:
+        assert picture.size == (2000, 900)
+
+
+def test_the_lora_is_an_artifact_that_is_not_copied(tracked: Tracked) -> None:
+    (artifact,) = [artifact for artifact in of_type(tracked.records, "artifact") if artifact["type"] == "lora"]
+    assert artifact["name"] == "lora-dog3-random"
+    (entry,) = artifact["manifest"]["contents"]
+    assert entry["path"] == "lora.safetensors"
+    assert Path(entry["local_path"]).read_bytes() == b"weights" * 100
+    assert not Path(entry["local_path"]).is_relative_to(tracked.folder)
+    metadata = json.loads(artifact["metadata"])
+    assert metadata["metrics"] == {"dino": 0.5}
+    assert (metadata["token"], metadata["class"], metadata["label"]) == ("sks", "dog", "random weights")
+
+
+def test_the_key_is_in_no_file(tracked: Tracked) -> None:
+    files = [path for path in tracked.folder.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+
+
+def test_the_host_is_in_no_record(tracked: Tracked) -> None:
+    (run,) = of_type(tracked.records, "run")
+    assert not run.get("host")
+
+
+def test_everything_is_in_the_runs_folder(tracked: Tracked) -> None:
+    assert [path.name for path in tracked.folder.iterdir()] == ["tracking"]
+    assert list(Path.home().rglob("*")) == []
+
+
+# ----------------------------------------------------------------------------------------- how runs begin and end
+
+
+def test_a_failed_run_is_marked_and_the_next_one_is_its_own(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ZeroDivisionError),
+        tracking.start(config(), folder=tmp_path, name="first", group=None) as tracker,
+    ):
+        tracker.train(ROWS[:1])
+        raise ZeroDivisionError
+    with tracking.start(config(), folder=tmp_path, name="second", group=None) as tracker:
+        tracker.train(ROWS[1:3])
+    first, second = sorted(inspect(tmp_path), key=lambda records: str(of_type(records, "run")[0]["display_name"]))
+    assert (exit_code(first), exit_code(second)) == (1, 0)
+    assert [row["train/step"] for row in history(first)] == [1]
+    assert [row["train/step"] for row in history(second)] == [2, 3]
+    assert of_type(first, "run")[0]["run_id"] != of_type(second, "run")[0]["run_id"]
+
+
+def test_an_interrupt_marks_the_run_failed(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), tracking.start(config(), folder=tmp_path, name="run", group=None):
+        raise KeyboardInterrupt
+    (records,) = inspect(tmp_path)
+    assert exit_code(records) == 1
+
+
+def test_the_environment_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_DATA_DIR", "WANDB_SILENT", "WANDB_ERROR_REPORTING"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_CACHE_DIR", "mine")
+    before = dict(os.environ)
+    with tracking.start(config(), folder=tmp_path, name="run", group=None):
+        assert Path(os.environ["WANDB_CACHE_DIR"]).is_relative_to(tmp_path)
+        assert Path(os.environ["WANDB_DATA_DIR"]).is_relative_to(tmp_path)
+    assert dict(os.environ) == before
+
+
+def test_the_config_wins_over_environment_and_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("WANDB_NAME", "theirs")
+    cfg = config()
+    cfg.tracking.group = "paper"
+    cfg.experiment = None
+    cfg.model.name = "m" * 80
+    with tracking.start(cfg, folder=tmp_path, name="ours", group="10-00-00"):
+        pass
+    (records,) = inspect(tmp_path)
+    (run,) = of_type(records, "run")
+    assert (run["display_name"], run["run_group"]) == ("ours", "paper")
+    assert run["tags"] == ["dog3", "m" * 63 + "…"]  # W&B takes 64 characters
+
+
+def test_pictures_and_artifact_can_be_left_out(tmp_path: Path) -> None:
+    cfg = config()
+    cfg.tracking.images = cfg.tracking.artifact = False
+    lora = tmp_path / "lora.safetensors"
+    lora.write_bytes(b"weights")
+    with tracking.start(cfg, folder=tmp_path / "run", name="run", group=None) as tracker:
+        tracker.result(evaluation(tmp_path / "samples"), contact_sheet=tmp_path / "none.png", lora=lora)
+    (records,) = inspect(tmp_path / "run")
+    assert [artifact["type"] for artifact in of_type(records, "artifact")] == ["run_table"]
+    logged = {key.split(".")[0] for row in history(records) for key in row}
+    assert logged == {"metrics/dino", "base/dino", "real/dino", "tables/metrics"}
+
+
+def test_one_lost_picture_costs_the_pictures_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    report = evaluation(tmp_path / "samples")
+    (tmp_path / "samples" / "run-0-0.png").unlink()
+    lora = tmp_path / "lora.safetensors"
+    lora.write_bytes(b"weights")
+    with tracking.start(config(), folder=tmp_path / "run", name="run", group=None) as tracker:
+        tracker.result(report, contact_sheet=None, lora=lora)
+    assert ["the pictures" in message for message in caplog.messages if "lacks" in message] == [True]
+    (records,) = inspect(tmp_path / "run")
+    assert {artifact["type"] for artifact in of_type(records, "artifact")} == {"run_table", "lora"}

@@ -1,0 +1,210 @@
+"""Weights & Biases failing in every way, at no cost to the run; and the names of runs."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbexp import tracking
+from dbexp.config import Config
+from dbexp.errors import ConfigError
+from dbexp.metrics import Estimate, Report
+
+ROWS = [{"step": 1, "loss": 0.5}]
+ROW = {"dino": Estimate(0.5, 0.4, 0.6, 2)}
+REPORT = Report(None, "sks", "dog", {}, {"confidence": 0.95}, {"run": ROW}, {}, (), (), (), math.nan)
+
+
+def config(mode: str = "offline") -> Config:
+    cfg = Config()
+    cfg.dataset.name, cfg.model.name, cfg.tracking.mode = "dog3", "random", mode
+    return cfg
+
+
+class Broken:
+    """Stands for wandb, or a run of it: whatever is asked of it fails."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ConnectionError(f"no route to {name}\nsecond line")
+
+
+class Half(Broken):
+    """A wandb that starts a run; then the connection goes."""
+
+    def __init__(self) -> None:
+        self.modes: list[str] = []
+
+    def Settings(self, **_: Any) -> None:
+        return None
+
+    def init(self, *, mode: str, **_: Any) -> Any:
+        self.modes.append(mode)
+        return _LostRun()
+
+
+class _LostRun(Broken):
+    dir = url = "somewhere"
+
+    def define_metric(self, name: str, **_: Any) -> None:
+        """Still works."""
+
+
+class Unreachable(Half):
+    """A wandb with a login, whose server does not answer."""
+
+    Error = RuntimeError
+
+    def login(self, **_: Any) -> bool:
+        return True
+
+    def init(self, *, mode: str, **rest: Any) -> Any:
+        run = super().init(mode=mode, **rest)
+        if mode == "online":
+            raise TimeoutError("no answer")
+        return run
+
+
+class LoggedOut(Broken):
+    """A wandb without a login."""
+
+    Error = RuntimeError
+
+    def login(self, *, prompt: bool, verify: bool) -> bool:
+        return prompt or verify
+
+
+def use(monkeypatch: pytest.MonkeyPatch, wandb: Any) -> None:
+    """Let `import wandb` find this."""
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+
+
+def whole_run(cfg: Config, folder: Path) -> str:
+    with tracking.start(cfg, folder=folder, name="run", group=None) as tracker:
+        tracker.train(ROWS)
+        tracker.result(REPORT, contact_sheet=folder / "none.png", lora=folder / "none.safetensors")
+        return "done"
+
+
+def test_disabled_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Broken())
+    before = dict(os.environ)
+    with tracking.start(config("disabled"), folder=tmp_path, name="run", group=None) as tracker:
+        assert dict(os.environ) == before
+        tracker.train(ROWS)
+        tracker.result(REPORT, contact_sheet=tmp_path / "none.png", lora=tmp_path / "none")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wandb_that_cannot_start_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    use(monkeypatch, Broken())
+    with caplog.at_level(logging.WARNING):
+        assert whole_run(config(), tmp_path) == "done"
+    (warning,) = caplog.messages
+    assert warning == (
+        "tracking: W&B lacks the run, which could not start offline "
+        "(ConnectionError: no route to init); the run's folder has everything"
+    )
+
+
+def test_wandb_that_fails_at_every_call_costs_warnings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    use(monkeypatch, Half())
+    with caplog.at_level(logging.WARNING):
+        assert whole_run(config(), tmp_path) == "done"
+    lacks = [message.removeprefix("tracking: W&B lacks ").partition(" (")[0] for message in caplog.messages]
+    assert lacks == [
+        "part of the training history",
+        "the metrics",
+        "the metric table",
+        "the pictures",
+        "the contact sheet",
+        "the LoRA",
+        "the end of the run",
+    ]
+
+
+def test_the_runs_own_error_is_the_one_that_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Half())
+    with pytest.raises(ZeroDivisionError), tracking.start(config(), folder=tmp_path, name="run", group=None):
+        raise ZeroDivisionError
+
+
+def test_a_server_that_does_not_answer_leaves_an_offline_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wandb = Unreachable()
+    use(monkeypatch, wandb)
+    with tracking.start(config("online"), folder=tmp_path, name="run", group=None):
+        pass
+    assert wandb.modes == ["online", "offline"]
+    assert "could not start online (TimeoutError: no answer)" in caplog.messages[0]
+
+
+# ----------------------------------------------------------------------------------------- logins
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_only_online_needs_a_login(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Broken())
+    assert tracking.problems(config(mode)) == []
+
+
+def test_a_missing_login_stops_the_run_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, LoggedOut())
+    with (
+        pytest.raises(ConfigError, match=r"tracking\.mode=online.*wandb login"),
+        tracking.start(config("online"), folder=tmp_path, name="run", group=None),
+    ):
+        pytest.fail("the block must not be entered")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ----------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["lora.rank=16", "prior.weight=0"], "rank=16 weight=0"),
+        (["dataset=dog3", "lr_schedule=polynomial"], "dataset=dog3 lr_schedule=polynomial"),
+        (["experiment=reference/diffusers", "seed=1"], "experiment=reference/diffusers seed=1"),
+        (["train.lr=1e-4", "hydra/launcher=joblib", "tracking=online", "store=/tmp/x"], "lr=1e-4"),
+        (["+train.lr=1", "++seed=2"], "lr=1 seed=2"),
+        (["train.steps=10", "sample.steps=4"], "train.steps=10 sample.steps=4"),
+        (["dataset.path=/home/someone/photos/rex"], "path=rex"),
+        (["dataset.class_noun='stuffed animal'"], "class_noun=stuffed animal"),
+        ([], "dog3 2026-11-22 10:05"),
+        (["tracking.mode=disabled"], "dog3 2026-11-22 10:05"),
+    ],
+)
+def test_a_runs_name_tells_what_is_special_about_it(overrides: list[str], name: str) -> None:
+    assert tracking.run_name(config(), overrides, datetime(2026, 11, 22, 10, 5)) == name
+
+
+def test_a_long_name_ends_in_an_ellipsis() -> None:
+    name = tracking.run_name(config(), [f"sample.prompts=[{','.join('abcdef' * 40)}]"])
+    assert len(name) == 100
+    assert name.endswith("…")
+
+
+def test_a_name_of_ones_own_wins() -> None:
+    cfg = config()
+    cfg.tracking.name = "final"
+    assert tracking.run_name(cfg, ["lora.rank=16"]) == "final"
+
+
+def test_flatten_keeps_lists_and_empty_dicts() -> None:
+    nested = {"a": {"b": {"c": 1}, "d": [{"e": 2}]}, "f": {}, "g": None}
+    assert tracking.flatten(nested) == {"a.b.c": 1, "a.d": [{"e": 2}], "f": {}, "g": None}
