@@ -1,0 +1,73 @@
+"""Features by content: a picture is embedded once, whatever it is called and however often it is evaluated."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import uuid
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+
+class FeatureCache(Protocol):
+    """Arrays by key. A cache may forget; what it returns must be what was put."""
+
+    def get(self, key: str) -> NDArray[Any] | None:
+        """The array of a key, or null if it is not there."""
+        ...
+
+    def put(self, key: str, array: NDArray[Any]) -> None:
+        """Remember an array."""
+        ...
+
+
+def feature_key(backbone_id: str, transform: str, *image_sha256: str) -> str:
+    """Key of the features that a backbone computes from one picture, or from an ordered list of them."""
+    return hashlib.sha256("\n".join((backbone_id, transform, *image_sha256)).encode()).hexdigest()
+
+
+class DiskCache:
+    """One .npy file per key in two-level folders; safe for several writers: a file appears whole or not at all."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, key: str) -> Path:
+        """Where the array of a key is kept."""
+        return self.root / key[:2] / f"{key[2:]}.npy"
+
+    def get(self, key: str) -> NDArray[Any] | None:
+        """The array of a key, or null if it is not there or damaged (then it is computed anew)."""
+        path = self.path(key)
+        try:
+            array: NDArray[Any] = np.load(path, allow_pickle=False)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, EOFError) as error:
+            log.warning("%s is damaged (%s): computing these features again", path, error)
+            return None
+        return array
+
+    def put(self, key: str, array: NDArray[Any]) -> None:
+        """Remember an array.
+
+        Raises:
+            OSError: the disk is full or not writable.
+        """
+        path = self.path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            temporary.write_bytes(buffer.getvalue())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
