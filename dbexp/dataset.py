@@ -64,6 +64,11 @@ def problems(cfg: DatasetConfig) -> list[str]:
         return list(error.problems)
 
 
+def subject_name(cfg: DatasetConfig) -> str:
+    """The subject's name: the configured one, or for `dataset=folder` the base name of the folder."""
+    return _absolute(cfg.path).name if cfg.name == UNNAMED and cfg.path else cfg.name
+
+
 def load(cfg: DatasetConfig, store: Store) -> Subject:
     """Find the subject's pictures, or draw them.
 
@@ -80,7 +85,7 @@ def load(cfg: DatasetConfig, store: Store) -> Subject:
     folder = _drawn(cfg, store) if cfg.source == "storybook" else _folder(cfg)
     paths = tuple(image_files(folder))
     return Subject(
-        name=folder.name if cfg.name == UNNAMED else cfg.name,
+        name=subject_name(cfg),
         token=cfg.token,
         class_noun=cfg.class_noun,
         live=cfg.live,

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
+from accelerate.utils import gather, reduce
 
 from dbexp.errors import ConfigError
 
@@ -77,6 +77,26 @@ def main_process_first() -> contextlib.AbstractContextManager[None]:
     """The main process runs the block alone; the others enter it when it is done, and find its results in the store."""
     context: contextlib.AbstractContextManager[None] = PartialState().main_process_first()
     return context
+
+
+def wait_for_everyone() -> None:
+    """Return when every process has come here."""
+    PartialState().wait_for_everyone()
+
+
+def largest_over_processes(value: int, device: torch.device) -> int:
+    """The largest of the values that the processes call this with; all of them must call it."""
+    if processes()[1] == 1:
+        return value
+    return int(gather(torch.tensor([value], device=device)).max())
+
+
+def mean_of_numbers(values: list[float], device: torch.device) -> list[float]:
+    """The mean of each number over all processes."""
+    if processes()[1] == 1:
+        return values
+    means: list[float] = reduce(torch.tensor(values, device=device), reduction="mean").tolist()
+    return means
 
 
 def mean_over_processes(tensors: Iterable[torch.Tensor]) -> None:

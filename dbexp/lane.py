@@ -200,7 +200,7 @@ class Lane:
         """Turn (instance, class) losses of microbatches, now on the host, into history rows of whole steps.
 
         Returns:
-            The new rows. If one is not finite the lane is marked as diverged and the rest is dropped.
+            The new rows. If loss or gradient of one is not finite the lane is marked as diverged and the rest is dropped.
         """
         self._losses += losses
         accum, rows = self.train.grad_accum, []
@@ -215,7 +215,9 @@ class Lane:
             if self.prior is not None:
                 row["loss_prior"] = prior
             row |= {"lr": self.train.lr * factor, "grad_norm": float(self._norms.pop(0))}
-            if not math.isfinite(row["loss"]):
+            # without a loss scaler, which skips such steps, a gradient that is not finite has ruined the weights
+            ruined = not self.scaler.is_enabled() and not math.isfinite(row["grad_norm"])
+            if ruined or not math.isfinite(row["loss"]):
                 self.diverged_at = step
             else:
                 self.history.append(row)

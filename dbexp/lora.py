@@ -16,9 +16,10 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from dbexp.errors import ConfigError
 from dbexp.models import Model
 from dbexp.store import key_of, write_atomic
 
@@ -204,7 +205,7 @@ def _view(stacked: nn.Parameter, slot: int, rank: int) -> nn.Parameter:
 
 
 def seed_of(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for one named stream of randomness: different names never share a sequence."""
+    """A 60-bit seed for one named stream of randomness: different names never share a sequence."""
     return int(key_of({"seed": seed, "names": list(names)})[:15], 16)
 
 
@@ -267,19 +268,24 @@ def read(path: Path, model: Model) -> LoraFile:
     """Read a file that `save` wrote.
 
     Raises:
-        OSError, KeyError, ValueError: it is missing, damaged or of another origin.
+        FileNotFoundError: it is missing.
+        ConfigError: it is damaged or of another origin.
     """
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping, despite the name
-    described = json.loads(metadata["lora_adapter_metadata"])
-    alphas = {part: float(described[f"{part}.lora_alpha"]) for part in PARTS if f"{part}.lora_alpha" in described}
-    weights = {}
-    for part in alphas:
-        for site in described[f"{part}.target_modules"]:
-            key = f"{part}.{model.saved_site(part, site)}"
-            weights[f"{part}.{site}"] = (tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"])
-    return LoraFile(weights, alphas, json.loads(metadata["dbexp"]))
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping, despite the name
+        described = json.loads(metadata["lora_adapter_metadata"])
+        provenance = json.loads(metadata["dbexp"])
+        alphas = {part: float(described[f"{part}.lora_alpha"]) for part in PARTS if f"{part}.lora_alpha" in described}
+        weights = {}
+        for part in alphas:
+            for site in described[f"{part}.target_modules"]:
+                key = f"{part}.{model.saved_site(part, site)}"
+                weights[f"{part}.{site}"] = (tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ConfigError(f"{path}: is damaged, or no LoRA file that dbexp wrote ({error})") from error
+    return LoraFile(weights, alphas, provenance)
 
 
 def export_kohya(source: Path, target: Path, model: Model) -> None:

@@ -26,10 +26,14 @@ from typing import Any
 from filelock import FileLock
 from platformdirs import user_cache_path
 
+from dbexp.errors import ConfigError
+
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 _READ_BYTES = 1 << 20
+_TEMPORARY = ".tmp"
+"""Ends the name of a file that is being written; one that a killed process left is swept up before publishing."""
 
 
 def file_hash(path: Path) -> str:
@@ -54,7 +58,7 @@ def key_of(inputs: Mapping[str, Any]) -> str:
 def write_atomic(path: Path, data: str | bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part, whatever happens meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY}")
     try:
         with temporary.open("wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
@@ -91,31 +95,34 @@ class Entry:
 
     Attributes:
         folder: to read from when `finished`, to fill when not.
+        place: where the finished entry is, or will be.
         finished: whether everything is there.
     """
 
     def __init__(self, folder: Path, place: Path, inputs: Mapping[str, Any]) -> None:
-        self.folder, self._place, self._inputs = folder, place, inputs
+        self.folder, self.place, self._inputs = folder, place, inputs
         self.finished = folder == place
 
     def publish(self) -> None:
         """Flush every file, write the manifest, and give the folder its final name."""
         files = {}
         for path in sorted(self.folder.rglob("*")):
-            if path.is_file():
+            if path.name.endswith(_TEMPORARY):
+                path.unlink()
+            elif path.is_file() and path != self.folder / MANIFEST:  # an attempt that was killed right here left one
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
                 name = path.relative_to(self.folder).as_posix()
                 files[name] = {"bytes": path.stat().st_size, "sha256": file_hash(path)}
         manifest = {"inputs": dict(self._inputs), "files": files}
         write_atomic(self.folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
-        os.replace(self.folder, self._place)
-        directory = os.open(self._place.parent, os.O_RDONLY)
+        os.replace(self.folder, self.place)
+        directory = os.open(self.place.parent, os.O_RDONLY)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
-        self.folder, self.finished = self._place, True
+        self.folder, self.finished = self.place, True
 
 
 class Store:
@@ -167,9 +174,15 @@ class Store:
 
         Yields:
             The entry. If it is not `finished`, fill its `folder`, then call its `publish`.
+
+        Raises:
+            ConfigError: the root of the store is no folder.
         """
         place = self.place(stage, inputs)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise ConfigError(f"store={self.root}: is a file or lies inside one; give the path of a folder") from None
         with FileLock(f"{place}.lock"):
             if self._intact(place):
                 log.debug("store: found %s %s", stage, place.name[:12])
@@ -181,6 +194,12 @@ class Store:
             work = self.working_folder(stage, inputs)
             work.mkdir(exist_ok=True)
             yield Entry(work, place, {"stage": stage, **inputs})
+
+    def look(self, stage: str, inputs: Mapping[str, Any]) -> Entry:
+        """The entry as it is now, without its lock: for a process on whose behalf another one holds it."""
+        place = self.place(stage, inputs)
+        folder = place if self._intact(place) else self.working_folder(stage, inputs)
+        return Entry(folder, place, {"stage": stage, **inputs})
 
     def file_hash(self, path: Path) -> str:
         """sha256 of a file, remembered by its place, size and time: hashing gigabytes of weights takes seconds."""

@@ -25,11 +25,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from PIL import Image
 
-from dbexp.config import Config, plain
+from dbexp.config import Config, flatten, plain
 from dbexp.errors import ConfigError
 from dbexp.metrics import COLUMNS, Report, summary
 from dbexp.table import PAPER, REFERENCES, heading
@@ -115,17 +115,6 @@ def run_name(cfg: Config, overrides: Sequence[str], now: datetime | None = None)
         for last, (key, value) in zip(short, telling, strict=True)
     ]
     return _cut(" ".join(words), _NAME_LENGTH)
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, keys joined by dots as in an override; lists and empty dicts are values."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 @contextmanager

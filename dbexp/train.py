@@ -7,6 +7,7 @@ gradient knows of another. A lane's result is the same alone or in a pack.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import signal
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from dbexp import lora, pack
-from dbexp.device import autocast, processes
+from dbexp.device import autocast, largest_over_processes, mean_of_numbers, processes, wait_for_everyone
 from dbexp.errors import Interrupted, TrainingDiverged
 from dbexp.lane import Draw, Lane, Row, Task
 from dbexp.latents import encode
@@ -108,7 +109,7 @@ def train(tasks: Sequence[Task], model: Model, store: Store, on_rows: OnRows | N
         for i in order:
             twin = next((j for j in entries if keys[j] == keys[i]), None)
             if twin is None:
-                entries[i] = claims.enter_context(store.claim("train", keys[i]))
+                entries[i] = claims.enter_context(_claim(store, keys[i]))
             else:
                 same[i] = twin
         open_tasks = [i for i, entry in entries.items() if not entry.finished]
@@ -116,10 +117,22 @@ def train(tasks: Sequence[Task], model: Model, store: Store, on_rows: OnRows | N
             todo = [(i, tasks[i], entries[i]) for i in sorted(open_tasks)]
             results = _train_pack(todo, model, store, on_rows or (lambda number, rows: None))
         for i, entry in entries.items():
-            results.setdefault(i, _result(entry.folder) if entry.finished else RuntimeError("training did not end"))
+            results.setdefault(i, _result(entry.place) if entry.finished else RuntimeError("training did not end"))
         for i, twin in same.items():
             results[i] = results[twin]
     return [results[i] for i in range(len(tasks))]
+
+
+@contextlib.contextmanager
+def _claim(store: Store, inputs: dict[str, Any]) -> Iterator[Entry]:
+    """Hold an entry. Of several processes that train it together the main one holds it for all."""
+    if _is_main():
+        with store.claim("train", inputs) as entry:
+            wait_for_everyone()
+            yield entry
+    else:
+        wait_for_everyone()
+        yield store.look("train", inputs)
 
 
 def _result(folder: Path) -> Trained:
@@ -142,9 +155,9 @@ def _train_pack(
         ranks["text_encoder"] = max(_text_rank(lane) for lane in lanes if lane.trains_text)
     results: dict[int, Trained | Exception] = {}
     cfg = configs[0]
-    model.enable_gradient_checkpointing(cfg.train.gradient_checkpointing)
     try:
         with lora.Lanes(model, cfg.lora.sites, len(lanes), ranks) as slots, _Signals() as signals:
+            model.enable_gradient_checkpointing(cfg.train.gradient_checkpointing)
             for slot, lane in enumerate(lanes):
                 _begin(lane, slot, slots, model, todo[slot][2])
             started = time.perf_counter()
@@ -157,6 +170,8 @@ def _train_pack(
             for slot, lane in enumerate(lanes):
                 number, _, entry = todo[slot]
                 results[number] = _finish(lane, entry, model, seconds, first_steps[slot])
+            if signals.received is not None:
+                raise Interrupted(signals.received, "training is done; the same command goes on after it")
     finally:
         model.enable_gradient_checkpointing(False)
     return results
@@ -208,9 +223,10 @@ def _run(loop: _Loop, todo: Sequence[tuple[int, Task, Entry]], model: Model, sig
     """Step until every lane is at its finish line, saving on the way and when a signal asks to stop."""
     lanes = loop.lanes
     saved = [lane.step for lane in lanes]
+    alone, stop = processes()[1] == 1, 0
     try:
-        while any(lane.running for lane in lanes) and signals.received is None:
-            loop.microbatch()
+        while any(lane.running for lane in lanes) and not stop:
+            losses_read = loop.microbatch()
             for slot, lane in enumerate(lanes):
                 every = lane.train.checkpoint_every
                 due = every and lane.step % every == 0 and lane.step > saved[slot] and lane.micro % lane.train.grad_accum == 0
@@ -219,17 +235,20 @@ def _run(loop: _Loop, todo: Sequence[tuple[int, Task, Entry]], model: Model, sig
                     if lane.diverged_at is None:
                         _save_checkpoint(lane, todo[slot][2], model)
                         saved[slot] = lane.step
+            # several processes must stop at one step; they agree on it where they wait for the device anyway
+            if alone or losses_read:
+                stop = largest_over_processes(signals.received or 0, model.device)
         loop.flush()
     except KeyboardInterrupt:
         # a second Ctrl-C: the user will not wait for a checkpoint; the last one stays
         raise Interrupted(signal.SIGINT, "stopped at once; the last checkpoint is kept") from None
-    if signals.received is not None and any(lane.running for lane in lanes):
+    if stop and any(lane.running for lane in lanes):
         loop.to_step_boundary()
         for slot, lane in enumerate(lanes):
             if lane.diverged_at is None:
                 _save_state(lane, todo[slot][2])
         steps = ", ".join(f"{lane.step} of {lane.steps}" for lane in lanes)
-        raise Interrupted(signals.received, f"training stopped at step {steps}; the same command goes on from there")
+        raise Interrupted(stop, f"training stopped at step {steps}; the same command goes on from there")
 
 
 def _is_main() -> bool:
@@ -240,9 +259,9 @@ def _save_state(lane: Lane, entry: Entry) -> None:
     """Write what resuming needs, atomically."""
     if not _is_main():
         return
-    temporary = entry.folder / f"{_STATE}.tmp"
-    torch.save(lane.state(), temporary)
-    temporary.replace(entry.folder / _STATE)
+    state = io.BytesIO()
+    torch.save(lane.state(), state)
+    write_atomic(entry.folder / _STATE, state.getvalue())
 
 
 def _save_checkpoint(lane: Lane, entry: Entry, model: Model) -> None:
@@ -279,7 +298,8 @@ def _finish(lane: Lane, entry: Entry, model: Model, seconds: float, first_step: 
         write_atomic(entry.folder / "train.json", json.dumps(record, indent=1))
         (entry.folder / _STATE).unlink(missing_ok=True)
         entry.publish()
-    return _result(entry.folder)
+    wait_for_everyone()
+    return _result(entry.place)
 
 
 # -- the loop ---------------------------------------------------------------------------------------------------------
@@ -300,11 +320,14 @@ class _Loop:
         self._slots, self._model, self._bar, self._on_rows = slots, model, bar, on_rows
         self._pending: list[tuple[Tensor, list[tuple[int, int, int]]]] = []
 
-    def microbatch(self, lanes: Sequence[Lane] | None = None) -> None:
+    def microbatch(self, lanes: Sequence[Lane] | None = None) -> bool:
         """One forward and backward pass, and the optimizer steps that are due.
 
         Args:
             lanes: those that take part; None: all that are running.
+
+        Returns:
+            Whether losses were read from the device.
         """
         active = [slot for slot, lane in enumerate(self.lanes) if lane.running and (lanes is None or lane in lanes)]
         draws = {slot: self.lanes[slot].draw() for slot in active}
@@ -314,8 +337,10 @@ class _Loop:
         self._pending.append((per_row.detach(), spans))
         stepped = [self.lanes[slot] for slot in active if self.lanes[slot].after_backward()]
         self._bar.advance(len(stepped))
-        if any(lane.step % lane.train.log_every == 0 or not lane.running for lane in stepped):
+        due = any(lane.step % lane.train.log_every == 0 or not lane.running for lane in stepped)
+        if due:
             self.flush()
+        return due
 
     def to_step_boundary(self) -> None:
         """Finish optimizer steps whose accumulation has begun, so that there is a state to save."""
@@ -328,15 +353,20 @@ class _Loop:
         if not self._pending:
             return
         values = torch.cat([per_row for per_row, _ in self._pending]).tolist()
-        losses: dict[int, list[tuple[float, float]]] = {}
+        slots: list[int] = []
+        means: list[float] = []  # instance, class, instance, class, ...
         start = 0
         for _, spans in self._pending:
             for slot, instances, priors in spans:
                 instance, prior = values[start : start + instances], values[start + instances :][:priors]
-                mean = (sum(instance) / instances, sum(prior) / priors if priors else 0.0)
-                losses.setdefault(slot, []).append(mean)
+                slots.append(slot)
+                means += [sum(instance) / instances, sum(prior) / priors if priors else 0.0]
                 start += instances + priors
         self._pending = []
+        means = mean_of_numbers(means, self._model.device)
+        losses: dict[int, list[tuple[float, float]]] = {}
+        for slot, pair in zip(slots, zip(means[::2], means[1::2], strict=True), strict=True):
+            losses.setdefault(slot, []).append(pair)
         for slot, pairs in losses.items():
             rows = self.lanes[slot].absorb(pairs)
             if rows:

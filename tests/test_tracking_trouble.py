@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dbexp import tracking
-from dbexp.config import Config
+from dbexp.config import Config, flatten
 from dbexp.errors import ConfigError
 from dbexp.metrics import Estimate, Report
 
@@ -207,4 +207,4 @@ def test_a_name_of_ones_own_wins() -> None:
 
 def test_flatten_keeps_lists_and_empty_dicts() -> None:
     nested = {"a": {"b": {"c": 1}, "d": [{"e": 2}]}, "f": {}, "g": None}
-    assert tracking.flatten(nested) == {"a.b.c": 1, "a.d": [{"e": 2}], "f": {}, "g": None}
+    assert flatten(nested) == {"a.b.c": 1, "a.d": [{"e": 2}], "f": {}, "g": None}

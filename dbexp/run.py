@@ -1,0 +1,123 @@
+"""The command `dbexp`: Hydra composes a run or a sweep, `stages.run` executes each job.
+
+Only what costs nothing is imported up here: help, completion and a mistyped key must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from dbexp import config, help
+from dbexp.errors import ConfigError, Interrupted, TrainingDiverged
+
+# Hydra prints exceptions and exits by itself unless this is set; with it, they come to `main`, which words them.
+_RAISE = "HYDRA_FULL_ERROR"
+
+
+def main() -> None:
+    """Run the command line. Exit status: 0 done, 1 bad input or a failed job, 130 by Ctrl-C, 143 by SIGTERM."""
+    config.register()
+    help.register()
+    os.environ.setdefault(_RAISE, "1")
+    try:
+        hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(job)()
+    except (ConfigError, TrainingDiverged, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"dbexp: {explain(error)}")
+    except ValueError as error:  # Hydra's own, for switches that exclude each other and the like
+        if _raised_in(error) != "hydra":
+            raise
+        sys.exit(f"dbexp: {error}")
+    except OSError as error:  # Hydra makes the run's folder before the job begins
+        if any(frame.f_code is job.__code__ for frame, _ in traceback.walk_tb(error.__traceback__)):
+            raise
+        other = "choose another place with hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER for a sweep"
+        sys.exit(f"dbexp: {error.filename}: {error.strerror}; {other}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def job(cfg: DictConfig) -> float | tuple[float, ...] | None:
+    """One job: check the config, run the stages, return what `objective` names.
+
+    Args:
+        cfg: what Hydra composed, without its `hydra` node.
+
+    Returns:
+        The value of the objective's column, or of each of several, for a sweeper to optimise; None in processes other
+        than the first, which have no table.
+
+    Raises:
+        ConfigError: with every problem of the config.
+        SystemExit: a signal stopped the run. It ends a sweep too, where an ordinary exception would fail only the job.
+    """
+    checked = config.check(cfg)
+    from dbexp import stages  # torch and diffusers: seconds, so after the check
+
+    here = HydraConfig.get()
+    sweep = "/".join(Path(here.sweep.dir).parts[-2:]) if here.mode == RunMode.MULTIRUN else None
+    try:
+        values = stages.run(checked, Path(here.runtime.output_dir), list(here.overrides.task), sweep)
+    except Interrupted as stop:
+        print(f"dbexp: {stop}", file=sys.stderr)
+        raise SystemExit(128 + stop.signum) from None
+    wanted = tuple(values[name.strip()] for name in checked.objective.split(",")) if values else ()
+    return wanted[0] if len(wanted) == 1 else wanted or None
+
+
+def explain(error: Exception) -> str:
+    """One clear message: what is wrong, with which value, and what would be right.
+
+    Args:
+        error: one of this package's exceptions, or of Hydra's or OmegaConf's.
+    """
+    cause = error.__cause__ or error
+    if isinstance(error, ConfigError):
+        several = len(error.problems) > 1
+        return "\n  ".join([f"{len(error.problems)} problems", *error.problems]) if several else str(error)
+    if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
+        group, _, option = str(error.missing_cfg_file).partition("/")
+        known = {*help.options([config.conf_dir()]).get(group, []), *(error.options or [])}
+        return f"{group}={option}: there is no such option; {_suggest(option, known)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: {_first_line(error)}; a value with = , [ or a space needs quotes: 'name=\"value\"'"
+    name = getattr(cause, "full_key", None)
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and name:
+        return f"{name}: there is no such parameter; {_suggest(name, help.parameters())}"
+    what = _first_line(error).removeprefix("Error merging override ")
+    return what if cause is error else f"{what}: {_first_line(cause)}"
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    """A likely meaning of a mistyped name, and where all names are to be found."""
+    known = sorted(known)
+    last = name.rpartition(".")[2]
+    close = [other for other in known if other.rpartition(".")[2] == last]
+    close = close or difflib.get_close_matches(name, known, n=1)
+    meant = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{meant}`dbexp --help` lists all"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _raised_in(error: BaseException) -> str:
+    """Name of the top-level package whose code raised an exception."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+if __name__ == "__main__":
+    main()
