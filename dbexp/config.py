@@ -14,7 +14,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from dbexp.errors import ConfigError, Problems
 from dbexp.schema import (
@@ -94,6 +94,9 @@ AT_LEAST: dict[str, float] = {
     "sample.resolution": 8,
     "sample.batch_size": 1,
     "sample.class_images": 0,
+    "evaluate.dino.resize": 1,
+    "evaluate.dino.crop": 1,
+    "evaluate.lpips.size": 1,
     "evaluate.batch_size": 1,
     "evaluate.resamples": 1,
     "evaluate.max_missing": 0,
@@ -238,8 +241,11 @@ def check(cfg: DictConfig | Config) -> Config:
     try:
         plain = OmegaConf.to_container(OmegaConf.structured(cfg) if isinstance(cfg, Config) else cfg, resolve=True)
         merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(plain))
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        raise ConfigError(f"{error.full_key}: there is no such parameter; `dbexp --help` lists all") from None
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from None
+        named = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(f"{named}{str(error).splitlines()[0]}") from None
     missing = sorted(OmegaConf.missing_keys(merged))
     if missing:
         raise ConfigError([f"{path}: has no value; give one, {path}=..." for path in missing])

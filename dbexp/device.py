@@ -11,13 +11,18 @@ from collections.abc import Iterable
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather, reduce
+from accelerate.utils import gather, parse_flag_from_env, reduce
 
 from dbexp.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def _state() -> PartialState:
+    """What accelerate knows. It joins several processes on CPUs only if it is told that CPUs are meant."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -30,9 +35,9 @@ def pick_device(wanted: str) -> torch.device:
         ConfigError: the device is not there.
     """
     if wanted == "auto":
-        device = PartialState().device
-        log.info("device: %s (what accelerate found)", device)
-        return device
+        found: torch.device = _state().device
+        log.info("device: %s (what accelerate found)", found)
+        return found
     try:
         device = torch.device(wanted)
         torch.empty(1, device=device)
@@ -69,19 +74,19 @@ def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractCon
 
 def processes() -> tuple[int, int]:
     """(rank of this process, number of processes)."""
-    state = PartialState()
+    state = _state()
     return state.process_index, state.num_processes
 
 
 def main_process_first() -> contextlib.AbstractContextManager[None]:
     """The main process runs the block alone; the others enter it when it is done, and find its results in the store."""
-    context: contextlib.AbstractContextManager[None] = PartialState().main_process_first()
+    context: contextlib.AbstractContextManager[None] = _state().main_process_first()
     return context
 
 
 def wait_for_everyone() -> None:
     """Return when every process has come here."""
-    PartialState().wait_for_everyone()
+    _state().wait_for_everyone()
 
 
 def largest_over_processes(value: int, device: torch.device) -> int:

@@ -135,9 +135,7 @@ class Lane:
             if self.train.noise_offset:
                 noise += self.train.noise_offset * torch.randn(*shape[:2], 1, 1, generator=generator)
             noises.append(noise)
-        return Draw(
-            rows["instance"], rows["prior"], torch.cat(timesteps), torch.cat(noises), torch.cat(latent_noises)
-        )
+        return Draw(rows["instance"], rows["prior"], torch.cat(timesteps), torch.cat(noises), torch.cat(latent_noises))
 
     def latents(self, draw: Draw, latent_noise: Tensor) -> Tensor:
         """Latents [n, C, h, w] of a microbatch; `latent_noise` is the draw's, on the training device."""
@@ -200,7 +198,7 @@ class Lane:
         """Turn (instance, class) losses of microbatches, now on the host, into history rows of whole steps.
 
         Returns:
-            The new rows. If loss or gradient of one is not finite the lane is marked as diverged and the rest is dropped.
+            The new rows. If loss or gradient of one is not finite, the lane is marked as diverged and the rest dropped.
         """
         self._losses += losses
         accum, rows = self.train.grad_accum, []

@@ -12,7 +12,9 @@ from torch import nn
 from dbexp.config import TrainConfig
 
 
-def build(cfg: TrainConfig, unet: Sequence[nn.Parameter], text_encoder: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+def build(
+    cfg: TrainConfig, unet: Sequence[nn.Parameter], text_encoder: Sequence[nn.Parameter]
+) -> torch.optim.Optimizer:
     """The optimizer of a lane, one parameter group per part; each group remembers its peak rate as `peak_lr`.
 
     Args:

@@ -13,7 +13,7 @@ from dbexp.config import Config, PriorConfig, fill
 from dbexp.errors import ConfigError
 from dbexp.images import image_files
 from dbexp.models import Model
-from dbexp.render import Sampling, draw
+from dbexp.render import Sampling, draw, find
 from dbexp.store import Store
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,23 @@ def class_images(cfg: Config, model: Model, store: Store) -> tuple[Path, ...]:
         return ()
     if prior.path is not None:
         return _own(Path(prior.path).expanduser(), prior)
-    sampling = Sampling(
+    return draw("prior", _sampling(cfg), model, store, batch_size=prior.batch_size, description="prior")
+
+
+def find_class_images(cfg: Config, model: Model, store: Store) -> tuple[Path, ...] | None:
+    """What `class_images` would return without drawing anything; None if it would draw.
+
+    Raises:
+        ConfigError: the folder `prior.path` holds no picture.
+    """
+    if cfg.prior.weight == 0 or cfg.prior.path is not None:
+        return class_images(cfg, model, store)
+    return find("prior", _sampling(cfg), model, store)
+
+
+def _sampling(cfg: Config) -> Sampling:
+    prior = cfg.prior
+    return Sampling(
         stream="prior",
         seed=cfg.seeds.prior,
         prompts=(fill(prior.prompt, cfg.dataset),),
@@ -45,7 +61,6 @@ def class_images(cfg: Config, model: Model, store: Store) -> tuple[Path, ...]:
         sampler=prior.sampler,
         resolution=cfg.model.resolution,
     )
-    return draw("prior", sampling, model, store, batch_size=prior.batch_size, description="prior")
 
 
 def _own(folder: Path, prior: PriorConfig) -> tuple[Path, ...]:

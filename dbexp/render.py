@@ -130,14 +130,7 @@ def draw(
     Raises:
         ConfigError: the device has not enough memory for `batch_size`.
     """
-    inputs = {
-        "version": VERSION,
-        "model": model.identity,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "lora": None if lora is None else store.file_hash(lora),
-        "lora_scale": None if lora is None else lora_scale,
-        **asdict(sampling),
-    }
+    inputs = _inputs(sampling, model, store, lora, lora_scale)
     wanted = shots(sampling)
 
     def make(folder: Path) -> None:
@@ -173,6 +166,24 @@ def draw(
 
     folder = store.get(stage, inputs, make)
     return tuple(folder / shot.path for shot in wanted)
+
+
+def find(stage: str, sampling: Sampling, model: Model, store: Store) -> tuple[Path, ...] | None:
+    """The files of a set of pictures of the base model, if `draw` would find them all; None if it would draw."""
+    folder = store.find(stage, _inputs(sampling, model, store, None, 1.0))
+    return None if folder is None else tuple(folder / shot.path for shot in shots(sampling))
+
+
+def _inputs(sampling: Sampling, model: Model, store: Store, lora: Path | None, lora_scale: float) -> dict[str, Any]:
+    """What the pictures depend on: the key of their store entry."""
+    return {
+        "version": VERSION,
+        "model": model.identity,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "lora": None if lora is None else store.file_hash(lora),
+        "lora_scale": None if lora is None else lora_scale,
+        **asdict(sampling),
+    }
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -23,6 +23,7 @@ from dbexp.device import main_process_first, processes
 from dbexp.errors import ConfigError, Interrupted, Problems
 from dbexp.evaluate import Backbones, Pictures, Report
 from dbexp.lane import Task
+from dbexp.metrics import COLUMNS
 from dbexp.metrics.cache import DiskCache
 from dbexp.models import Model
 from dbexp.sample import Samples
@@ -55,8 +56,8 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
     name = tracking.run_name(config, overrides)
     times = _Times()
     with _failures(folder, name, overrides), _disk_errors(folder):
-        _check_inputs(config)
-        store = Store(Path(config.store) if config.store else None)
+        check_inputs(config)
+        store = open_store(config)
         model, backbones = _load(config, store)
         with times.measure("dataset"):
             subject = dataset.load(config.dataset, store)
@@ -86,9 +87,12 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
     return evaluate.summary(report)
 
 
-def _check_inputs(config: Config) -> None:
+def check_inputs(config: Config) -> None:
     """Everything that is wrong and can be known without weights, in one message."""
     problems = Problems()
+    for name in config.objective.split(","):
+        columns = ", ".join(COLUMNS)
+        problems.require(name.strip() in COLUMNS, f"objective={config.objective}: choose among {columns}")
     problems.messages += dataset.problems(config.dataset)
     try:
         sample.prompts(config)
@@ -137,7 +141,7 @@ def _train(
     store: Store,
     tracker: tracking.Tracker,
 ) -> Trained:
-    task = Task(config, subject.paths, subject.prompt, class_images, fill(config.prior.prompt, config.dataset))
+    task = _task(config, subject, class_images)
     live = 0
 
     def on_rows(number: int, rows: Sequence[Mapping[str, float]]) -> None:
@@ -152,6 +156,30 @@ def _train(
     if live < len(trained.history):
         tracker.train(trained.history[: len(trained.history) - live])
     return trained
+
+
+def _task(config: Config, subject: Subject, class_images: tuple[Path, ...]) -> Task:
+    return Task(config, subject.paths, subject.prompt, class_images, fill(config.prior.prompt, config.dataset))
+
+
+def make_task(config: Config, model: Model, store: Store) -> Task:
+    """What a run trains on, with its class images drawn if they are not there: for training it in a pack.
+
+    Raises:
+        ConfigError: as `run` would.
+    """
+    return _task(config, dataset.load(config.dataset, store), prior.class_images(config, model, store))
+
+
+def find_task(config: Config, model: Model, store: Store) -> Task | None:
+    """The same, if nothing has to be drawn for it."""
+    class_images = prior.find_class_images(config, model, store)
+    return None if class_images is None else _task(config, dataset.load(config.dataset, store), class_images)
+
+
+def open_store(config: Config) -> Store:
+    """The store of a config."""
+    return Store(Path(config.store) if config.store else None)
 
 
 def _sample(

@@ -81,7 +81,9 @@ def inputs_of(task: Task, model: Model) -> dict[str, Any]:
     }
 
 
-def train(tasks: Sequence[Task], model: Model, store: Store, on_rows: OnRows | None = None) -> list[Trained | Exception]:
+def train(
+    tasks: Sequence[Task], model: Model, store: Store, on_rows: OnRows | None = None
+) -> list[Trained | Exception]:
     """Train a pack, or find its results in the store.
 
     Args:
@@ -229,7 +231,12 @@ def _run(loop: _Loop, todo: Sequence[tuple[int, Task, Entry]], model: Model, sig
             losses_read = loop.microbatch()
             for slot, lane in enumerate(lanes):
                 every = lane.train.checkpoint_every
-                due = every and lane.step % every == 0 and lane.step > saved[slot] and lane.micro % lane.train.grad_accum == 0
+                due = (
+                    every
+                    and lane.step % every == 0
+                    and lane.step > saved[slot]
+                    and lane.micro % lane.train.grad_accum == 0
+                )
                 if due and lane.running:
                     loop.flush()
                     if lane.diverged_at is None:
@@ -314,7 +321,12 @@ class _Loop:
     """
 
     def __init__(
-        self, lanes: Sequence[Lane], slots: lora.Lanes, model: Model, bar: Bar, on_rows: Callable[[int, list[Row]], None]
+        self,
+        lanes: Sequence[Lane],
+        slots: lora.Lanes,
+        model: Model,
+        bar: Bar,
+        on_rows: Callable[[int, list[Row]], None],
     ) -> None:
         self.lanes = lanes
         self._slots, self._model, self._bar, self._on_rows = slots, model, bar, on_rows
@@ -392,7 +404,9 @@ class _Loop:
             prediction = model.predict(model.add_noise(latents, noise, timesteps), timesteps, text)
         target = model.target(latents, noise, timesteps)
         per_row = (prediction.float() - target).square().flatten(1).mean(1)
-        gammas = [gamma for slot, size in zip(draws, sizes, strict=True) for gamma in [lanes[slot].train.min_snr_gamma] * size]
+        gammas = [
+            gamma for slot, size in zip(draws, sizes, strict=True) for gamma in [lanes[slot].train.min_snr_gamma] * size
+        ]
         if any(gamma is not None for gamma in gammas):
             rows = [
                 model.loss_weight(timesteps[i : i + 1], gamma) if gamma is not None else torch.ones(1, device=device)
@@ -428,7 +442,9 @@ class _Loop:
         coefficients = coefficients.to(per_row.device, non_blocking=True)
         if self._model.dtype == torch.float16:
             one = torch.ones((), device=per_row.device)
-            scales = [self.lanes[slot].scaler.scale(one).expand(len(row)) for slot, row in zip(draws, weights, strict=True)]
+            scales = [
+                self.lanes[slot].scaler.scale(one).expand(len(row)) for slot, row in zip(draws, weights, strict=True)
+            ]
             coefficients = coefficients * torch.cat(scales)
         # a lane whose loss is not finite must not reach the others through the sum
         per_row.backward(coefficients)

@@ -34,7 +34,9 @@ class TestPrecision:
     def test_auto_on_the_cpu(self) -> None:
         assert device.pick_dtype("auto", CPU) == torch.float32
 
-    @pytest.mark.parametrize(("capability", "dtype"), [((9, 0), torch.bfloat16), ((8, 0), torch.bfloat16), ((7, 5), torch.float16)])
+    @pytest.mark.parametrize(
+        ("capability", "dtype"), [((9, 0), torch.bfloat16), ((8, 0), torch.bfloat16), ((7, 5), torch.float16)]
+    )
     def test_auto_on_a_gpu(
         self, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype
     ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,8 +41,8 @@ def no_vae(base: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(base), "encode_images", lambda *_: pytest.fail("these latents were encoded before"))
 
 
-def encode(base: Model, store: Store, paths: tuple[Path, ...], seed: int = 0, **train: object) -> Bank:
-    return latents.encode(paths, base, TrainConfig(**train), SIZE, seed, store, title="pictures")  # type: ignore[arg-type]
+def encode(base: Model, store: Store, paths: tuple[Path, ...], seed: int = 0, **train: Any) -> Bank:
+    return latents.encode(paths, base, TrainConfig(**train), SIZE, seed, store, title="pictures")
 
 
 def posterior(image: Image.Image) -> tuple[Tensor, Tensor]:
@@ -83,7 +84,7 @@ def test_encoded_once(base: Model, store: Store, request: pytest.FixtureRequest)
 
 
 @pytest.mark.parametrize("change", [{"interpolation": "lanczos"}, {"flip": True}, {"crop": "random"}])
-def test_what_latents_depend_on(base: Model, store: Store, change: dict[str, object]) -> None:
+def test_what_latents_depend_on(base: Model, store: Store, change: dict[str, Any]) -> None:
     paths = builders.pictures(1, seed=9, width=48, height=120)
     assert not torch.equal(encode(base, store, paths).mean[:1], encode(base, store, paths, **change).mean[-1:])
 
@@ -150,7 +151,9 @@ class TestNoCrop:
             encode(base, store, paths, crop="none")
         assert caught.value.problems == expected
 
-    def test_square_pictures_are_those_of_center(self, base: Model, store: Store, request: pytest.FixtureRequest) -> None:
+    def test_square_pictures_are_those_of_center(
+        self, base: Model, store: Store, request: pytest.FixtureRequest
+    ) -> None:
         paths = builders.pictures(2, seed=8)
         bank = encode(base, store, paths)
         request.getfixturevalue("no_vae")

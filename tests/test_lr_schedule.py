@@ -21,7 +21,7 @@ def rates(stepped: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.La
     """The learning rate of each of the first `count` optimizer steps of a diffusers trainer."""
     seen = []
     for _ in range(count):
-        seen.append(scheduler.get_last_lr()[0])
+        seen.append(float(scheduler.get_last_lr()[0]))
         stepped.step()
         scheduler.step()
     return seen

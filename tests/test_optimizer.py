@@ -47,7 +47,9 @@ def test_adamw_is_torchs() -> None:
     cfg = TrainConfig(lr=1e-2, beta1=0.8, beta2=0.99, eps=1e-6, weight_decay=0.1)
     ours, theirs = parameters(2), parameters(2)
     built = optimizer.build(cfg, ours, [])
-    plain = torch.optim.AdamW(theirs, lr=1e-2, betas=(0.8, 0.99), eps=1e-6, weight_decay=0.1, foreach=False, fused=False)
+    plain = torch.optim.AdamW(
+        theirs, lr=1e-2, betas=(0.8, 0.99), eps=1e-6, weight_decay=0.1, foreach=False, fused=False
+    )
     for step in range(5):
         generator = torch.Generator().manual_seed(step)
         for a, b in zip(ours, theirs, strict=True):
@@ -61,7 +63,8 @@ def test_adamw_is_torchs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "library", "path"), [("adamw8bit", "bitsandbytes", "optim.AdamW8bit"), ("prodigy", "prodigyopt", "Prodigy")]
+    ("name", "library", "path"),
+    [("adamw8bit", "bitsandbytes", "optim.AdamW8bit"), ("prodigy", "prodigyopt", "Prodigy")],
 )
 def test_optional_libraries(monkeypatch: pytest.MonkeyPatch, name: str, library: str, path: str) -> None:
     """Their optimizers get the groups and every constant; AdamW stands in for them."""

@@ -97,7 +97,7 @@ class Model(Protocol):
         ...
 
     def enable_gradient_checkpointing(self, enabled: bool) -> None:
-        """Recompute activations in the backward pass, or stop doing so."""
+        """Recompute activations in the backward pass, or stop doing so, in the parts that are in memory."""
         ...
 
     def pipeline(self, sampler: str | None) -> Any:

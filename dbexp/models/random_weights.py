@@ -192,7 +192,7 @@ def build_tokenizer(folder: Path, words: Iterable[str], max_tokens: int) -> CLIP
             merges.append(pair)
             pieces = _merge(pieces, pair)
             tokens.append(pieces[0])
-    tokens = list(dict.fromkeys(tokens)) + ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}), encoding="utf-8")
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x: AutoencoderKL, UNet2DConditionModel, CLIPTextModel (Rombach et al., arXiv 2112.10752)."""
+"""Stable Diffusion 1.x and 2.x (Rombach et al., arXiv 2112.10752): a VAE, a UNet, CLIP's text encoder."""
 
 from __future__ import annotations
 
@@ -78,7 +78,6 @@ class StableDiffusion:
     ) -> None:
         self.name, self.identity, self.device, self.dtype = name, identity, device, dtype
         self._folder, self._vae_folder, self._variant = folder, vae_folder, variant
-        self._gradient_checkpointing = False
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
@@ -133,11 +132,14 @@ class StableDiffusion:
         return f"text_model.{site}" if part == "text_encoder" and not site.startswith("text_model.") else site
 
     def enable_gradient_checkpointing(self, enabled: bool) -> None:
-        for module, switch_on, switch_off in (
-            (self.unet, "enable_gradient_checkpointing", "disable_gradient_checkpointing"),
-            (self.text_encoder, "gradient_checkpointing_enable", "gradient_checkpointing_disable"),
-        ):
-            getattr(module, switch_on if enabled else switch_off)()
+        for name in ("unet", "text_encoder"):
+            module = self.__dict__.get(name)  # a part that was released is not loaded for this
+            if module is None or module.training == enabled:
+                continue
+            # diffusers' name, transformers' name from version 6 on, and before
+            stems = ("{}_gradient_checkpointing", "activation_checkpointing_{}", "gradient_checkpointing_{}")
+            switches = [stem.format("enable" if enabled else "disable") for stem in stems]
+            next(getattr(module, switch) for switch in switches if hasattr(module, switch))()
             module.train(enabled)  # both libraries checkpoint in training mode only; neither model has dropout
 
     # -- text -------------------------------------------------------------------------------------------------------
@@ -185,7 +187,8 @@ class StableDiffusion:
         alphas = self._noise.alphas_cumprod.to(timesteps.device)[timesteps]
         snr = alphas / (1 - alphas)
         least = snr.clamp(max=gamma)
-        return least / snr if self._noise.config.prediction_type == "epsilon" else least / (snr + 1)
+        weight: Tensor = least / snr if self._noise.config.prediction_type == "epsilon" else least / (snr + 1)
+        return weight
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         sample: Tensor = self.unet(noisy.to(self.dtype), timesteps, encoder_hidden_states=text.to(self.dtype)).sample
@@ -244,7 +247,11 @@ def _find(cfg: ModelConfig, store: Store) -> Path:
     if cfg.path == "random":
         size = random_weights.SMALL
         inputs = {"version": random_weights.VERSION, "size": size.to_json(), "seed": 0}
-        return store.get("model", inputs, lambda place: random_weights.build(place, size, seed=0))
+
+        def make(place: Path) -> None:
+            random_weights.build(place, size, seed=0)
+
+        return store.get("model", inputs, make)
     local = Path(cfg.path).expanduser()
     if local.is_dir():
         return local.absolute()
@@ -259,7 +266,7 @@ def _find(cfg: ModelConfig, store: Store) -> Path:
             )
         )
     except Exception as error:  # the hub client raises half a dozen unrelated classes for "not to be had"
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        reason = _first_line(error)
         raise ConfigError(
             f"model.path={cfg.path}: not on this machine, and the hub did not give it ({reason}); "
             "pass model.path=FOLDER of a downloaded pipeline, or a .safetensors file"
@@ -275,15 +282,20 @@ def _convert_single_file(cfg: ModelConfig, file: Path, store: Store) -> Path:
                 str(file), config=cfg.single_file_config, safety_checker=None, local_files_only=False
             )
         except Exception as error:
-            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            reason = _first_line(error)
             raise ConfigError(
-                f"model.path={cfg.path}: could not be read as a Stable Diffusion checkpoint ({reason}); without network "
-                "also pass model.single_file_config=FOLDER of a pipeline of the same architecture"
+                f"model.path={cfg.path}: could not be read as a Stable Diffusion checkpoint ({reason}); without "
+                "network also pass model.single_file_config=FOLDER of a pipeline of the same architecture"
             ) from None
         pipe.save_pretrained(place, safe_serialization=True)
 
     config_hash = cfg.single_file_config and key_of({"config": cfg.single_file_config})
     return store.get("model", {"version": 1, "file": store.file_hash(file), "config": config_hash}, make)
+
+
+def _first_line(error: Exception) -> str:
+    """An exception in one line, for a message of ours."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
 
 
 def _find_vae(path: str) -> Path:
@@ -309,7 +321,11 @@ def _check_layout(cfg: ModelConfig, folder: Path) -> None:
             f"model.path={cfg.path}: {folder} lacks {', '.join(lacking)}; expected a diffusers pipeline folder with "
             f"{', '.join(_PARTS)}"
         )
-    kind = json.loads((folder / "unet" / "config.json").read_text()).get("_class_name")
+    settings = folder / "unet" / "config.json"
+    try:
+        kind = json.loads(settings.read_text(encoding="utf-8")).get("_class_name")
+    except (OSError, ValueError, AttributeError):
+        raise ConfigError(f"model.path={cfg.path}: {settings} is missing or damaged") from None
     second_encoder = (folder / "text_encoder_2").exists()
     if kind != "UNet2DConditionModel" or second_encoder:
         raise ConfigError(

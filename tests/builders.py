@@ -1,0 +1,135 @@
+"""Small things that many tests are built from: a tiny model, noise for pictures, and training tasks on them."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dbexp import lora
+from dbexp.config import (
+    Config,
+    DatasetConfig,
+    LoraConfig,
+    LrScheduleConfig,
+    ModelConfig,
+    PriorConfig,
+    SeedsConfig,
+    TrainConfig,
+)
+from dbexp.lane import Task
+from dbexp.models import Model, random_weights, sd
+from dbexp.models.random_weights import TINY, Size
+from dbexp.store import Store
+
+PROMPT = "a photo of sks dog"
+CLASS_PROMPT = "a photo of dog"
+
+
+@lru_cache(maxsize=1)
+def scratch() -> Path:
+    """A folder that lives as long as the tests do."""
+    folder = Path(tempfile.mkdtemp(prefix="dbexp-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def checkpoint(size: Size = TINY, seed: int = 0) -> Path:
+    """The pipeline folder of a random-weight model; to be read only."""
+    folder = scratch() / f"model-{abs(hash(size))}-{seed}"
+    return folder if folder.exists() else random_weights.build(folder, size, seed)
+
+
+def model(size: Size = TINY, precision: str = "fp32") -> Model:
+    """That model, on the CPU: one and the same object for all tests."""
+    return _model(size, precision)
+
+
+@lru_cache(maxsize=8)
+def _model(size: Size, precision: str) -> Model:
+    return sd.load(model_config(size, precision), Store(scratch() / "hashes"))
+
+
+def model_config(size: Size = TINY, precision: str = "fp32", **others: Any) -> ModelConfig:
+    """Settings of that model."""
+    settings: dict[str, Any] = {
+        "path": str(checkpoint(size)),
+        "resolution": size.resolution,
+        "precision": precision,
+        "device": "cpu",
+    }
+    return ModelConfig(name="tiny", **settings | others)
+
+
+def pictures(count: int = 4, seed: int = 0, width: int = 40, height: int = 40) -> tuple[Path, ...]:
+    """PNG files of noise; another seed gives other pictures."""
+    folder = scratch() / f"pictures-{count}-{seed}-{width}-{height}"
+    paths = tuple(folder / f"{number}.png" for number in range(count))
+    if not folder.exists():
+        folder.mkdir()
+        generator = np.random.default_rng(seed)
+        for path in paths:
+            Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def task(
+    *,
+    images: tuple[Path, ...] | None = None,
+    class_images: tuple[Path, ...] | None = None,
+    weight: float = 1.0,
+    seed: int = 1,
+    size: Size = TINY,
+    precision: str = "fp32",
+    adapters: Mapping[str, Any] | None = None,
+    schedule: Mapping[str, Any] | None = None,
+    **train: Any,
+) -> Task:
+    """A run of few steps on the tiny model.
+
+    Args:
+        images, class_images: null: 4 and 6 pictures of noise.
+        weight: of the prior; without it there are no class images.
+        seed: of everything.
+        adapters, schedule: fields of LoraConfig and LrScheduleConfig.
+        train: fields of TrainConfig.
+    """
+    config = Config(
+        model=model_config(size, precision),
+        dataset=DatasetConfig(name="noise", path="unused", class_noun="dog", live=True),
+        lora=LoraConfig(**{"rank": 4, **(adapters or {})}),
+        lr_schedule=LrScheduleConfig(**(schedule or {})),
+        prior=PriorConfig(weight=weight),
+        train=TrainConfig(**{"steps": 6, "lr": 1e-3, "checkpoint_every": 0, **train}),
+        seeds=SeedsConfig(init=seed, data=seed, noise=seed),
+    )
+    classes = (class_images or pictures(6, seed=1)) if weight else ()
+    return Task(config, images or pictures(), PROMPT, classes, CLASS_PROMPT)
+
+
+def adapter(
+    base: Model, ranks: Mapping[str, int], alphas: Mapping[str, float], *, strength: float = 0.5
+) -> lora.Adapter:
+    """An adapter whose B is not zero, as after a training that changed much."""
+    with lora.Lanes(base, "attention", 1, ranks) as lanes:
+        made = lanes.open(0, ranks, alphas, seed=3)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for up in made.up.values():
+            up.copy_(strength * torch.randn(up.shape, generator=generator))
+    return made
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    """What a LoRA file holds."""
+    return safetensors.torch.load_file(path)
