@@ -24,6 +24,9 @@ from dbexp.errors import ConfigError, Interrupted, TrainingDiverged
 
 # Hydra prints exceptions and exits by itself unless this is set; with it, they come to `main`, which words them.
 _RAISE = "HYDRA_FULL_ERROR"
+# OpenMP's threads spin while they wait, unless told before torch loads it. On a machine with anything else to do, the
+# small layers of a small model then take many times longer with two threads than with one.
+_WAIT = "OMP_WAIT_POLICY"
 
 
 def main() -> None:
@@ -31,6 +34,7 @@ def main() -> None:
     config.register()
     help.register()
     os.environ.setdefault(_RAISE, "1")
+    os.environ.setdefault(_WAIT, "PASSIVE")
     try:
         hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(job)()
     except (ConfigError, TrainingDiverged, HydraException, OmegaConfBaseException) as error:
@@ -44,6 +48,8 @@ def main() -> None:
             raise
         other = "choose another place with hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER for a sweep"
         sys.exit(f"dbexp: {error.filename}: {error.strerror}; {other}")
+    except Interrupted as stop:  # while a pack trained, outside any job
+        sys.exit(_stopped(stop))
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -70,10 +76,15 @@ def job(cfg: DictConfig) -> float | tuple[float, ...] | None:
     try:
         values = stages.run(checked, Path(here.runtime.output_dir), list(here.overrides.task), sweep)
     except Interrupted as stop:
-        print(f"dbexp: {stop}", file=sys.stderr)
-        raise SystemExit(128 + stop.signum) from None
+        raise SystemExit(_stopped(stop)) from None
     wanted = tuple(values[name.strip()] for name in checked.objective.split(",")) if values else ()
     return wanted[0] if len(wanted) == 1 else wanted or None
+
+
+def _stopped(stop: Interrupted) -> int:
+    """Say where the run stopped; the exit status is the shell's for the signal."""
+    print(f"dbexp: {stop}", file=sys.stderr)
+    return 128 + stop.signum
 
 
 def explain(error: Exception) -> str:

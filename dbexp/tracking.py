@@ -43,6 +43,7 @@ FOLDER = "tracking"
 """Sub-folder of a run that holds everything W&B writes."""
 
 _QUIET_OVERRIDES = ("hydra", "tracking", "store")  # where and how a run is kept says nothing about it
+_SUBJECT_OVERRIDES = ("dataset", *(f"dataset.{field}" for field in ("name", "path", "root", "class_noun", "live")))
 _NAME_LENGTH = 100
 _TAG_LENGTH = 64  # W&B refuses longer tags
 _PICTURE_PX = 512  # the dashboard's pictures; the run's folder has the originals
@@ -106,15 +107,22 @@ def run_name(cfg: Config, overrides: Sequence[str], now: datetime | None = None)
     if cfg.tracking.name:
         return cfg.tracking.name
     pairs = [override.lstrip("+~").partition("=")[::2] for override in overrides]
-    telling = [(key, value) for key, value in pairs if re.split(r"[./@]", key)[0] not in _QUIET_OVERRIDES]
-    if not telling:
+    heads = [re.split(r"[./@]", key)[0] for key, _ in pairs]
+    # which subject and which preset is told by their names, however many overrides it took
+    names = [cfg.dataset.name] if any(key in _SUBJECT_OVERRIDES for key, _ in pairs) else []
+    names += [cfg.experiment] if "experiment" in heads and cfg.experiment else []
+    said = (*_QUIET_OVERRIDES, "experiment")
+    telling = [
+        pair for pair, head in zip(pairs, heads, strict=True) if head not in said and pair[0] not in _SUBJECT_OVERRIDES
+    ]
+    if not telling and not names:
         return f"{cfg.dataset.name} {now or datetime.now():%Y-%m-%d %H:%M}"
     short = [key.rpartition(".")[2] for key, _ in telling]
     words = [
         f"{last if short.count(last) == 1 else key}={_short_value(value)}"
         for last, (key, value) in zip(short, telling, strict=True)
     ]
-    return _cut(" ".join(words), _NAME_LENGTH)
+    return _cut(" ".join([*names, *words]), _NAME_LENGTH)
 
 
 @contextmanager

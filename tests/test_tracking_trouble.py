@@ -178,19 +178,24 @@ def test_a_missing_login_stops_the_run_before_anything_is_written(
     ("overrides", "name"),
     [
         (["lora.rank=16", "prior.weight=0"], "rank=16 weight=0"),
-        (["dataset=dog3", "lr_schedule=polynomial"], "dataset=dog3 lr_schedule=polynomial"),
-        (["experiment=reference/diffusers", "seed=1"], "experiment=reference/diffusers seed=1"),
+        (["dataset=dog3", "lr_schedule=polynomial"], "dog3 lr_schedule=polynomial"),
+        (["experiment=reference/diffusers/rank32", "seed=1"], "reference/diffusers/rank32 seed=1"),
         (["train.lr=1e-4", "hydra/launcher=joblib", "tracking=online", "store=/tmp/x"], "lr=1e-4"),
         (["+train.lr=1", "++seed=2"], "lr=1 seed=2"),
         (["train.steps=10", "sample.steps=4"], "train.steps=10 sample.steps=4"),
-        (["dataset.path=/home/someone/photos/rex"], "path=rex"),
-        (["dataset.class_noun='stuffed animal'"], "class_noun=stuffed animal"),
+        (
+            ["dataset=folder", "dataset.path=photos/dog3", "dataset.class_noun='stuffed animal'", "seed=2"],
+            "dog3 seed=2",
+        ),
+        (["dataset.token=xyz", "model.path=/home/someone/weights/v1"], "token=xyz path=v1"),
         ([], "dog3 2026-11-22 10:05"),
         (["tracking.mode=disabled"], "dog3 2026-11-22 10:05"),
     ],
 )
 def test_a_runs_name_tells_what_is_special_about_it(overrides: list[str], name: str) -> None:
-    assert tracking.run_name(config(), overrides, datetime(2026, 11, 22, 10, 5)) == name
+    cfg = config()
+    cfg.experiment = "reference/diffusers/rank32"
+    assert tracking.run_name(cfg, overrides, datetime(2026, 11, 22, 10, 5)) == name
 
 
 def test_a_long_name_ends_in_an_ellipsis() -> None:
