@@ -183,6 +183,8 @@ class Store:
             place.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise ConfigError(f"store={self.root}: is a file or lies inside one; give the path of a folder") from None
+        except FileNotFoundError:  # a place that the system does not let anybody make folders in
+            raise ConfigError(f"store={self.root}: no folder can be made there; give another path") from None
         with FileLock(f"{place}.lock"):
             if self._intact(place):
                 log.debug("store: found %s %s", stage, place.name[:12])

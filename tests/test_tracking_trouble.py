@@ -184,7 +184,7 @@ def test_a_missing_login_stops_the_run_before_anything_is_written(
         (["+train.lr=1", "++seed=2"], "lr=1 seed=2"),
         (["train.steps=10", "sample.steps=4"], "train.steps=10 sample.steps=4"),
         (
-            ["dataset=folder", "dataset.path=photos/dog3", "dataset.class_noun='stuffed animal'", "seed=2"],
+            ["dataset=folder", "dataset.path=photos/dog3", "dataset.class_noun='soft toy'", "seed=2"],
             "dog3 seed=2",
         ),
         (["dataset.token=xyz", "model.path=/home/someone/weights/v1"], "token=xyz path=v1"),
