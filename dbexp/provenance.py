@@ -110,7 +110,7 @@ def device_record(device: torch.device) -> dict[str, Any]:
         "memory_mib": properties.total_memory // _MIB,
         "capability": f"{properties.major}.{properties.minor}",
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        "cudnn": torch.backends.cudnn.version(),
     }
 
 
