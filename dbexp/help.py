@@ -31,6 +31,7 @@ dbexp: DreamBooth-LoRA experiments as Hydra sweeps
   dbexp dataset=folder dataset.path=photos dataset.class_noun=dog dataset.live=true
   dbexp -m lora.rank=16,32 prior.weight=0,1    a sweep: every combination
   dbexp -m experiment=reference/diffusers      a sweep from a preset
+  dbexp -m hydra.launcher.plan_only=true [...] what a sweep would do: jobs, what is there already, packs
   dbexp --cfg job --resolve [...]              what a command would run, without running it
   dbexp --config-dir FOLDER [...]              options of your own beside the shipped ones
   eval "$(dbexp -sc install=bash)"             tab completion in this shell

@@ -261,7 +261,21 @@ def save(path: Path, adapter: Adapter, model: Model, provenance: Mapping[str, An
         "lora_adapter_metadata": json.dumps(described, sort_keys=True),
         "dbexp": json.dumps(provenance, sort_keys=True),
     }
-    write_atomic(path, safetensors.torch.save(tensors, metadata))
+    write_atomic(path, _stable_bytes(tensors, metadata))
+
+
+def _stable_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file that is the same, byte for byte, whenever its content is.
+
+    The library writes the metadata in an order that changes from call to call; the store knows files by their hash.
+    """
+    data = safetensors.torch.save(dict(tensors), dict(metadata))
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns what follows, and allows spaces here
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def read(path: Path, model: Model) -> LoraFile:
@@ -299,7 +313,7 @@ def export_kohya(source: Path, target: Path, model: Model) -> None:
         tensors[f"{key}.lora_up.weight"] = up
         tensors[f"{key}.alpha"] = torch.tensor(file.alphas[part])
     metadata = {"format": "pt", "dbexp": json.dumps(dict(file.provenance), sort_keys=True)}
-    write_atomic(target, safetensors.torch.save(tensors, metadata))
+    write_atomic(target, _stable_bytes(tensors, metadata))
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import errno
 import json
 import logging
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -20,7 +21,7 @@ from dbexp.config import Config, advice, fill, plain
 from dbexp.contact_sheet import Column, contact_sheet
 from dbexp.dataset import Subject
 from dbexp.device import main_process_first, processes
-from dbexp.errors import ConfigError, Interrupted, Problems
+from dbexp.errors import ConfigError, Interrupted, Problems, TrainingDiverged
 from dbexp.evaluate import Backbones, Pictures, Report
 from dbexp.lane import Task
 from dbexp.metrics import COLUMNS
@@ -32,6 +33,8 @@ from dbexp.train import Trained, train
 
 log = logging.getLogger(__name__)
 
+TRACEBACK = "traceback.log"
+"""In a run's folder: where an unexpected error came from."""
 # what a full or read-only disk says; anything else is a fault of ours and keeps its traceback
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -43,7 +46,7 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
         config: checked.
         folder: of the run; gets a sub-folder per stage and result.json.
         overrides: as on the command line; they name the run.
-        sweep: name of the sweep that the run belongs to.
+        sweep: name of the sweep that the run belongs to; its table tells of all runs, so this one prints none.
 
     Returns:
         Column -> value of the metric table; empty in processes other than the first.
@@ -55,21 +58,21 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
     config = replace(config, dataset=replace(config.dataset, name=dataset.subject_name(config.dataset)))
     name = tracking.run_name(config, overrides)
     times = _Times()
-    with _failures(folder, name, overrides), _disk_errors(folder):
+    with _failures(config, folder, name, overrides), _disk_errors(folder):
         check_inputs(config)
         store = open_store(config)
-        model, backbones = _load(config, store)
+        model, backbones = load(config, store)
         with times.measure("dataset"):
             subject = dataset.load(config.dataset, store)
         for sentence in _warnings(config, subject, model):
             log.warning("%s", sentence)
-        for number, path in enumerate(subject.paths):
-            link(path, folder / "dataset" / f"{number:02d}{path.suffix.lower()}")
         with times.measure("prior"), main_process_first():
             class_images = prior.class_images(config, model, store)
         if processes()[0] > 0:
             _train(config, subject, class_images, model, store, tracking.Disabled())
             return {}
+        for number, path in enumerate(subject.paths):
+            link(path, folder / "dataset" / f"{number:02d}{path.suffix.lower()}")
         for path in class_images:
             link(path, folder / "prior" / path.name)
         with tracking.start(config, folder=folder, name=name, group=sweep, overrides=overrides) as tracker:
@@ -83,7 +86,8 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
             report = replace(report, label=_label(config, report))
             _write(config, subject, model, trained, report, folder, times, name, overrides)
             tracker.result(report, contact_sheet=sheet, lora=folder / "train" / "lora.safetensors")
-    _print(name, report, folder, config)
+    if sweep is None:
+        _print(name, report, folder, config)
     return evaluate.summary(report)
 
 
@@ -102,8 +106,12 @@ def check_inputs(config: Config) -> None:
     problems.raise_if_any()
 
 
-def _load(config: Config, store: Store) -> tuple[Model, Backbones]:
-    """Base model and metric backbones, before hours are spent on a run whose metrics cannot be computed."""
+def load(config: Config, store: Store) -> tuple[Model, Backbones]:
+    """Base model and metric backbones, before hours are spent on a run whose metrics cannot be computed.
+
+    Raises:
+        ConfigError: with everything that is not there.
+    """
     problems = Problems()
     model, backbones = None, None
     try:
@@ -315,8 +323,14 @@ class _Times:
 
 
 @contextmanager
-def _failures(folder: Path, name: str, overrides: Sequence[str]) -> Iterator[None]:
-    """Leave a result.json that says why the block did not end, so that a folder of runs tells its own story."""
+def _failures(config: Config, folder: Path, name: str, overrides: Sequence[str]) -> Iterator[None]:
+    """Leave a result.json that says why the block did not end, so that a folder of runs tells its own story.
+
+    What is a fault of ours leaves its traceback too. The story of an earlier attempt is taken back first.
+    """
+    for earlier in ("result.json", TRACEBACK):
+        with suppress(OSError):  # a folder that cannot be written is told of by whoever writes first
+            (folder / earlier).unlink(missing_ok=True)
     try:
         yield
     except BaseException as error:
@@ -326,8 +340,11 @@ def _failures(folder: Path, name: str, overrides: Sequence[str]) -> Iterator[Non
             "overrides": list(overrides),
             "status": "stopped" if stopped else "failed",
             "error": f"{type(error).__name__}: {error}",
+            "config": plain(config),
         }
         with suppress(OSError):  # the disk may be what failed
+            if not stopped and not isinstance(error, (ConfigError, TrainingDiverged)):
+                write_atomic(folder / TRACEBACK, traceback.format_exc())
             write_atomic(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
         raise
 

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 _STATE = "state.pt"
+_DIVERGED = "diverged.json"
+"""Marks an unfinished entry whose training cannot succeed: nothing random is left that could end differently."""
 OnRows = Callable[[int, Sequence[Row]], None]
 """Called with (task number, new history rows) whenever losses have come from the device."""
 
@@ -91,7 +93,7 @@ def train(
         on_rows: told of losses as they come.
 
     Returns:
-        For each task its result, or `TrainingDiverged`.
+        For each task its result, or `TrainingDiverged`; a run that diverged before is not trained again.
 
     Raises:
         ValueError: the tasks can't train together.
@@ -108,12 +110,14 @@ def train(
         first = {key_of(keys[i]): i for i in reversed(order)}
         entries = {i: claims.enter_context(_claim(store, keys[i])) for i in order if i == first[key_of(keys[i])]}
         lines = [_Line(i, tasks[i], entry) for i, entry in sorted(entries.items()) if not entry.finished]
+        results |= {line.number: error for line in lines if (error := _divergence(line.entry.folder))}
+        lines = [line for line in lines if line.number not in results]
         if lines:
             shared: dict[str, list[_Line]] = {}
             for line in lines:
                 shared.setdefault(key_of(_course(keys[line.number])), []).append(line)
             courses = [sorted(members, key=lambda line: line.steps) for members in shared.values()]
-            results = _train_pack(courses, model, store, on_rows or (lambda number, rows: None))
+            results |= _train_pack(courses, model, store, on_rows or (lambda number, rows: None))
         for i, entry in entries.items():
             results.setdefault(i, _result(entry.place) if entry.finished else RuntimeError("training did not end"))
     return [results[first[key_of(key)]] for key in keys]
@@ -351,12 +355,23 @@ def _finish(lane: Lane, line: _Line, model: Model, cost: dict[str, float]) -> Tr
 
 def _diverged(lane: Lane, line: _Line) -> TrainingDiverged:
     """What to tell of a run that did not reach its finish line; what was good of it stays."""
-    kept = sorted((line.entry.folder / "checkpoints").glob("*.safetensors"))
+    folder = line.entry.folder
+    kept = sorted((folder / "checkpoints").glob("*.safetensors"))
     last = f"last good checkpoint: {kept[-1]}" if kept else "no checkpoint was made before"
-    return TrainingDiverged(
+    message = (
         f"the loss became NaN or infinite at step {lane.diverged_at} of {line.steps} (train.lr={lane.train.lr:g}); "
-        f"lower train.lr or model.precision=fp32. {last}"
+        f"lower train.lr or model.precision=fp32. {last}. To train it again with the same settings delete {folder}"
     )
+    if _is_main():
+        marker = {"step": lane.diverged_at, "message": message}
+        write_atomic(folder / _DIVERGED, json.dumps(marker, indent=1, ensure_ascii=False))
+    return TrainingDiverged(message)
+
+
+def _divergence(folder: Path) -> TrainingDiverged | None:
+    """What `_diverged` said of an entry when it was trained before, in a pack for instance."""
+    marker = folder / _DIVERGED
+    return TrainingDiverged(json.loads(marker.read_text())["message"]) if marker.exists() else None
 
 
 def iterate_checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:

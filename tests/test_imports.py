@@ -26,7 +26,7 @@ CORNERS = {
 }
 
 # from the top of the program to the ground; what is named nowhere is a part: below the stages, above the config
-TOP = ({"run"}, {"stages"}, STAGES)
+TOP = ({"run"}, {"sweep"}, {"stages"}, STAGES)
 GROUND = ({"config"}, {"schema"}, {"errors"})
 
 

@@ -445,3 +445,14 @@ class TestMerged:
                 torch.testing.assert_close(
                     base.predict(noisy, steps, base.encode_tokens(ids)), expected, rtol=1e-4, atol=1e-4
                 )
+
+
+def test_the_same_lora_is_the_same_bytes(tmp_path: Path) -> None:
+    base = builders.model()
+    made = builders.adapter(base, {"unet": 2}, {"unet": 2.0})
+    said = {f"key {number}": number for number in range(20)}
+    for number in range(6):
+        lora.save(tmp_path / f"{number}.safetensors", made, base, said)
+        lora.export_kohya(tmp_path / f"{number}.safetensors", tmp_path / f"kohya{number}.safetensors", base)
+    assert len({(tmp_path / f"{number}.safetensors").read_bytes() for number in range(6)}) == 1
+    assert len({(tmp_path / f"kohya{number}.safetensors").read_bytes() for number in range(6)}) == 1

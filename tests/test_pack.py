@@ -22,15 +22,21 @@ OTHER: dict[str, Any] = {
     "model.resolution": 64,
     "lora.sites": "linear",
     "train.gradient_checkpointing": True,
+    "store": "elsewhere",
 }
 
 
 def changed(path: str, value: Any) -> Config:
     config = builders.task().config
-    group, name = path.split(".")
-    assert getattr(getattr(config, group), name) != value
-    setattr(getattr(config, group), name, value)
+    set_to(config, path, value)
     return config
+
+
+def set_to(config: Config, path: str, value: Any) -> None:
+    group, _, name = path.rpartition(".")
+    node = getattr(config, group) if group else config
+    assert getattr(node, name) != value
+    setattr(node, name, value)
 
 
 def test_every_rule_is_tested() -> None:
@@ -65,3 +71,65 @@ def test_what_must_agree(path: str, value: Any) -> None:
 )
 def test_what_may_differ(path: str, value: Any) -> None:
     assert pack.shared(changed(path, value)) == pack.shared(builders.task().config)
+
+
+def config(**settings: Any) -> Config:
+    """The config of `builders.task`, with `group__name=value` changes."""
+    made = builders.task().config
+    for name, value in settings.items():
+        set_to(made, name.replace("__", "."), value)
+    return made
+
+
+def test_packs_hold_every_run_once_and_no_more_lanes_than_allowed() -> None:
+    configs = [config(lora__rank=rank) for rank in range(5, 12)]
+    packs = pack.packs(configs, 3)
+    assert [len(members) for members in packs] == [3, 3, 1]
+    assert sorted(index for members in packs for index in members) == list(range(7))
+    assert pack.packs([], 3) == []
+
+
+def test_only_runs_that_agree_share_a_pack() -> None:
+    configs = [config(), config(model__precision="bf16"), config(lora__rank=8), config(model__precision="bf16", seed=1)]
+    assert pack.packs(configs, 8) == [[0, 2], [1, 3]]
+
+
+def test_runs_of_like_length_go_together_longest_first() -> None:
+    lengths = [10, 300, 20, 400]
+    configs = [config(train__steps=steps, lora__rank=rank) for rank, steps in enumerate(lengths, start=10)]
+    assert pack.packs(configs, 2) == [[1, 3], [0, 2]]
+
+
+def test_finish_lines_of_one_training_share_a_lane() -> None:
+    lengths = [100, 300, 800]
+    configs = [config(train__steps=steps, lora__rank=rank) for rank in (8, 16) for steps in lengths]
+    assert pack.packs(configs, 1) == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_a_decay_over_the_steps_is_a_training_of_its_own() -> None:
+    def courses(**schedule: Any) -> int:
+        settings = {f"lr_schedule__{name}": value for name, value in schedule.items()}
+        return len({pack.course(config(train__steps=steps, **settings)) for steps in (100, 300)})
+
+    assert courses() == 1
+    assert courses(name="constant_with_warmup") == 1
+    assert courses(name="cosine") == 2
+    assert courses(name="cosine", horizon=300) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "same"),
+    [
+        ("sample.steps", 3, True),
+        ("seeds.sample", 3, True),
+        ("tracking.mode", "online", True),
+        ("objective", "pres", True),
+        ("seeds.noise", 3, False),
+        ("prior.count", 3, False),
+        ("train.lr", 3.0, False),
+        ("dataset.path", "elsewhere", False),
+        ("store", "elsewhere", False),
+    ],
+)
+def test_what_decides_a_training(path: str, value: Any, same: bool) -> None:
+    assert (pack.course(changed(path, value)) == pack.course(builders.task().config)) is same

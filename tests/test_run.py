@@ -78,7 +78,7 @@ def test_one_run(cli: Cli, jobs: list[dict[str, Any]], tmp_path: Path) -> None:
 
 
 def test_a_sweep(cli: Cli, jobs: list[dict[str, Any]], tmp_path: Path) -> None:
-    assert cli("-m", "lora.rank=4,8", "prior.weight=0,1")[0] == 0
+    assert cli("-m", "hydra/launcher=basic", "lora.rank=4,8", "prior.weight=0,1")[0] == 0
     assert [(seen["config"].lora.rank, seen["config"].prior.weight) for seen in jobs] == [
         (4, 0),
         (4, 1),
@@ -92,14 +92,15 @@ def test_a_sweep(cli: Cli, jobs: list[dict[str, Any]], tmp_path: Path) -> None:
 
 
 def test_a_reference_table_runs_row_by_row(cli: Cli, jobs: list[dict[str, Any]]) -> None:
-    assert cli("experiment=reference/diffusers")[0] == 0
+    assert cli("hydra/launcher=basic", "experiment=reference/diffusers")[0] == 0
     rows = ["with_prior", "without_prior", "polynomial", "rank32"]
     assert [seen["config"].experiment for seen in jobs] == [f"reference/diffusers/{row}" for row in rows]
 
 
 def test_the_command_line_narrows_a_table(cli: Cli, jobs: list[dict[str, Any]]) -> None:
     table = "experiment/reference/diffusers"
-    assert cli("-m", "experiment=reference/diffusers", f"{table}=with_prior,rank32", "seed=1,2")[0] == 0
+    rows = f"{table}=with_prior,rank32"
+    assert cli("-m", "hydra/launcher=basic", "experiment=reference/diffusers", rows, "seed=1,2")[0] == 0
     assert [(seen["config"].lora.rank, seen["config"].seed) for seen in jobs] == [(16, 1), (16, 2), (32, 1), (32, 2)]
 
 
@@ -167,7 +168,7 @@ def test_an_interrupt_ends_a_sweep(cli: Cli, jobs: list[dict[str, Any]], monkeyp
         raise Interrupted(signal.SIGTERM, "stopped")
 
     monkeypatch.setattr(dbexp.stages, "run", stop)  # type: ignore[attr-defined]  # the fake of `jobs`
-    assert cli("-m", "lora.rank=4,8")[0] == 143
+    assert cli("-m", "hydra/launcher=basic", "lora.rank=4,8")[0] == 143
     assert len(calls) == 1
 
 

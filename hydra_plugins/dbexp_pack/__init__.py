@@ -1,0 +1,1 @@
+"""The launcher `hydra/launcher=pack`: a sweep's runs train together."""

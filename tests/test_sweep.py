@@ -1,0 +1,162 @@
+"""Looking at jobs before they run, and training them together; the whole of it is in test_launcher.py."""
+
+from __future__ import annotations
+
+import io
+import logging
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from dbexp import models, stages, sweep
+from dbexp.errors import ConfigError, Interrupted, TrainingDiverged
+from dbexp.sweep import Job, Plan
+from tests import builders
+
+
+def job(number: int, *differs: str) -> Job:
+    return Job(number, differs, differs, builders.task().config)
+
+
+@pytest.fixture
+def packs(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Nothing is loaded or trained; grows by the numbers of the jobs of every training that is begun."""
+    begun: list[list[int]] = []
+
+    def train(tasks: Sequence[int], *_: Any) -> list[object]:
+        begun.append(list(tasks))
+        return [object() for _ in tasks]
+
+    monkeypatch.setattr(models, "load", lambda *_: None)
+    numbers = iter(range(100))
+    monkeypatch.setattr(stages, "make_task", lambda *_: next(numbers))
+    monkeypatch.setattr(sweep, "train", train)
+    return begun
+
+
+def test_titles() -> None:
+    assert job(3, "rank=2", "seed=1").title == "job 3 (rank=2 seed=1)"
+    assert job(0).title == "job 0"
+
+
+def test_a_problem_of_several_jobs_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [job(0, "rank=2"), job(1, "rank=4"), job(2, "rank=8")]
+    problems = {
+        id(jobs[0].config): ["all", "one"],
+        id(jobs[1].config): ["all", "two"],
+        id(jobs[2].config): ["all", "two"],
+    }
+
+    def check(config: Any) -> None:
+        raise ConfigError(problems[id(config)])
+
+    monkeypatch.setattr(stages, "check_inputs", check)
+    with pytest.raises(ConfigError) as caught:
+        sweep.check(jobs, ["known before"])
+    assert caught.value.problems == (
+        "known before",
+        "all",
+        "job 0 (rank=2): one",
+        "job 1 (rank=4), job 2 (rank=8): two",
+    )
+
+
+def test_weights_are_looked_for_when_inputs_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: Any) -> None:
+        raise ConfigError("no weights")
+
+    monkeypatch.setattr(stages, "check_inputs", lambda _: None)
+    monkeypatch.setattr(stages, "load", load)
+    with pytest.raises(ConfigError, match=r"^no weights$"):
+        sweep.check([job(0), job(1)])
+
+
+def test_a_plan_is_shown() -> None:
+    jobs = [job(number, f"prompts=[a,{number}]") for number in range(3)]
+    planned = Plan(tuple(jobs), ((jobs[2],), (jobs[0],)))
+    assert planned.trained == (jobs[1],)
+    buffer = io.StringIO()
+    sweep.show(planned, Console(file=buffer))
+    lines = buffer.getvalue().splitlines()
+    assert lines[0] == "3 jobs: 2 to train in 2 packs, 1 in the store"
+    assert [line.split() for line in lines[-3:]] == [
+        ["0", "prompts=[a,0]", "pack", "2"],
+        ["1", "prompts=[a,1]", "in", "the", "store"],
+        ["2", "prompts=[a,2]", "pack", "1"],
+    ]
+
+
+def test_without_memory_a_pack_is_halved(packs: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = sweep.train
+
+    def at_most_two(tasks: Sequence[int], *others: Any) -> Any:
+        if len(tasks) > 2:
+            raise torch.OutOfMemoryError
+        return whole(tasks, *others)  # type: ignore[arg-type]  # numbers in place of tasks
+
+    monkeypatch.setattr(sweep, "train", at_most_two)
+    sweep.train_pack([job(number) for number in range(5)])
+    assert packs == [[0, 1], [2], [3, 4]]
+
+
+def test_one_that_never_fits_is_left_to_its_job(
+    packs: list[list[int]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def never(*_: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(sweep, "train", never)
+    sweep.train_pack([job(7, "rank=2")])
+    assert "job 7 (rank=2) does not fit in memory even alone" in caplog.text
+
+
+def test_a_job_that_cannot_begin_costs_the_others_nothing(
+    packs: list[list[int]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    numbers = iter(range(3))
+
+    def make_task(*_: Any) -> int:
+        number = next(numbers)
+        if number == 1:
+            raise RuntimeError("no class images")
+        return number
+
+    monkeypatch.setattr(stages, "make_task", make_task)
+    sweep.train_pack([job(0), job(1), job(2)])
+    assert packs == [[0, 2]]
+    assert "job 1: left out of its pack: RuntimeError: no class images" in caplog.text
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("a fault"), OSError("disk full")])
+def test_a_pack_that_fails_leaves_its_jobs_to_themselves(
+    packs: list[list[int]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: Exception
+) -> None:
+    def fail(*_: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(sweep, "train", fail)
+    sweep.train_pack([job(0), job(1)])
+    assert f"{failure}); each of its jobs trains alone" in caplog.text
+
+
+def test_a_lane_that_diverges_is_named(
+    packs: list[list[int]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sweep, "train", lambda *_: [object(), TrainingDiverged("NaN at step 2")])
+    with caplog.at_level(logging.WARNING):
+        sweep.train_pack([job(4), job(5, "lr=1")])
+    assert caplog.messages == ["job 5 (lr=1): NaN at step 2"]
+
+
+@pytest.mark.parametrize("where", ["make_task", "train"])
+def test_a_signal_ends_it(packs: list[list[int]], monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def stop(*_: Any) -> None:
+        raise Interrupted(signal.SIGINT, "stopped")
+
+    monkeypatch.setattr(stages if where == "make_task" else sweep, where, stop)
+    with pytest.raises(Interrupted):
+        sweep.train_pack([job(0), job(1)])
