@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, LauncherTestSuite
+from hydra.version import VersionBase
+from packaging.version import Version
 
 import dbexp
 from dbexp import run, stages, sweep, train
@@ -31,17 +33,29 @@ from tests import builders
 PAPER = ("dino", "clip_i", "clip_t", "pres", "div")
 
 
+@pytest.fixture
+def years_ago() -> Iterator[None]:
+    """The defaults of Hydra 1.1, which its suite expects, whatever this process has asked for before."""
+    base = VersionBase.instance()
+    before = base.getbase()
+    base.setbase(Version("1.1"))
+    yield
+    base.version_base = before
+
+
 # its programs are of an age when jobs changed their working directory, of which Hydra warns
 of_old = pytest.mark.filterwarnings("ignore:(?s).*working directory:UserWarning")
 
 
 @of_old
+@pytest.mark.usefixtures("years_ago")
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("pack", [])])
 class TestHydrasOwnSuite(LauncherTestSuite):
     """Other programs' sweeps run as with Hydra's basic launcher."""
 
 
 @of_old
+@pytest.mark.usefixtures("years_ago")
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("pack", ["hydra.sweeper.max_batch_size=2"])])
 class TestHydrasOwnSuiteInBatches(BatchedSweeperTestSuite):
     """The same, batch after batch."""
