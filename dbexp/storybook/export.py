@@ -106,11 +106,11 @@ def reconstruction_similarity(out: Path) -> float:
 def sample_sheet(pipeline: StableDiffusionPipeline, path: Path, per_class: int = 12, seed: int = 0) -> Path:
     """48 pictures of the base model over both prompt lists, 12 a class, in the order of `CLASS_NOUNS`."""
     pictures: list[Image.Image] = []
-    for class_noun in CLASS_NOUNS:
+    for row, class_noun in enumerate(CLASS_NOUNS):
         scenes = scenes_of_class(class_noun)
         chosen = [scenes[i * len(scenes) // per_class] for i in range(per_class)]
         prompts = [caption(class_noun, scene) for scene in chosen]
-        generators = [torch.Generator().manual_seed(seed * 1000 + i) for i in range(per_class)]
+        generators = [torch.Generator().manual_seed((seed * 10 + row) * 100 + i) for i in range(per_class)]
         output: Any = pipeline(
             prompts, num_inference_steps=SHEET_STEPS, guidance_scale=SHEET_GUIDANCE, generator=generators
         )

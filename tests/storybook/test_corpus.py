@@ -59,7 +59,7 @@ def test_the_gamut_is_broader_than_the_world() -> None:
     assert hues == set(range(24))
 
 
-def test_results_come_in_order_with_and_without_helpers() -> None:
+def test_results_come_in_order_with_and_without_workers() -> None:
     calls = [partial(draw_broad, 0, start, 1) for start in range(5)]
     alone = list(ahead(calls, None, 2))
     with ThreadPoolExecutor(2) as executor:
