@@ -70,3 +70,11 @@ def factor(step: int, cfg: LrScheduleConfig, *, steps: int, peak_lr: float) -> f
     if cfg.name == "polynomial":
         return polynomial(step, cfg.warmup_steps, horizon, power=cfg.power, end=cfg.lr_end / peak_lr)
     return _PLAIN[cfg.name](step, cfg.warmup_steps, horizon)
+
+
+def decay_end(cfg: LrScheduleConfig, *, steps: int) -> int | None:
+    """Optimizer step at which a decay is complete; None for a schedule without one.
+
+    Runs of different length share their first steps exactly when these agree.
+    """
+    return None if cfg.name in ("constant", "constant_with_warmup") else cfg.horizon or steps

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dbexp.config import Config, plain
+from dbexp.lr_schedule import decay_end
 
 # everything else may differ between the lanes of a pack: subject, rank, rates, schedule, prior, steps, seeds, optimizer
 MUST_AGREE = (
@@ -48,9 +49,7 @@ def course(config: Config) -> str:
     happens after training (samples, metrics) is no part of it.
     """
     settings: dict[str, Any] = {group: plain(getattr(config, group)) for group in _DECIDE_TRAINING}
-    steps = settings["train"].pop("steps")
-    if settings["lr_schedule"]["name"] not in ("constant", "constant_with_warmup"):
-        settings["lr_schedule"]["horizon"] = settings["lr_schedule"]["horizon"] or steps
+    settings["lr_schedule"]["horizon"] = decay_end(config.lr_schedule, steps=settings["train"].pop("steps"))
     settings["seeds"].pop("sample")
     return json.dumps([settings, config.store], sort_keys=True)
 

@@ -20,12 +20,13 @@ from typing import Any
 import torch
 
 from dbexp import lora, pack, provenance
-from dbexp.config import plain
+from dbexp.config import LrScheduleConfig, plain
 from dbexp.device import largest_over_processes, processes, wait_for_everyone
 from dbexp.errors import Interrupted, TrainingDiverged
 from dbexp.lane import Lane, Row, Task
 from dbexp.latents import encode
 from dbexp.loop import Loop, Signals
+from dbexp.lr_schedule import decay_end
 from dbexp.models import Model
 from dbexp.progress import progress
 from dbexp.store import Entry, Store, file_hash, key_of, write_atomic
@@ -143,11 +144,7 @@ def _course(inputs: dict[str, Any]) -> dict[str, Any]:
     A decay that follows the number of steps makes runs of different length different from their first step on.
     """
     train, schedule = dict(inputs["train"]), dict(inputs["lr_schedule"])
-    steps = train.pop("steps")
-    if schedule["name"] in ("constant", "constant_with_warmup"):
-        schedule["horizon"] = None
-    else:
-        schedule["horizon"] = schedule["horizon"] or steps
+    schedule["horizon"] = decay_end(LrScheduleConfig(**schedule), steps=train.pop("steps"))
     return {**inputs, "train": train, "lr_schedule": schedule}
 
 
