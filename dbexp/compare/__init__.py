@@ -1,0 +1,24 @@
+"""Runs side by side: everything is read back from the folders of a sweep, so a table can be made at any time."""
+
+from dbexp.compare.differences import differing, titles, what_differs
+from dbexp.compare.printed import line, print_grid, show
+from dbexp.compare.results import RESULTS, csv_text, write_results
+from dbexp.compare.runs import Group, Run, load, over_seeds, ranked, read
+
+__all__ = [
+    "RESULTS",
+    "Group",
+    "Run",
+    "csv_text",
+    "differing",
+    "line",
+    "load",
+    "over_seeds",
+    "print_grid",
+    "ranked",
+    "read",
+    "show",
+    "titles",
+    "what_differs",
+    "write_results",
+]
