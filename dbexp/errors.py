@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class ConfigError(ValueError):
@@ -15,6 +16,10 @@ class ConfigError(ValueError):
     def __init__(self, problems: str | Iterable[str]) -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
         super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[type, tuple[tuple[str, ...]]]:
+        """Travels from the worker of a sweep with its problems apart."""
+        return type(self), (self.problems,)
 
 
 class Problems:
@@ -47,6 +52,18 @@ class Interrupted(Exception):
         self.signum = signum
         super().__init__(message)
 
+    def __reduce__(self) -> tuple[type, tuple[int, str]]:
+        """Travels from the worker of a sweep, which needs both arguments again."""
+        return type(self), (self.signum, str(self))
+
 
 class TrainingDiverged(Exception):
-    """A run's loss became NaN or infinite."""
+    """A run's loss became NaN or infinite.
+
+    Attributes:
+        checkpoint: the last LoRA before it did; None if none was saved.
+    """
+
+    def __init__(self, message: str, checkpoint: Path | None = None) -> None:
+        self.checkpoint = checkpoint
+        super().__init__(message)

@@ -27,8 +27,13 @@ MUST_AGREE = (
 _DECIDE_TRAINING = ("model", "dataset", "lora", "lr_schedule", "prior", "train", "seeds")
 """Groups that a trained LoRA may depend on; a few of their settings are no part of it, which costs only sharing."""
 
-DEFAULT_SIZE = 8
-"""Lanes of a pack unless told otherwise: most of the gain on a CPU, and little memory."""
+MOST_LANES = 8
+"""Of a pack, unless told otherwise: on two CPU cores more gain next to nothing (benchmarks/), and take memory."""
+MOST_LANES_ON_GPU = 16
+"""The same for a GPU, which more rows keep busier."""
+MEMORY_SHARE = {"cuda": 0.9, "cpu": 0.5}
+"""Part of the free memory that a pack may take. On a CPU the rest is for other programs, and for what the estimate,
+which counts only what is kept for the backward pass, leaves out."""
 
 
 def shared(config: Config) -> dict[str, Any]:
@@ -54,7 +59,7 @@ def course(config: Config) -> str:
     return json.dumps([settings, config.store], sort_keys=True)
 
 
-def packs(configs: Sequence[Config], size: int = DEFAULT_SIZE) -> list[list[int]]:
+def packs(configs: Sequence[Config], size: int = MOST_LANES) -> list[list[int]]:
     """Gather runs into packs.
 
     Lanes of like length go together, longest first, so that few lanes of a pack wait for one that is longer. Runs that
@@ -77,6 +82,18 @@ def packs(configs: Sequence[Config], size: int = DEFAULT_SIZE) -> list[list[int]
         for start in range(0, len(longest_first), size):
             gathered.append(sorted(index for lane in longest_first[start : start + size] for index in lane))
     return gathered
+
+
+def lanes_that_fit(free: float, fixed: float, lane: float, most: int) -> int:
+    """How many lanes a memory has room for, from 1 to `most`.
+
+    Args:
+        free: bytes that may be used.
+        fixed: bytes that a pack takes beside its lanes.
+        lane: bytes of a lane.
+        most: more are of no use.
+    """
+    return most if lane <= 0 else max(1, min(most, int((free - fixed) // lane)))
 
 
 def _passes(config: Config) -> int:

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 TRACEBACK = "traceback.log"
 """In a run's folder: where an unexpected error came from."""
+_STOPS = (Interrupted, KeyboardInterrupt, SystemExit)
 # what a full or read-only disk says; anything else is a fault of ours and keeps its traceback
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -55,10 +56,10 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
         ConfigError: what the user can mend; nothing was half-written.
         TrainingDiverged, Interrupted: see `train`.
     """
-    config = replace(config, dataset=replace(config.dataset, name=dataset.subject_name(config.dataset)))
+    config = _named(config)
     name = tracking.run_name(config, overrides)
     times = _Times()
-    with _failures(config, folder, name, overrides), _disk_errors(folder):
+    with _failures(config, folder, overrides), _disk_errors(folder):
         check_inputs(config)
         store = open_store(config)
         model, backbones = load(config, store)
@@ -76,7 +77,7 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
         for path in class_images:
             link(path, folder / "prior" / path.name)
         with tracking.start(config, folder=folder, name=name, group=sweep, overrides=overrides) as tracker:
-            with times.measure("train"):
+            with times.measure("train"), _last_good(folder / "train"):
                 trained = _train(config, subject, class_images, model, store, tracker)
             link_tree(trained.folder, folder / "train")
             with times.measure("sample"):
@@ -323,7 +324,7 @@ class _Times:
 
 
 @contextmanager
-def _failures(config: Config, folder: Path, name: str, overrides: Sequence[str]) -> Iterator[None]:
+def _failures(config: Config, folder: Path, overrides: Sequence[str]) -> Iterator[None]:
     """Leave a result.json that says why the block did not end, so that a folder of runs tells its own story.
 
     What is a fault of ours leaves its traceback too. The story of an earlier attempt is taken back first.
@@ -334,18 +335,49 @@ def _failures(config: Config, folder: Path, name: str, overrides: Sequence[str])
     try:
         yield
     except BaseException as error:
-        stopped = isinstance(error, (Interrupted, KeyboardInterrupt, SystemExit))
-        result = {
-            "name": name,
-            "overrides": list(overrides),
-            "status": "stopped" if stopped else "failed",
-            "error": f"{type(error).__name__}: {error}",
-            "config": plain(config),
-        }
+        expected = isinstance(error, (*_STOPS, ConfigError, TrainingDiverged))
         with suppress(OSError):  # the disk may be what failed
-            if not stopped and not isinstance(error, (ConfigError, TrainingDiverged)):
+            if not expected:
                 write_atomic(folder / TRACEBACK, traceback.format_exc())
-            write_atomic(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
+        record_failure(config, folder, overrides, error)
+        raise
+
+
+def record_failure(config: Config, folder: Path, overrides: Sequence[str], error: BaseException) -> None:
+    """Leave a result.json that says why a run did not end: stopped by a signal, diverged, or failed otherwise.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        overrides: as on the command line.
+        error: what ended it.
+    """
+    config = _named(config)
+    others = "diverged" if isinstance(error, TrainingDiverged) else "failed"
+    result = {
+        "name": tracking.run_name(config, overrides),
+        "overrides": list(overrides),
+        "status": "stopped" if isinstance(error, _STOPS) else others,
+        "error": f"{type(error).__name__}: {error}",
+        "config": plain(config),
+    }
+    with suppress(OSError):  # the disk may be what failed
+        write_atomic(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
+
+
+def _named(config: Config) -> Config:
+    """The config with the name that tables give its subject."""
+    return replace(config, dataset=replace(config.dataset, name=dataset.subject_name(config.dataset)))
+
+
+@contextmanager
+def _last_good(folder: Path) -> Iterator[None]:
+    """When training diverges, leave the last good checkpoint where the LoRA would have been."""
+    try:
+        yield
+    except TrainingDiverged as error:
+        if error.checkpoint is not None:
+            link(error.checkpoint, folder / "checkpoints" / error.checkpoint.name)
         raise
 
 

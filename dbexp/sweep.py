@@ -6,17 +6,19 @@ them; a job that is run without its sweep trains alone and gets the same.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dbexp import models, pack, stages
+from dbexp import memory, models, pack, stages
 from dbexp.compare import print_grid
 from dbexp.config import Config
 from dbexp.errors import ConfigError, Interrupted, Problems
@@ -26,6 +28,9 @@ from dbexp.store import Store
 from dbexp.train import inputs_of, train
 
 log = logging.getLogger(__name__)
+
+_worked: dict[str, int] = {}
+"""What the runs of a pack have in common -> most lanes that memory sufficed for, once it did not for more."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,10 @@ def title(number: int, differs: Sequence[str]) -> str:
     return f"job {number} ({' '.join(differs)})" if differs else f"job {number}"
 
 
+_Lane: TypeAlias = Sequence[tuple[Job, Task]]
+"""Runs that are one training, each with a finish line of its own."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a sweep will do.
@@ -74,18 +83,24 @@ class Plan:
         return tuple(job for job in self.jobs if job.number not in waiting)
 
 
-def check(jobs: Sequence[Job], known: Sequence[str] = ()) -> None:
+def check(jobs: Sequence[Job], known: Sequence[str] = (), *, elsewhere: bool = False) -> None:
     """Look at every job before the first one starts: inputs first, then base models and metric backbones.
 
     Args:
         jobs: all of a sweep whose settings are right.
         known: problems that were found before, to be told with those of the inputs.
+        elsewhere: they will run on other machines, so that it does not matter which devices this one has.
 
     Raises:
         ConfigError: with every problem of every job, each problem once.
     """
+
+    def load(config: Config) -> None:
+        here = replace(config, model=replace(config.model, device="cpu")) if elsewhere else config
+        stages.load(here, stages.open_store(config))
+
     _check_each(jobs, stages.check_inputs, known)
-    _check_each(jobs, lambda config: stages.load(config, stages.open_store(config)))
+    _check_each(jobs, load)
 
 
 def _check_each(jobs: Sequence[Job], look: Callable[[Config], object], known: Sequence[str] = ()) -> None:
@@ -105,23 +120,33 @@ def _check_each(jobs: Sequence[Job], look: Callable[[Config], object], known: Se
     problems.raise_if_any()
 
 
-def plan(jobs: Sequence[Job], size: int) -> Plan:
+def plan(jobs: Sequence[Job], size: int | None, *, workers: int = 1, elsewhere: bool = False) -> Plan:
     """Find out what is in the store, and gather the rest into packs.
 
     Args:
         jobs: that passed `check`.
-        size: most lanes of a pack.
+        size: most lanes of a pack; None: as many as are useful, but every worker gets something to do.
+        workers: how many packs run at a time.
+        elsewhere: they will run on other machines, whose precision only these know when it is `auto`.
     """
-    todo = [job for job in jobs if not _is_trained(job)]
+    todo = [job for job in jobs if not _is_trained(job, elsewhere)]
+    if size is None:
+        lanes = len({pack.course(job.config) for job in todo})
+        size = max(1, min(memory.most_lanes(todo[0].config) if todo else 1, -(-lanes // workers)))
     gathered = pack.packs([job.config for job in todo], size)
     return Plan(tuple(jobs), tuple(tuple(todo[index] for index in members) for members in gathered))
 
 
-def _is_trained(job: Job) -> bool:
-    """Whether the store has everything up to the LoRA."""
-    store = stages.open_store(job.config)
-    model = models.load(job.config.model, store)
-    task = stages.find_task(job.config, model, store)
+def _is_trained(job: Job, elsewhere: bool) -> bool:
+    """Whether the store is known to have everything up to the LoRA."""
+    config = job.config
+    if elsewhere:
+        if config.model.precision == "auto":
+            return False
+        config = replace(config, model=replace(config.model, device="cpu"))
+    store = stages.open_store(config)
+    model = models.load(config.model, store)
+    task = stages.find_task(config, model, store)
     return task is not None and store.find("train", inputs_of(task, model)) is not None
 
 
@@ -145,53 +170,78 @@ def show(planned: Plan, console: Console | None = None) -> None:
     print_grid(f"{len(planned.jobs)} jobs: {training}", grid, console)
 
 
-def train_pack(members: Sequence[Job]) -> None:
+def train_pack(members: Sequence[Job], size: int | None = None) -> None:
     """Train jobs together. What fails here fails again, with its own message, when its job is run: it is only logged.
 
-    When memory does not suffice, the pack is halved, and its halves are trained one after the other.
+    When memory does not suffice, half as many go on together, and this process remembers it for later packs.
+
+    Args:
+        members: of the pack.
+        size: most lanes at once, as the user gave it; None: as many as the memory of the device has room for.
 
     Raises:
         Interrupted: a signal came; everything is saved.
     """
     store = stages.open_store(members[0].config)
     model = models.load(members[0].config.model, store)
-    tasks: list[tuple[Job, Task]] = []
+    lanes: dict[str, list[tuple[Job, Task]]] = {}
     for job in members:
         try:
-            tasks.append((job, stages.make_task(job.config, model, store)))
+            task = stages.make_task(job.config, model, store)
         except Interrupted:
             raise
         except Exception as error:  # a fault in one job must not cost the others theirs
             log.warning("%s: left out of its pack: %s: %s", job.title, type(error).__name__, error)
-    if tasks:
-        log.info("training jobs %s together", ", ".join(str(job.number) for job, _ in tasks))
+        else:
+            lanes.setdefault(pack.course(job.config), []).append((job, task))
+    if not lanes:
+        return
     started = time.perf_counter()
-    _train_halving(tasks, model, store)
+    _train_lanes(list(lanes.values()), size, model, store)
     log.info("training took %.1f s", time.perf_counter() - started)
 
 
-def _train_halving(tasks: Sequence[tuple[Job, Task]], model: Model, store: Store) -> None:
-    if not tasks:
-        return
+def _train_lanes(lanes: Sequence[_Lane], size: int | None, model: Model, store: Store) -> None:
+    """Train lanes, as many at a time as there is room for."""
+    settings = json.dumps(pack.shared(lanes[0][0][0].config), sort_keys=True)
+    waiting = deque(lanes)
+    room = len(lanes) if size is None else size
+    if settings in _worked:
+        room = min(room, _worked[settings])
+        log.info("pack size: at most %d lanes, for more did not fit in memory before", _worked[settings])
+    elif size is None and len(lanes) > 1:
+        room = memory.room([lane[0][1] for lane in lanes], model, store)
+    while waiting:
+        together = -(-len(waiting) // -(-len(waiting) // room))  # shares of like size
+        taken = [waiting.popleft() for _ in range(together)]
+        if _train([run for lane in taken for run in lane], model, store):
+            continue
+        if together == 1:
+            log.warning("%s does not fit in memory even alone; its run will say so", taken[0][0][0].title)
+            continue
+        room = _worked[settings] = together // 2
+        log.warning("%d lanes do not fit in memory together; from now on at most %d at a time", together, room)
+        waiting.extendleft(reversed(taken))
+
+
+def _train(runs: _Lane, model: Model, store: Store) -> bool:
+    """Train runs together; whether memory sufficed."""
+    log.info("training jobs %s together", ", ".join(str(job.number) for job, _ in runs))
     try:
-        results = train([task for _, task in tasks], model, store)
-    except torch.OutOfMemoryError:
-        results = None  # what the exception holds in memory is freed when this block is left
+        results = train([task for _, task in runs], model, store)
     except Interrupted:
         raise
     except Exception as error:
-        log.warning("the pack failed (%s: %s); each of its jobs trains alone", type(error).__name__, error)
-        return
-    if results is not None:
-        for (job, _), result in zip(tasks, results, strict=True):
-            if isinstance(result, Exception):
-                log.warning("%s: %s", job.title, result)
-        return
-    if len(tasks) == 1:
-        log.warning("%s does not fit in memory even alone; its run will say so", tasks[0][0].title)
-        return
-    log.warning("%d runs do not fit in memory together; going on with half of them at a time", len(tasks))
-    torch.cuda.empty_cache()
-    middle = (len(tasks) + 1) // 2
-    _train_halving(tasks[:middle], model, store)
-    _train_halving(tasks[middle:], model, store)
+        if memory.is_out_of_memory(error):
+            # what the exception holds in memory is freed when this block is left
+            results = None
+        else:
+            log.warning("the pack failed (%s: %s); each of its jobs trains alone", type(error).__name__, error)
+            return True
+    if results is None:
+        memory.release()
+        return False
+    for (job, _), result in zip(runs, results, strict=True):
+        if isinstance(result, Exception):
+            log.warning("%s: %s", job.title, result)
+    return True

@@ -177,15 +177,9 @@ def _train_pack(
     Args:
         courses: for each lane its finish lines, nearest first; the last one's task is the lane's.
     """
-    lanes = _prepare([lines[-1].task for lines in courses], model, store)
-    configs = [lane.task.config for lane in lanes]
-    ranks = {"unet": max(config.lora.rank for config in configs)}
-    if any(lane.trains_text for lane in lanes):
-        ranks["text_encoder"] = max(_text_rank(lane) for lane in lanes if lane.trains_text)
-    cfg = configs[0]
+    lanes = prepare([lines[-1].task for lines in courses], model, store)
     try:
-        with lora.Lanes(model, cfg.lora.sites, len(lanes), ranks) as slots, Signals() as signals:
-            model.enable_gradient_checkpointing(cfg.train.gradient_checkpointing)
+        with open_slots(lanes, model) as slots, Signals() as signals:
             for slot, lane in enumerate(lanes):
                 _begin(lane, slot, slots, model, courses[slot])
             total, done = sum(lane.steps for lane in lanes), sum(lane.step for lane in lanes)
@@ -208,7 +202,28 @@ def _text_rank(lane: Lane) -> int:
     return config.text_encoder_rank or config.rank
 
 
-def _prepare(tasks: Sequence[Task], model: Model, store: Store) -> list[Lane]:
+def open_slots(lanes: Sequence[Lane], model: Model) -> lora.Lanes:
+    """Slots for lanes, each empty still; gradient checkpointing is switched as the lanes want it."""
+    ranks = {"unet": max(lane.task.config.lora.rank for lane in lanes)}
+    if any(lane.trains_text for lane in lanes):
+        ranks["text_encoder"] = max(_text_rank(lane) for lane in lanes if lane.trains_text)
+    cfg = lanes[0].task.config
+    slots = lora.Lanes(model, cfg.lora.sites, len(lanes), ranks)
+    model.enable_gradient_checkpointing(cfg.train.gradient_checkpointing)
+    return slots
+
+
+def enter_slot(lane: Lane, slot: int, slots: lora.Lanes, model: Model) -> None:
+    """Give a lane its slot, with fresh weights."""
+    cfg = lane.task.config
+    ranks, alphas = {"unet": cfg.lora.rank}, {"unet": cfg.lora.alpha or float(cfg.lora.rank)}
+    if lane.trains_text:
+        ranks["text_encoder"] = _text_rank(lane)
+        alphas["text_encoder"] = cfg.lora.alpha or float(_text_rank(lane))
+    lane.begin(slots.open(slot, ranks, alphas, cfg.seeds.init), model.device, model.dtype)
+
+
+def prepare(tasks: Sequence[Task], model: Model, store: Store) -> list[Lane]:
     """Encode what never changes, and drop the parts that training does not need."""
     process, count = processes()
     lanes = []
@@ -231,19 +246,13 @@ def _prepare(tasks: Sequence[Task], model: Model, store: Store) -> list[Lane]:
 
 def _begin(lane: Lane, slot: int, slots: lora.Lanes, model: Model, lines: Sequence[_Line]) -> None:
     """Give a lane its slot, and its last checkpoint if there is one before the first finish line."""
-    cfg = lane.task.config
-    ranks, alphas = {"unet": cfg.lora.rank}, {"unet": cfg.lora.alpha or float(cfg.lora.rank)}
-    if lane.trains_text:
-        ranks["text_encoder"] = _text_rank(lane)
-        alphas["text_encoder"] = cfg.lora.alpha or float(_text_rank(lane))
-    adapter = slots.open(slot, ranks, alphas, cfg.seeds.init)
-    lane.begin(adapter, model.device, model.dtype)
+    enter_slot(lane, slot, slots, model)
     place = lines[-1].entry.folder / _STATE
     state = torch.load(place, map_location=model.device, weights_only=True) if place.exists() else None
     if state is not None and state["step"] < lines[0].steps:
         lane.load_state(state)
         log.info("train: going on from step %d of %d", lane.step, lane.steps)
-    log.info("train: %s parameters", lora.parameter_count(adapter))
+    log.info("train: %s parameters", lora.parameter_count(lane.adapter))
 
 
 def _run(
@@ -353,7 +362,7 @@ def _finish(lane: Lane, line: _Line, model: Model, cost: dict[str, float]) -> Tr
 def _diverged(lane: Lane, line: _Line) -> TrainingDiverged:
     """What to tell of a run that did not reach its finish line; what was good of it stays."""
     folder = line.entry.folder
-    kept = sorted((folder / "checkpoints").glob("*.safetensors"))
+    kept = [path for _, path in iterate_checkpoints(folder)]
     last = f"last good checkpoint: {kept[-1]}" if kept else "no checkpoint was made before"
     message = (
         f"the loss became NaN or infinite at step {lane.diverged_at} of {line.steps} (train.lr={lane.train.lr:g}); "
@@ -362,13 +371,16 @@ def _diverged(lane: Lane, line: _Line) -> TrainingDiverged:
     if _is_main():
         marker = {"step": lane.diverged_at, "message": message}
         write_atomic(folder / _DIVERGED, json.dumps(marker, indent=1, ensure_ascii=False))
-    return TrainingDiverged(message)
+    return TrainingDiverged(message, kept[-1] if kept else None)
 
 
 def _divergence(folder: Path) -> TrainingDiverged | None:
     """What `_diverged` said of an entry when it was trained before, in a pack for instance."""
     marker = folder / _DIVERGED
-    return TrainingDiverged(json.loads(marker.read_text())["message"]) if marker.exists() else None
+    if not marker.exists():
+        return None
+    kept = [path for _, path in iterate_checkpoints(folder)]
+    return TrainingDiverged(json.loads(marker.read_text())["message"], kept[-1] if kept else None)
 
 
 def iterate_checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:

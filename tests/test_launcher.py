@@ -310,7 +310,7 @@ class TestFailures:
         assert trained == [4], "a lane that diverged in its pack is not trained again by its job"
         rows = {row["job"]: row for row in results(tmp_path / "sweep")}
         assert {job: row["status"] for job, row in rows.items()} == dict(
-            zip("0123", ["failed", "finished", "failed", "failed"], strict=True)
+            zip("0123", ["failed", "finished", "diverged", "diverged"], strict=True)
         )
         assert rows["3"]["train.lr"] == "1e+30"
         assert list(rows) == ["1", "0", "2", "3"]

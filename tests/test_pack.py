@@ -133,3 +133,11 @@ def test_a_decay_over_the_steps_is_a_training_of_its_own() -> None:
 )
 def test_what_decides_a_training(path: str, value: Any, same: bool) -> None:
     assert (pack.course(changed(path, value)) == pack.course(builders.task().config)) is same
+
+
+@pytest.mark.parametrize(
+    ("free", "fixed", "lane", "lanes"),
+    [(100, 20, 10, 8), (100, 21, 10, 7), (1000, 0, 10, 16), (5, 0, 10, 1), (5, 50, 10, 1), (100, 0, 0, 16)],
+)
+def test_lanes_that_fit(free: float, fixed: float, lane: float, lanes: int) -> None:
+    assert pack.lanes_that_fit(free, fixed, lane, 16) == lanes

@@ -6,25 +6,28 @@ import io
 import logging
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
-from dbexp import models, stages, sweep
+from dbexp import memory, models, stages, sweep
 from dbexp.errors import ConfigError, Interrupted, TrainingDiverged
 from dbexp.sweep import Job, Plan
 from tests import builders
 
 
-def job(number: int, *differs: str) -> Job:
-    return Job(number, differs, differs, builders.task().config)
+def job(number: int, *differs: str, device: str = "cpu") -> Job:
+    """A job that shares its training with no other."""
+    config = builders.task(seed=number).config
+    return Job(number, differs, differs, replace(config, model=replace(config.model, device=device)))
 
 
 @pytest.fixture
 def packs(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """Nothing is loaded or trained; grows by the numbers of the jobs of every training that is begun."""
+    """Nothing is loaded, measured or trained; grows by the numbers of the jobs of every training that is begun."""
     begun: list[list[int]] = []
 
     def train(tasks: Sequence[int], *_: Any) -> list[object]:
@@ -32,8 +35,9 @@ def packs(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
         return [object() for _ in tasks]
 
     monkeypatch.setattr(models, "load", lambda *_: None)
-    numbers = iter(range(100))
-    monkeypatch.setattr(stages, "make_task", lambda *_: next(numbers))
+    monkeypatch.setattr(stages, "make_task", lambda config, *_: config.seeds.init)
+    monkeypatch.setattr(memory, "room", lambda tasks, *_: len(tasks))
+    monkeypatch.setattr(sweep, "_worked", {})
     monkeypatch.setattr(sweep, "train", train)
     return begun
 
@@ -90,17 +94,60 @@ def test_a_plan_is_shown() -> None:
     ]
 
 
-def test_without_memory_a_pack_is_halved(packs: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), MemoryError()],
+)
+def test_without_memory_half_as_many_go_on_together(
+    packs: list[list[int]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
     whole = sweep.train
 
     def at_most_two(tasks: Sequence[int], *others: Any) -> Any:
         if len(tasks) > 2:
-            raise torch.OutOfMemoryError
+            raise error
         return whole(tasks, *others)  # type: ignore[arg-type]  # numbers in place of tasks
 
     monkeypatch.setattr(sweep, "train", at_most_two)
     sweep.train_pack([job(number) for number in range(5)])
-    assert packs == [[0, 1], [2], [3, 4]]
+    assert packs == [[0, 1], [2, 3], [4]]
+    assert "5 lanes do not fit in memory together; from now on at most 2 at a time" in caplog.text
+
+    # packs after it remember, whether their size was given or not; those of another device have to find out
+    packs.clear()
+    sweep.train_pack([job(number) for number in range(5, 8)])
+    sweep.train_pack([job(number) for number in range(8, 11)], 3)
+    assert packs == [[5, 6], [7], [8, 9], [10]]
+    assert caplog.text.count("do not fit in memory together") == 1
+    sweep.train_pack([job(number, device="meta") for number in range(3)])
+    assert caplog.text.count("do not fit in memory together") == 2
+
+
+def test_memory_is_measured_only_for_a_size_that_was_not_given(
+    packs: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "room", lambda *_: 3)
+    sweep.train_pack([job(number) for number in range(4)])
+    sweep.train_pack([job(number) for number in range(4)], 4)
+    assert packs == [[0, 1], [2, 3], [0, 1, 2, 3]]
+
+    monkeypatch.setattr(memory, "room", lambda *_: pytest.fail("one lane has no choice"))
+    sweep.train_pack([job(0)])
+
+
+def test_finish_lines_of_a_lane_are_never_parted(packs: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = [replace(job(1), number=number, config=job(1).config) for number in range(3)]
+    for number, member in enumerate(lengths):
+        member.config.train.steps = 10 * (number + 1)
+    calls: list[int] = []
+
+    def counted(tasks: Sequence[int], *_: Any) -> list[object]:
+        calls.append(len(tasks))
+        return [object() for _ in tasks]
+
+    monkeypatch.setattr(sweep, "train", counted)
+    sweep.train_pack([*lengths, job(2)], 1)
+    assert sorted(calls) == [1, 3]
 
 
 def test_one_that_never_fits_is_left_to_its_job(
@@ -117,13 +164,10 @@ def test_one_that_never_fits_is_left_to_its_job(
 def test_a_job_that_cannot_begin_costs_the_others_nothing(
     packs: list[list[int]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    numbers = iter(range(3))
-
-    def make_task(*_: Any) -> int:
-        number = next(numbers)
-        if number == 1:
+    def make_task(config: Any, *_: Any) -> int:
+        if config.seeds.init == 1:
             raise RuntimeError("no class images")
-        return number
+        return int(config.seeds.init)
 
     monkeypatch.setattr(stages, "make_task", make_task)
     sweep.train_pack([job(0), job(1), job(2)])
@@ -160,3 +204,57 @@ def test_a_signal_ends_it(packs: list[list[int]], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(stages if where == "make_task" else sweep, where, stop)
     with pytest.raises(Interrupted):
         sweep.train_pack([job(0), job(1)])
+
+
+class TestPlan:
+    """How many lanes a pack gets when nobody said."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_is_trained(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(models, "load", lambda *_: None)
+        monkeypatch.setattr(stages, "find_task", lambda *_: None)
+
+    @pytest.mark.parametrize(
+        ("size", "workers", "sizes"),
+        [
+            (None, 1, [8, 3]),
+            (None, 2, [6, 5]),
+            (None, 4, [3, 3, 3, 2]),
+            (None, 20, [1] * 11),
+            (11, 4, [11]),
+            (4, 1, [4, 4, 3]),
+        ],
+    )
+    def test_size(self, size: int | None, workers: int, sizes: list[int]) -> None:
+        planned = sweep.plan([job(number) for number in range(11)], size, workers=workers)
+        assert [len(members) for members in planned.packs] == sizes
+
+    def test_a_gpu_takes_more(self) -> None:
+        planned = sweep.plan([job(number, device="cuda") for number in range(20)], None)
+        assert [len(members) for members in planned.packs] == [16, 4]
+
+    def test_nothing_to_train(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sweep, "_is_trained", lambda *_: True)
+        assert sweep.plan([job(0), job(1)], None).packs == ()
+
+
+class TestElsewhere:
+    """Jobs that other machines run are looked at without their device."""
+
+    def test_their_device_need_not_be_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[str] = []
+        monkeypatch.setattr(stages, "check_inputs", lambda _: None)
+        monkeypatch.setattr(stages, "load", lambda config, _: seen.append(config.model.device))
+        sweep.check([job(0, device="cuda:7")], elsewhere=True)
+        sweep.check([job(0, device="cuda:7")])
+        assert seen == ["cpu", "cuda:7"]
+
+    def test_their_precision_is_known_only_if_it_was_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(models, "load", lambda *_: None)
+        monkeypatch.setattr(stages, "find_task", lambda *_: object())
+        monkeypatch.setattr(sweep, "inputs_of", lambda *_: {"version": 0})
+        monkeypatch.setattr("dbexp.store.Store.find", lambda *_: object())
+        auto, given = job(0), job(1)
+        auto.config.model.precision = "auto"
+        assert sweep.plan([auto, given], None, elsewhere=True).trained == (given,)
+        assert sweep.plan([auto, given], None).trained == (auto, given)

@@ -1,0 +1,220 @@
+"""`executor=gpus`: a process per GPU of this machine, each taking pack after pack.
+
+A process sees one device only, so that a job's `model.device=auto` finds it. It sends back every job as it ends. When
+it dies, its pack loses what was not saved, and is tried once more by a new process; the others do not notice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from dbexp.errors import Interrupted
+from hydra_plugins.dbexp_pack import _work
+from hydra_plugins.dbexp_pack._work import Returned, Work
+
+if TYPE_CHECKING:
+    from hydra_plugins.dbexp_pack.launcher import PackLauncher
+
+log = logging.getLogger(__name__)
+
+_CPU = "cpu"
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+_SAVING_SECONDS = 120.0
+"""How long a process that was told to stop may take to save its work."""
+
+
+def devices(launcher: PackLauncher) -> list[str]:
+    """The device of each process: an entry of CUDA_VISIBLE_DEVICES, or cpu."""
+    if launcher.devices is not None:
+        return [str(device) for device in launcher.devices]
+    import torch
+
+    visible = [name.strip() for name in os.environ.get(_VISIBLE, "").split(",") if name.strip()]
+    return visible or [str(number) for number in range(torch.cuda.device_count())]
+
+
+def problems(launcher: PackLauncher) -> list[str]:
+    """What is wrong with the choice of devices."""
+    found = devices(launcher)
+    if found:
+        return []
+    what = f"hydra.launcher.devices={'null' if launcher.devices is None else '[]'}"
+    return [f"{what}: there is no GPU here for executor=gpus; devices=[cpu,cpu] makes two processes on the CPU"]
+
+
+def run(launcher: PackLauncher, works: Sequence[Work]) -> Iterator[Returned]:
+    """Hand packs to processes until all are done.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; the processes were told to save and stop.
+    """
+    if not works:
+        return
+    waiting = deque((work, 1) for work in works)
+    folder = Path(works[0].folder) / str(works[0].composed[0].hydra.sweep.dir)
+    named = list(enumerate(devices(launcher)))[: len(works)]
+    workers = [_Worker(device, folder / f"worker_{number}.log") for number, device in named]
+    with _stopping(workers):
+        for worker in workers:
+            worker.take(*waiting.popleft())
+        while busy := {worker.connection: worker for worker in workers if worker.work is not None}:
+            for connection in wait(list(busy)):
+                worker = busy[connection]  # type: ignore[index]  # wait gives back what it was given
+                try:
+                    message = worker.connection.recv()
+                except (EOFError, OSError):
+                    yield from _lost(worker, waiting)
+                    if waiting:
+                        worker.restart()
+                else:
+                    if message is not None:
+                        worker.missing.discard(message[0])
+                        yield message
+                        continue
+                    worker.work = None
+                if waiting:
+                    worker.take(*waiting.popleft())
+
+
+def _lost(worker: _Worker, waiting: deque[tuple[Work, int]]) -> Iterator[Returned]:
+    """A process died: put the rest of its pack in front of the queue, or tell what is lost if it was the second try."""
+    assert worker.work is not None
+    work, attempt = worker.work, worker.attempt
+    rest, worker.work = work.only(sorted(worker.missing)), None
+    ended = f"the process on device {worker.device} {worker.end()}; it said {worker.log}"
+    if not rest.jobs:
+        return
+    if attempt == 1:
+        log.warning("%s: %s; its %d jobs are tried once more", work.name, ended, len(rest.jobs))
+        waiting.appendleft((rest, attempt + 1))
+        return
+    log.warning("%s: %s, for the second time; going on without it", work.name, ended)
+    yield from _work.recover(rest, [job.number for job in rest.jobs], f"{work.name}: {ended}, twice")
+
+
+class _Worker:
+    """A process with a device of its own.
+
+    Args:
+        device: what it sees.
+        log: file for everything it says.
+
+    Attributes:
+        work, attempt: what it is doing, None when nothing; and how often that was begun.
+        missing: numbers of the jobs of its pack that have not come back.
+    """
+
+    def __init__(self, device: str, log: Path) -> None:
+        self.device, self.log = device, log
+        self.work: Work | None = None
+        self.attempt = 0
+        self.missing: set[int] = set()
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new process."""
+        context = multiprocessing.get_context("spawn")  # a CUDA context does not survive a fork
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, self.device, str(self.log)))
+        self.process.start()
+        theirs.close()  # so that its end is noticed here
+
+    def take(self, work: Work, attempt: int) -> None:
+        """Begin a pack."""
+        self.work, self.attempt, self.missing = work, attempt, {job.number for job in work.jobs}
+        log.info("%s: on device %s, process %d", work.name, self.device, self.process.pid)
+        with contextlib.suppress(OSError):  # one that has just died is found dead by its silence
+            self.connection.send(work)
+
+    def end(self) -> str:
+        """How the process ended, once it has."""
+        self.process.join()
+        code = self.process.exitcode or 0
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+
+
+@contextlib.contextmanager
+def _stopping(workers: Sequence[_Worker]) -> Iterator[None]:
+    """Whatever ends the block ends the processes too; on a signal they save first."""
+    previous: Any = None
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread:
+        previous = signal.signal(signal.SIGTERM, _raise)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(signal.SIGINT, _stop(workers)) from None
+    except Interrupted as stop:
+        raise Interrupted(stop.signum, _stop(workers)) from None
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, previous)
+        for worker in workers:
+            worker.connection.close()  # an idle process ends by itself
+        _stop([worker for worker in workers if worker.work is not None])
+        for worker in workers:
+            worker.process.join()
+
+
+def _raise(signum: int, frame: FrameType | None) -> None:
+    raise Interrupted(signum, "stopped")
+
+
+def _stop(workers: Sequence[_Worker]) -> str:
+    """Tell processes to save and end; those that do not are killed."""
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join(_SAVING_SECONDS)
+        if worker.process.is_alive():
+            worker.process.kill()
+    return "the sweep was stopped, its processes saved what they had; the same command goes on from there"
+
+
+# -- in the process ----------------------------------------------------------------------------------------------------
+
+
+def _serve(connection: Connection, device: str, said: str) -> None:
+    """Run packs until the sweep's process closes the connection."""
+    _speak_to(Path(said))
+    os.environ[_VISIBLE] = "" if device == _CPU else device  # before anything asks CUDA
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        try:
+            work: Work = connection.recv()
+        except EOFError:
+            return
+        _work.enter(work)
+        for number, returned in _work.run(work):
+            connection.send((number, _work.portable(returned)))
+        connection.send(None)
+
+
+def _speak_to(path: Path) -> None:
+    """Everything this process prints goes to a file: several on one terminal could not be read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+
+
+def _end_with_parent() -> None:
+    """A sweep that was killed must not leave processes behind that hold a GPU; they save what they have first."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)

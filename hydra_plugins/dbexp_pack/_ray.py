@@ -1,0 +1,55 @@
+"""`executor=ray`: a task per pack."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import ray
+
+from dbexp.errors import Interrupted
+from hydra_plugins.dbexp_pack import _work
+from hydra_plugins.dbexp_pack._work import Returned, Work
+
+if TYPE_CHECKING:
+    from hydra_plugins.dbexp_pack.launcher import PackLauncher
+
+log = logging.getLogger(__name__)
+
+
+def run(launcher: PackLauncher, works: Sequence[Work]) -> Iterator[Returned]:
+    """Give all packs to Ray, and tell of their jobs as packs come back.
+
+    Raises:
+        Interrupted: Ctrl-C; the tasks were cancelled.
+    """
+    from hydra_plugins.dbexp_pack._executors import plain
+
+    starts = not ray.is_initialized()
+    if starts:
+        ray.init(**plain(launcher.ray["init"]))
+    # a task whose worker dies is tried once more; one that fails by an exception of its own is too
+    settings = {"max_retries": 1, "retry_exceptions": True, **plain(launcher.ray["remote"])}
+    task = ray.remote(**settings)(_work.run_elsewhere)
+    waiting = {task.remote(work): work for work in works}
+    try:
+        while waiting:
+            (ended,), _ = ray.wait(list(waiting), num_returns=1)
+            work = waiting.pop(ended)
+            try:
+                returns = ray.get(ended)
+            except ray.exceptions.RayError as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                log.warning("%s was lost, twice: %s", work.name, error)
+                returns = _work.recover(work, [job.number for job in work.jobs], f"{work.name} was lost: {reason}")
+            yield from returns
+    except KeyboardInterrupt:
+        for reference in waiting:
+            ray.cancel(reference)
+        message = f"{len(waiting)} tasks were cancelled; the same command goes on where they stopped"
+        raise Interrupted(signal.SIGINT, message) from None
+    finally:
+        if starts:
+            ray.shutdown()

@@ -1,0 +1,140 @@
+"""`executor=submitit`: a job of the cluster per pack, in one array."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import submitit
+
+from dbexp.errors import Interrupted
+from hydra_plugins.dbexp_pack import _work
+from hydra_plugins.dbexp_pack._work import Returned, Work
+
+if TYPE_CHECKING:
+    from hydra_plugins.dbexp_pack.launcher import PackLauncher
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 1.0
+_QUEUE_SECONDS = 10.0
+"""Time between two looks at the queue, and what a shared disk has to show the result of a job that left it."""
+_SLURM_NAMES = ("partition", "account", "qos", "constraint", "array_parallelism", "setup", "additional_parameters")
+
+
+class Pack:
+    """What the cluster runs: a pack, which goes on at its last checkpoint when it is queued again."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def __call__(self) -> list[Returned]:
+        """Run it."""
+        return _work.run_elsewhere(self.work)
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """What submitit queues when time is up or somebody more important came: the same again."""
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def run(launcher: PackLauncher, works: Sequence[Work]) -> Iterator[Returned]:
+    """Submit all packs, and tell of their jobs as packs come back.
+
+    Raises:
+        Interrupted: Ctrl-C; the cluster's jobs were cancelled, and save before they end.
+    """
+    cluster = str(launcher.submitit["cluster"])
+    executor = _executor(launcher, cluster)
+    waiting = {job: (work, 1) for job, work in _submit(executor, works)}
+    left: dict[submitit.Job[Any], float] = {}
+    queued, looked = set[str](), float("-inf")
+    try:
+        while waiting:
+            if cluster == "slurm" and time.monotonic() - looked > _QUEUE_SECONDS:
+                queued, looked = _queue(waiting), time.monotonic()
+            for job, (work, attempt) in list(waiting.items()):
+                if not _over(job, cluster, queued, left):
+                    continue
+                del waiting[job]
+                returns = _returns(job)
+                if isinstance(returns, list):
+                    yield from returns
+                elif attempt == 1:
+                    log.warning("%s: %s; it is tried once more", work.name, returns)
+                    waiting |= {again: (work, 2) for again, _ in _submit(executor, [work])}
+                else:
+                    log.warning("%s: %s, for the second time; going on without it", work.name, returns)
+                    numbers = [one.number for one in work.jobs]
+                    yield from _work.recover(work, numbers, f"{work.name}: {returns}, twice")
+            time.sleep(_POLL_SECONDS if waiting else 0)
+    except KeyboardInterrupt:
+        for job in waiting:
+            job.cancel(check=False)
+        message = f"{len(waiting)} jobs of the cluster were cancelled; the same command goes on where they stopped"
+        raise Interrupted(signal.SIGINT, message) from None
+
+
+def _executor(launcher: PackLauncher, cluster: str) -> submitit.AutoExecutor:
+    from hydra_plugins.dbexp_pack._executors import plain
+
+    settings = plain(launcher.submitit)
+    del settings["cluster"]
+    folder, timeouts = settings.pop("folder"), settings.pop("max_num_timeout")
+    chosen = {"slurm_max_num_timeout": timeouts} if cluster == "slurm" else {}
+    executor = submitit.AutoExecutor(folder=folder, cluster=cluster, **chosen)
+    special = {name: settings.pop(name) for name in _SLURM_NAMES if name in settings}
+    executor.update_parameters(**settings, **{f"slurm_{name}": value for name, value in special.items()})
+    return executor
+
+
+def _submit(executor: submitit.AutoExecutor, works: Sequence[Work]) -> Iterator[tuple[submitit.Job[Any], Work]]:
+    with executor.batch():
+        jobs = [executor.submit(Pack(work)) for work in works]
+    for job, work in zip(jobs, works, strict=True):
+        log.info("%s: job %s, log %s", work.name, job.job_id, job.paths.stderr)
+        yield job, work
+
+
+def _queue(waiting: dict[submitit.Job[Any], Any]) -> set[str]:
+    """Ids of the user's jobs in Slurm's queue; if it cannot be asked, all that are waited for.
+
+    submitit asks the accounting database, which not every cluster has: without one it waits for a killed job for ever.
+    """
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_QUEUE_SECONDS)
+    except (OSError, subprocess.SubprocessError) as error:
+        log.debug("squeue: %s", error)
+        return {job.job_id for job in waiting}
+    # before it starts, the only job of an array is listed under the id of the array
+    return {name for line in asked.stdout.split() for name in (line, f"{line}_0")}
+
+
+def _over(job: submitit.Job[Any], cluster: str, queued: set[str], left: dict[submitit.Job[Any], float]) -> bool:
+    """Whether nothing more will come of a job."""
+    if cluster != "slurm":
+        return bool(job.done())
+    if job.paths.result_pickle.exists():
+        return True
+    if job.job_id in queued:
+        left.pop(job, None)
+        return False
+    return time.monotonic() - left.setdefault(job, time.monotonic()) > 2 * _QUEUE_SECONDS
+
+
+def _returns(job: submitit.Job[Any]) -> list[Returned] | str:
+    """What a job gave, or how it was lost."""
+    if job.paths.result_pickle.exists() or not isinstance(job, submitit.SlurmJob):
+        try:
+            return list(job.result())
+        except submitit.core.utils.FailedJobError as error:
+            log.debug("%s", error)
+            return f"job {job.job_id} failed; see {job.paths.stderr}"
+        except submitit.core.utils.UncompletedJobError as error:
+            log.debug("%s", error)
+    return f"job {job.job_id} ended without a result; see {job.paths.stderr}"

@@ -1,0 +1,176 @@
+"""A pack, wherever it runs: train its jobs together, then run each as an ordinary Hydra job.
+
+The process that trained a pack also samples and evaluates it: models are in its memory already, and the expensive
+stages run where the devices are. What it computed is in the store and in the folders of the jobs; what it sends back is
+small.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, run_job, setup_globals
+from hydra.errors import HydraException
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from dbexp.sweep import Job
+
+Returned = tuple[int, JobReturn]
+"""A job's number, and what became of it."""
+
+
+class WorkerLost(HydraException):
+    """A process ended before the jobs of its pack did, twice: killed, out of memory, or out of time."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A pack and everything a process needs to run it; plain data that travels between processes and machines.
+
+    Attributes:
+        name: for messages.
+        jobs: of the pack.
+        composed: config of each job, with its `hydra` node.
+        train: whether anything may be left to train.
+        size: most lanes that train together; None: as memory allows.
+        task_function, hydra_context: what Hydra calls a job with.
+        folder: working directory; relative paths in configs start there.
+    """
+
+    name: str
+    jobs: tuple[Job, ...]
+    composed: tuple[DictConfig, ...]
+    train: bool
+    size: int | None
+    task_function: TaskFunction
+    hydra_context: HydraContext
+    folder: str
+
+    def only(self, numbers: Sequence[int]) -> Work:
+        """The same for some of the jobs."""
+        kept = [(job, cfg) for job, cfg in zip(self.jobs, self.composed, strict=True) if job.number in numbers]
+        return replace(self, jobs=tuple(job for job, _ in kept), composed=tuple(cfg for _, cfg in kept))
+
+
+def run(work: Work) -> Iterator[Returned]:
+    """Train a pack, then run its jobs, each told as soon as it ends.
+
+    Raises:
+        Interrupted: a signal came while the pack trained; everything is saved.
+        SystemExit: a signal stopped a job.
+    """
+    from dbexp import sweep
+
+    if work.train:
+        sweep.train_pack(work.jobs, work.size)
+    for job, cfg in zip(work.jobs, work.composed, strict=True):
+        yield job.number, run_one(work.hydra_context, work.task_function, cfg)
+
+
+def run_one(hydra_context: HydraContext, task_function: TaskFunction, cfg: DictConfig) -> JobReturn:
+    """One ordinary Hydra job: its folder, its log, its callbacks."""
+    returned = run_job(
+        hydra_context=hydra_context,
+        task_function=task_function,
+        config=cfg,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+    configure_log(cfg.hydra.hydra_logging, cfg.hydra.verbose)
+    return returned
+
+
+# -- in another process ------------------------------------------------------------------------------------------------
+
+
+def run_elsewhere(work: Work) -> list[Returned]:
+    """`run` in a process that knows nothing of Hydra yet; for executors that bring back one result."""
+    enter(work)
+    return [(number, portable(returned)) for number, returned in run(work)]
+
+
+def enter(work: Work) -> None:
+    """Bring a fresh process to where the sweep's own process is: resolvers, name of the program, folder, log."""
+    from hydra import version
+
+    from dbexp import config, help
+
+    config.register()
+    help.register()
+    setup_globals()
+    version.setbase("1.3")
+    hydra = work.composed[0].hydra
+    Singleton.instance(JobRuntime).set("name", hydra.job.name)
+    os.chdir(work.folder)
+    configure_log(hydra.hydra_logging, hydra.verbose)
+
+
+def portable(returned: JobReturn) -> JobReturn:
+    """The same with an exception that arrives whole: some cannot be unpickled, which would lose the whole pack."""
+    error = returned._return_value
+    if isinstance(error, BaseException):
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            returned._return_value = RuntimeError(f"{type(error).__name__}: {error}")
+    return returned
+
+
+# -- jobs whose process was lost ---------------------------------------------------------------------------------------
+
+
+def recover(work: Work, missing: Sequence[int], reason: str) -> Iterator[Returned]:
+    """What became of jobs that nobody told of: finished ones say so in their folder, the others failed.
+
+    Args:
+        work: of which nothing more will come.
+        missing: numbers of the jobs that no return came from.
+        reason: why.
+    """
+    for job, cfg in zip(work.jobs, work.composed, strict=True):
+        if job.number in missing:
+            yield job.number, _recovered(job, cfg, reason)
+
+
+def _recovered(job: Job, cfg: DictConfig, reason: str) -> JobReturn:
+    from dbexp import stages
+
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(cfg)
+    try:
+        folder = Path(str(cfg.hydra.sweep.dir)).absolute() / str(cfg.hydra.sweep.subdir)
+        with_hydra: Any = OmegaConf.create({"hydra": OmegaConf.to_container(cfg.hydra, resolve=False)})
+        with_hydra.hydra.sweep.dir, with_hydra.hydra.runtime.output_dir = str(folder.parent), str(folder)
+    finally:
+        HydraConfig.instance().cfg = before
+    returned = JobReturn(overrides=list(job.overrides), hydra_cfg=with_hydra, task_name=str(cfg.hydra.job.name))
+    metrics = _metrics(folder, job)
+    if metrics is not None:
+        values = tuple(metrics[name.strip()] for name in job.config.objective.split(","))
+        returned.status, returned._return_value = JobStatus.COMPLETED, values[0] if len(values) == 1 else values
+        return returned
+    error = WorkerLost(reason)
+    stages.record_failure(job.config, folder, job.overrides, error)
+    returned.status, returned._return_value = JobStatus.FAILED, error
+    return returned
+
+
+def _metrics(folder: Path, job: Job) -> dict[str, float] | None:
+    """The metric table of a job that has finished."""
+    try:
+        result = json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError):
+        return None
+    if result.get("status") != "finished" or tuple(result["overrides"]) != job.overrides:
+        return None
+    return {name: float("nan") if value is None else value for name, value in result["metrics"].items()}
