@@ -15,11 +15,12 @@ import shutil
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from dbexp import config, schema
+from dbexp import config
 
 RESOLVER = "dbexp.help"
 
@@ -64,7 +65,7 @@ def text(cfg: DictConfig, folders: list[Path], width: int) -> str:
     parts = [_USAGE, "GROUPS (group=option)\n", *_group_lines(options(folders), width)]
     parts.append("\nPARAMETERS (name=value)\n")
     parts.append(textwrap.fill("The values are those of this command: add overrides and ask for help again.", width))
-    parts.extend(_class_lines(config.Config, "", cfg, width))
+    parts.extend(class_lines(config.Config, "", cfg, width))
     return "\n".join(parts)
 
 
@@ -100,13 +101,15 @@ def _naturally(name: str) -> tuple[int, str, int]:
 
 
 def docs(cls: type) -> dict[str, str]:
-    """Field name -> the string under the field, of a dataclass of `dbexp.schema`."""
-    return _all_docs()[cls.__name__]
+    """Field name -> the string under the field, of a dataclass of any module."""
+    module = inspect.getmodule(cls)
+    assert module is not None
+    return _all_docs(module)[cls.__name__]
 
 
 @functools.cache
-def _all_docs() -> dict[str, dict[str, str]]:
-    tree = ast.parse(inspect.getsource(schema))
+def _all_docs(module: ModuleType) -> dict[str, dict[str, str]]:
+    tree = ast.parse(inspect.getsource(module))
     return {node.name: dict(_documented(node.body)) for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
@@ -135,8 +138,15 @@ def _group_lines(groups: dict[str, list[str]], width: int) -> Iterator[str]:
         )
 
 
-def _class_lines(cls: type, prefix: str, cfg: DictConfig, width: int) -> Iterator[str]:
-    """The parameters of one dataclass, its own fields first, then those of the dataclasses in it."""
+def class_lines(cls: type, prefix: str, cfg: DictConfig, width: int) -> Iterator[str]:
+    """The parameters of one dataclass, its own fields first, then those of the dataclasses in it.
+
+    Args:
+        cls: the dataclass.
+        prefix: of the dotted names.
+        cfg: holds the values to show.
+        width: of the lines, in characters.
+    """
     hints = get_type_hints(cls)
     nested = [field for field in dataclasses.fields(cls) if dataclasses.is_dataclass(hints[field.name])]
     for field in dataclasses.fields(cls):
@@ -148,7 +158,7 @@ def _class_lines(cls: type, prefix: str, cfg: DictConfig, width: int) -> Iterato
         name = f"{prefix}{field.name}"
         yield f"\n{name}"
         yield _paragraph(docs(cls)[field.name], width, indent=2)
-        yield from _class_lines(hints[field.name], f"{name}.", cfg, width)
+        yield from class_lines(hints[field.name], f"{name}.", cfg, width)
 
 
 def _paragraph(sentence: str, width: int, indent: int = 6) -> str:

@@ -326,6 +326,9 @@ def merged(model: Model, path: Path | None, scale: float = 1.0) -> Iterator[None
         model: the base.
         path: a file that `save` wrote; None: the block sees the base itself.
         scale: strength of the LoRA.
+
+    Raises:
+        ConfigError: the file is damaged, or was trained on a base of another architecture.
     """
     if path is None:
         yield
@@ -336,7 +339,7 @@ def merged(model: Model, path: Path | None, scale: float = 1.0) -> Iterator[None
         with torch.no_grad():
             for name, (down, up) in file.weights.items():
                 part, _, site = name.partition(".")
-                layer = _linear(model.part(part), site)
+                layer = _fitting(model, part, site, (up.shape[0], down.shape[1]), path)
                 originals.append((layer, layer.weight.detach().clone()))
                 strength = scale * file.alphas[part] / down.shape[0]
                 update = strength * (up.to(layer.weight.device) @ down.to(layer.weight.device))
@@ -346,6 +349,22 @@ def merged(model: Model, path: Path | None, scale: float = 1.0) -> Iterator[None
         with torch.no_grad():
             for layer, weight in originals:
                 layer.weight.copy_(weight)
+
+
+def _fitting(model: Model, part: str, site: str, shape: tuple[int, int], path: Path) -> nn.Linear:
+    """The layer that an adapter of shape [out, in] belongs to."""
+    try:
+        layer = _linear(model.part(part), site)
+    except (AttributeError, TypeError):
+        raise ConfigError(
+            f"{path}: does not fit the model {model.name}, which has no linear layer {part}.{site}"
+        ) from None
+    if tuple(layer.weight.shape) != shape:
+        found = " x ".join(map(str, layer.weight.shape))
+        raise ConfigError(
+            f"{path}: does not fit the model {model.name}: {part}.{site} is {found} there, {shape[0]} x {shape[1]} here"
+        )
+    return layer
 
 
 def parameter_count(adapter: Adapter) -> dict[str, int]:

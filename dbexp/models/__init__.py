@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -100,11 +101,27 @@ class Model(Protocol):
         """Recompute activations in the backward pass, or stop doing so, in the parts that are in memory."""
         ...
 
-    def pipeline(self, sampler: str | None) -> Any:
+    @property
+    def needs_mask(self) -> bool:
+        """Whether the denoiser also reads a mask and the masked picture, as inpainting checkpoints do: it draws nothing
+        else, and cannot be trained here."""
+        ...
+
+    def pipeline(self, sampler: str | None, task: str = "text") -> Any:
         """A stock diffusers pipeline over the loaded parts, without safety checker or progress bar.
 
         Args:
             sampler: a name of `config.SAMPLERS`; None: the checkpoint's own.
+            task: what pictures start from: text, image (and text), or inpaint (a mask too).
+        """
+        ...
+
+    def stock_pipeline(self, lora: Path | None) -> Any:
+        """What anybody would load who has only diffusers: a fresh pipeline from the checkpoint's files, with its own
+        sampler, and a LoRA file loaded into it. For checks; it shares no memory with this model.
+
+        Args:
+            lora: in any naming that diffusers reads; None: the base alone.
         """
         ...
 

@@ -13,7 +13,14 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -21,6 +28,7 @@ from dbexp.config import ModelConfig
 from dbexp.device import pick_device, pick_dtype
 from dbexp.errors import ConfigError
 from dbexp.models import random_weights
+from dbexp.packaged import locate
 from dbexp.store import Store, key_of
 
 log = logging.getLogger(__name__)
@@ -50,6 +58,12 @@ _SITES: dict[str, Callable[[str], bool]] = {
     "linear": lambda name: ".transformer_blocks." in name,
 }
 _TEXT_SITES = (".q_proj", ".k_proj", ".v_proj", ".out_proj")
+_PIPELINES: dict[str, Any] = {
+    "text": StableDiffusionPipeline,
+    "image": StableDiffusionImg2ImgPipeline,
+    "inpaint": StableDiffusionInpaintPipeline,
+}
+_INPAINT_CHANNELS = 9  # of the noisy latents (4), the mask (1) and the masked picture's latents (4)
 _PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -196,14 +210,19 @@ class StableDiffusion:
 
     # -- sampling ---------------------------------------------------------------------------------------------------
 
-    def pipeline(self, sampler: str | None) -> StableDiffusionPipeline:
+    @property
+    def needs_mask(self) -> bool:
+        settings = json.loads((self._folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        return bool(settings.get("in_channels") == _INPAINT_CHANNELS)
+
+    def pipeline(self, sampler: str | None, task: str = "text") -> Any:
         own = json.loads((self._folder / "scheduler" / "scheduler_config.json").read_text())
         class_name, extra = (own["_class_name"], {}) if sampler is None else _SAMPLERS[sampler]
         cls = getattr(diffusers, class_name)
         # the checkpoint's settings that this sampler knows: handing on the others only draws warnings
         known = set(inspect.signature(cls.__init__).parameters)
         scheduler = cls.from_config({key: value for key, value in own.items() if key in known}, **extra)
-        pipe = StableDiffusionPipeline(
+        pipe = _PIPELINES[task](
             vae=self.vae,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
@@ -214,6 +233,21 @@ class StableDiffusion:
             requires_safety_checker=False,
         )
         pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    def stock_pipeline(self, lora: Path | None) -> Any:
+        pipe = StableDiffusionPipeline.from_pretrained(
+            self._folder,
+            vae=self._load(AutoencoderKL, self._vae_folder),
+            variant=self._variant,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+            local_files_only=True,
+        ).to(self.device, self.dtype)
+        pipe.set_progress_bar_config(disable=True)
+        if lora is not None:
+            pipe.load_lora_weights(str(lora.parent), weight_name=lora.name)
         return pipe
 
 
@@ -252,7 +286,7 @@ def _find(cfg: ModelConfig, store: Store) -> Path:
             random_weights.build(place, size, seed=0)
 
         return store.get("model", inputs, make)
-    local = Path(cfg.path).expanduser()
+    local = locate(cfg.path)
     if local.is_dir():
         return local.absolute()
     if local.is_file():

@@ -1,0 +1,164 @@
+"""Rows, columns, sizes and settings of a grid, without any model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dbexp.errors import ConfigError
+from dbexp.generate import grid
+from dbexp.generate.runs import Run
+from dbexp.generate.settings import GenerateConfig
+from tests import run_folders
+
+
+def asked(**others: Any) -> GenerateConfig:
+    return GenerateConfig(**{"run": ["run"], "prompt": ["a {token} {class}"], **others})
+
+
+def run(name: str = "0", **dataset: Any) -> Run:
+    made = run_folders.config()
+    config = replace(made, dataset=replace(made.dataset, **dataset))
+    return Run(Path("sweep") / name, f"rank={name}", config, Path("lora"))
+
+
+class TestColumns:
+    def test_runs_and_scales_against_prompts(self) -> None:
+        settings = asked(prompt=["a {token} {class}", "a red {class}"], lora_scale=[0.5, 1], images=2, base=True)
+        columns = grid.columns(settings, [run("0"), run("1")])
+        assert [(column.heading, column.run.folder.name, column.scale) for column in columns] == [
+            ("base model", "0", None),
+            ("rank=0, scale 0.5", "0", 0.5),
+            ("rank=0, scale 1", "0", 1),
+            ("rank=1, scale 0.5", "1", 0.5),
+            ("rank=1, scale 1", "1", 1),
+        ]
+        for column in columns:
+            assert [(shot.row, shot.prompt, shot.seed) for shot in column.shots] == [
+                ("a sks dog", "a sks dog", 42),
+                ("a sks dog", "a sks dog", 43),
+                ("a red dog", "a red dog", 42),
+                ("a red dog", "a red dog", 43),
+            ]
+        paths = [shot.path.as_posix() for column in columns for shot in column.shots]
+        assert len(set(paths)) == 20
+        assert paths[6] == "01-rank-0-scale-0-5/01-a-red-dog/42.png"
+
+    def test_a_single_run_is_named_by_its_scale(self) -> None:
+        assert [column.heading for column in grid.columns(asked(), [run()])] == ["scale 1"]
+        assert [column.heading for column in grid.columns(asked(), [run(), run("1")])] == ["rank=0", "rank=1"]
+        assert len(grid.columns(asked(lora_scale=[0.5, 0.5]), [run()])) == 1
+
+    def test_two_subjects_share_rows_by_template(self) -> None:
+        runs = [run("0"), run("1", token="xyz", class_noun="cat")]
+        columns = grid.columns(asked(base=True), runs)
+        assert {shot.row for column in columns for shot in column.shots} == {"a {token} {class}"}
+        assert [column.heading for column in columns[:2]] == ["base model of rank=0", "base model of rank=1"]
+        assert [column.shots[0].prompt for column in columns] == ["a sks dog", "a xyz cat"] * 2
+
+    def test_the_papers_lists(self) -> None:
+        (live,) = grid.columns(asked(prompt=[], prompts="auto"), [run()])
+        assert len(live.shots) == 25
+        assert any("firefighter" in shot.prompt for shot in live.shots)
+        two = grid.columns(asked(prompt=["a {token} {class} in the jungle"], prompts="auto"), [run(), run(live=False)])
+        assert [len(column.shots) for column in two] == [25, 25]
+        rows = {shot.row for column in two for shot in column.shots}
+        assert len(rows) == 25 + 10
+
+    def test_a_file_of_prompts(self, tmp_path: Path) -> None:
+        (tmp_path / "list.txt").write_text("# mine\na {token}\n\na {class}, asleep\n")
+        (column,) = grid.columns(asked(prompt=[], prompts=str(tmp_path / "list.txt")), [run()])
+        assert [shot.prompt for shot in column.shots] == ["a sks", "a dog, asleep"]
+
+    @pytest.mark.parametrize(
+        ("others", "says"),
+        [
+            ({"prompt": ["a {subject}"]}, "prompt, entry 1: 'a {subject}' has {subject}: only"),
+            ({"prompt": [""]}, "prompt, entry 1: '' must be a text"),
+            ({"prompts": "nowhere.txt"}, "prompts=nowhere.txt: there is no such text file"),
+        ],
+    )
+    def test_bad_prompts(self, others: dict[str, Any], says: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            grid.columns(asked(**others), [run()])
+        assert str(caught.value).startswith(says)
+
+    def test_another_base(self) -> None:
+        settings = asked(model="weights/inpaint.safetensors", precision="bf16", device="cpu")
+        (column,) = grid.columns(settings, [run()])
+        own = run().config.model
+        assert column.model == replace(own, name="inpaint", path="weights/inpaint.safetensors", precision="bf16")
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "given", "expected"),
+    [
+        (None, None, None, (512, 512)),
+        (768, None, None, (768, 512)),
+        (64, 32, (999, 1), (64, 32)),
+        (None, None, (1200, 800), (768, 512)),
+        (None, None, (3000, 4000), (512, 680)),
+        (256, None, (1200, 800), (256, 168)),
+        (None, 256, (1200, 800), (384, 256)),
+        (None, None, (10000, 10), (512000, 512)),
+    ],
+)
+def test_size(width: int | None, height: int | None, given: tuple[int, int] | None, expected: tuple[int, int]) -> None:
+    assert grid.size(width, height, 512, given) == expected
+
+
+class TestDrawing:
+    @pytest.fixture
+    def pictures(self, tmp_path: Path) -> dict[str, str]:
+        """A garden, 60 x 40, and masks for it."""
+        Image.new("RGB", (60, 40), "green").save(tmp_path / "garden.jpg")
+        mask = Image.new("L", (60, 40))
+        mask.paste(255, (30, 0, 60, 40))
+        mask.save(tmp_path / "right.png")
+        Image.new("L", (60, 40)).save(tmp_path / "nothing.png")
+        Image.new("L", (40, 60), 255).save(tmp_path / "turned.png")
+        return {path.stem: str(path) for path in tmp_path.iterdir()}
+
+    def test_as_the_run_was_sampled(self) -> None:
+        drawn = grid.drawing(asked(), run())
+        assert (drawn.task, drawn.steps, drawn.guidance_scale, drawn.sampler) == ("text", 3, 3.0, None)
+        assert (drawn.width, drawn.height, drawn.batch_size, drawn.negative_prompt) == (32, 32, 4, "")
+
+    def test_as_asked_for(self) -> None:
+        settings = asked(steps=7, guidance_scale=0, sampler="ddim", negative_prompt="fog", width=64, batch_size=1)
+        drawn = grid.drawing(settings, run())
+        assert (drawn.steps, drawn.guidance_scale, drawn.sampler, drawn.negative_prompt) == (7, 0, "ddim", "fog")
+        assert (drawn.width, drawn.height, drawn.batch_size) == (64, 32, 1)
+
+    def test_a_picture_and_a_mask(self, pictures: dict[str, str]) -> None:
+        drawn = grid.drawing(asked(init_image=pictures["garden"], mask=pictures["right"]), run())
+        assert drawn.task == "inpaint"
+        assert drawn.init is not None and drawn.mask is not None and drawn.sources is not None
+        assert drawn.init.size == drawn.mask.size == (drawn.width, drawn.height) == (48, 32)
+        assert set(np.unique(np.asarray(drawn.mask)[:, :20])) == {0}
+        assert set(np.unique(np.asarray(drawn.mask)[:, 28:])) == {255}
+        assert drawn.sources.keys() == {"init_image", "mask"}
+
+    @pytest.mark.parametrize(
+        ("mask", "others", "says"),
+        [
+            ("nothing", {}, "is black all over; paint white what is to be drawn anew"),
+            ("turned", {}, "has 40 x 60 pixels, init_image 60 x 40; they must be of one size"),
+            ("right", {"strength": 0.1}, "strength=0.1: leaves none of 3 sampling steps; give at least 0.33"),
+        ],
+    )
+    def test_what_does_not_go_together(
+        self, pictures: dict[str, str], mask: str, others: dict[str, Any], says: str
+    ) -> None:
+        with pytest.raises(ConfigError) as caught:
+            grid.drawing(asked(init_image=pictures["garden"], mask=pictures[mask], **others), run())
+        assert says in str(caught.value)
+
+    def test_an_unreadable_picture(self) -> None:
+        with pytest.raises(ConfigError, match=r"nowhere\.jpg: there is no such file"):
+            grid.drawing(asked(init_image="nowhere.jpg"), run())

@@ -1,0 +1,72 @@
+"""What may be asked of `dbexp-generate`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbexp import help
+from dbexp.generate.settings import GenerateConfig, problems
+
+
+def asked(**others: Any) -> GenerateConfig:
+    return GenerateConfig(**{"run": ["run"], "prompt": ["a {token}"], **others})
+
+
+def test_every_field_is_explained() -> None:
+    said = help.docs(GenerateConfig)
+    assert list(said) == [field.name for field in dataclasses.fields(GenerateConfig)]
+    assert all(sentence.endswith((".", ")")) and len(sentence) > 5 for sentence in said.values())
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {},
+        {"prompt": [], "prompts": "auto"},
+        {"init_image": "a.jpg", "strength": 1.0},
+        {"init_image": "a.jpg", "mask": "b.png", "paste": False},
+        {"sampler": "ddim", "precision": "bf16", "objective": "pres", "width": 64},
+    ],
+)
+def test_what_is_fine(others: dict[str, Any]) -> None:
+    assert problems(asked(**others)) == []
+
+
+@pytest.mark.parametrize(
+    ("others", "says"),
+    [
+        ({"run": []}, "run=[]: say which run"),
+        ({"prompt": []}, "prompt: say what to draw"),
+        ({"images": 0}, "images=0: must be at least 1"),
+        ({"guidance_scale": float("nan")}, "guidance_scale=nan: must be at least 0"),
+        ({"width": 30}, "width=30: must be a multiple of 8"),
+        ({"lora_scale": []}, "lora_scale=[]"),
+        ({"lora_scale": [1.0, float("inf")]}, "lora_scale=inf: must be a finite number"),
+        ({"precision": "fp8"}, "precision=fp8: choose one of auto, fp32, bf16, fp16"),
+        ({"sampler": "x"}, "sampler=x: choose one of ddim"),
+        ({"objective": "x"}, "objective=x: choose among "),
+        ({"init_image": "a.jpg", "strength": 0.0}, "strength=0.0: must be greater than 0 and at most 1"),
+        ({"strength": 0.5}, "strength=0.5: has no effect without init_image=FILE"),
+        ({"mask": "b.png"}, "mask=b.png: has no effect without init_image=FILE"),
+        ({"paste": False}, "paste=false: has no effect without mask=FILE"),
+        ({"folder": __file__}, "is a file; give a folder"),
+    ],
+)
+def test_what_is_wrong(others: dict[str, Any], says: str) -> None:
+    (problem,) = problems(asked(**others))
+    assert says in problem
+
+
+def test_the_task_follows_from_the_pictures_given() -> None:
+    tasks = [asked(), asked(init_image="a"), asked(init_image="a", mask="b")]
+    assert [settings.task for settings in tasks] == ["text", "image", "inpaint"]
+    assert [settings.strength_or_default for settings in tasks[1:]] == [0.75, 1.0]
+    assert asked(init_image="a", strength=0.2).strength_or_default == 0.2
+
+
+def test_several_problems_come_together(tmp_path: Path) -> None:
+    assert len(problems(asked(images=0, width=3, mask="b", sampler="x"))) == 5
