@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dbexp.errors import ConfigError
+from dbexp.packaged import PREFIX, locate
 from dbexp.metrics.functional import FloatArray
 
 RANDOM = "random"
@@ -117,7 +118,7 @@ def read_state_dict(path: str, field: str) -> dict[str, Tensor]:
     Raises:
         ConfigError: naming `field`, if the file is absent, damaged or holds something else.
     """
-    file = Path(path).expanduser()
+    file = locate(path)
     if not file.is_file():
         raise ConfigError(f"{field}={path}: there is no such file; give a state dict (.safetensors, .pth, .pt)")
     try:
@@ -182,6 +183,8 @@ def origin(weights: str | None) -> str:
     """The part of a backbone's id that says where its weights come from, without a path of this machine."""
     if weights is None:
         return "hub"
+    if weights.startswith(PREFIX):
+        return weights
     return "random weights" if weights == RANDOM else "file"
 
 

@@ -35,6 +35,7 @@ from dbexp.metrics.backbone import (
     seeded,
     strict_fp32,
 )
+from dbexp.packaged import locate
 
 _SCHEMAS = ("local-dir:", "hf-hub:")
 _PARTS = {"embed_dim", "vision_cfg", "text_cfg"}
@@ -99,6 +100,12 @@ class Clip:
 @contextmanager
 def _source(cfg: ClipConfig) -> Iterator[str]:
     """The name by which open_clip finds the architecture: for one described in `kwargs`, of a temporary folder."""
+    if cfg.name.startswith("local-dir:"):
+        folder = locate(cfg.name.removeprefix("local-dir:"))
+        if not (folder / "open_clip_config.json").is_file():
+            raise ConfigError(f"evaluate.clip.name={cfg.name}: a folder with open_clip_config.json is expected there")
+        yield f"local-dir:{folder}"
+        return
     known = cfg.name.startswith(_SCHEMAS) or cfg.name in open_clip.list_models()
     if known:
         yield cfg.name
@@ -108,10 +115,10 @@ def _source(cfg: ClipConfig) -> Iterator[str]:
             f"evaluate.clip.name={cfg.name}: open_clip has no such model; the paper's is ViT-B-32-quickgelu, "
             f"and an architecture of your own needs {', '.join(sorted(_PARTS))} in evaluate.clip.kwargs"
         )
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
         described = {"model_cfg": {"quick_gelu": cfg.quick_gelu, **cfg.kwargs}, "preprocess_cfg": {}}
-        (Path(folder) / "open_clip_config.json").write_text(json.dumps(described))
-        yield f"local-dir:{folder}"
+        (Path(temporary) / "open_clip_config.json").write_text(json.dumps(described))
+        yield f"local-dir:{temporary}"
 
 
 def _build(cfg: ClipConfig, source: str) -> Any:
@@ -169,7 +176,7 @@ def _ready_made(cfg: ClipConfig, source: str, pretrained: str | None) -> Any:
 
 def _load_file(model: nn.Module, path: str, tags: Sequence[str]) -> None:
     field = "evaluate.clip.weights"
-    if not Path(path).expanduser().is_file():
+    if not locate(path).is_file():
         known = f"neither one of its tags ({', '.join(tags)}) nor a file" if tags else "no such file"
         raise ConfigError(f"{field}={path}: {known}; give a checkpoint (.safetensors, .pth, .pt), or random")
     tensors = read_state_dict(path, field)

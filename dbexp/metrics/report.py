@@ -80,6 +80,8 @@ class Report:
     """Largest DINO cosine of two real images; NaN for fewer than two."""
     notes: tuple[str, ...] = ()
     """Warnings, as sentences."""
+    class_images: tuple[ImageScores, ...] = ()
+    """`pres` of every picture of the class, its `index` that of its seed; empty in records of older versions."""
     metric_version: int = field(default=METRIC_VERSION)
 
     def to_json(self) -> str:
@@ -99,7 +101,9 @@ class Report:
         data["rows"] = {row: _estimates(columns) for row, columns in data["rows"].items()}
         data["groups"] = {group: _estimates(columns) for group, columns in data["groups"].items()}
         data["prompts"] = tuple(PromptScores(**{**p, "values": _floats(p["values"])}) for p in data["prompts"])
-        data["images"] = tuple(ImageScores(**{**i, "values": _floats(i["values"])}) for i in data["images"])
+        for pictures in ("images", "class_images"):
+            read = data.get(pictures, ())
+            data[pictures] = tuple(ImageScores(**{**i, "values": _floats(i["values"])}) for i in read)
         data["copies"] = tuple(Copy(**copy) for copy in data["copies"])
         data["copy_threshold"] = _float(data["copy_threshold"])
         data["notes"] = tuple(data["notes"])
@@ -108,11 +112,15 @@ class Report:
     def pairs(self, subject: str, column: str, row: str = "run") -> dict[PairKey, float]:
         """(subject, prompt, seed position) -> value, as `paired_difference` wants it.
 
-        Columns with one value per prompt (`div`, `copy_rate`) have position 0 alone.
+        Columns with one value per prompt (`div`, `copy_rate`) have position 0 alone. `pres` has one per class image,
+        each of which stands for a prompt of its own.
 
         Raises:
             KeyError: the column has neither values per picture nor per prompt.
         """
+        if column == "pres":
+            of_class = [scores for scores in self.class_images if scores.row == row]
+            return {(subject, f"class image {scores.index}", 0): scores.values[column] for scores in of_class}
         images = [scores for scores in self.images if scores.row == row]
         if all(column in scores.values for scores in images) and images:
             return {(subject, scores.prompt, scores.index): scores.values[column] for scores in images}

@@ -184,6 +184,18 @@ class Scorer:
             columns["div_prior"] = estimate_pairs(distances, self.how)
         return columns
 
+    def class_images(self, row: Row) -> list[ImageScores]:
+        """`pres` of every class image that counts, with the real image it is nearest to."""
+        files = [(index, file) for index, file in enumerate(row.class_images) if file]
+        if not files or self.reasons["pres"]:
+            return []
+        similarities = self.dino.of([file for _, file in files]) @ self.dino.of(self.real).T  # [C, R]
+        return [
+            ImageScores(row.name, "", index, str(file.path), {"pres": float(to_real.mean())}, str(nearest.path))
+            for (index, file), to_real in zip(files, similarities, strict=True)
+            for nearest in [self.real[int(to_real.argmax())]]
+        ]
+
     def _to_real(self, slots: Sequence[ImageFile | None], length: int) -> FloatArray:
         """[length] mean DINO cosine of each class image to the real images, NaN where there is no picture."""
         means = np.full(length, math.nan)

@@ -13,8 +13,8 @@ from dbexp.storybook.outfits import OUTFITS
 from dbexp.storybook.pen import SUPERSAMPLING, Pen, vertical_gradient
 from dbexp.storybook.world import PICTURE_SIZE, PROPERTIES, Scene, caption, draw
 
-NAME_COUNT = 240
-NAMED_SHARE = 0.3
+NAME_COUNT = 120
+NAMED_SHARE = 0.25
 """Share of pictures that show a named character under its name."""
 
 

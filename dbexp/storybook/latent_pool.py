@@ -25,11 +25,11 @@ WINDOW = 12
 """Shards that a batch is drawn from: the newest ones."""
 
 Shard = tuple[Tensor, Tensor]
-"""Scaled latents [n, 8, 16, 16] float16 and token ids [n, 32] int64, on the CPU."""
+"""Scaled latents [n, 16, 16, 16] float16 and token ids [n, 24] int64, on the CPU."""
 
 
 def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    """Token ids padded to the text encoder's length: int64 [n, 32]."""
+    """Token ids padded to the text encoder's length: int64 [n, 24]."""
     encoded = tokenizer(captions, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt")
     ids: Tensor = encoded.input_ids
     return ids
@@ -46,7 +46,7 @@ class LatentPool:
     Args:
         vae: trained and frozen; its posterior mean is what the UNet learns (the posterior is narrow).
         tokenizer: of the text encoder.
-        folder: shards are kept here, named by the hash of the VAE.
+        folder: shards are kept here, named by the hash of the encoder.
         device: where to encode, and where batches go.
         seed: of the pictures.
         executor: draws the next shard while the last one is in use; None draws in this process when needed.
@@ -66,13 +66,13 @@ class LatentPool:
         self.vae, self.tokenizer, self.folder, self.device = vae, tokenizer, folder, device
         self.seed, self.executor, self.size = seed, executor, shard
         self.scale = scaling_factor(vae, device)
-        self._key = weights_hash(vae)[:12]
+        self._key = weights_hash(vae.encoder)[:12]
         self._shards: dict[int, Shard] = {}
         self._drawing: dict[int, list[Future[tuple[Pictures, list[str]]]]] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def batch(self, first: int, count: int) -> tuple[Tensor, Tensor]:
-        """Latents float32 [count, 8, 16, 16] and token ids [count, 32], chosen from the newest shards."""
+        """Latents float32 [count, 16, 16, 16] and token ids [count, 24], chosen from the newest shards."""
         with torch.autocast(self.device.type, enabled=False):  # which cannot join float16 tensors on a CPU
             return self._batch(first, count)
 

@@ -41,7 +41,7 @@ def _vae(out: Path, device: torch.device, seed: int, executor: Executor | None) 
 
 def _unet(out: Path, device: torch.device, seed: int, executor: Executor | None) -> Task:
     vae = train_unet.load_vae(out, device)
-    pin_vae(out / "unet", latent_pool.weights_hash(vae))
+    pin_vae(out / "unet", latent_pool.weights_hash(vae.encoder))
     return train_unet.UnetTask(vae, out / "latents", device, seed, executor)
 
 

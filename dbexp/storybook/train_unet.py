@@ -19,8 +19,8 @@ from dbexp.storybook.tokenizer import build_tokenizer
 from dbexp.storybook.train_vae import to_tensor
 from dbexp.storybook.training import Recipe, averaged_weights, generator
 
-CPU_RECIPE = Recipe(samples=4_000_000, batch=16, lr=5e-4, ema_samples=30_000)
-GPU_RECIPE = Recipe(samples=4_000_000, batch=256, lr=8e-4, ema_samples=100_000)
+CPU_RECIPE = Recipe(samples=4_000_000, batch=32, lr=1e-3, ema_samples=10_000)
+GPU_RECIPE = Recipe(samples=4_000_000, batch=256, lr=2e-3, ema_samples=100_000)
 CAPTION_DROPOUT = 0.1
 """Share of samples that see an empty prompt, for classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598)."""
 EVALUATION_TIMESTEPS = (100, 300, 500, 700, 900)

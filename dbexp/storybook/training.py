@@ -20,11 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from dbexp.errors import ConfigError
+from dbexp.storybook.muon import Muon
 
 CHECKPOINT_SECONDS = 120.0
 LOG_SECONDS = 20.0
 WARMUP_STEPS = 100
-COOLDOWN_SHARE = 0.25
+_OUTER = ("embed", "cls_token", "classifier", "text_projection", "visual.proj")
+"""Parts of the names of matrices that are no maps between hidden states: rows are looked up, or outputs scored."""
+COOLDOWN_SHARE = 0.4
 """The last part of a stage, over which the learning rate falls linearly to a fiftieth."""
 
 
@@ -35,7 +38,8 @@ class Recipe:
     Attributes:
         samples: pictures until the stage is finished.
         batch: pictures per step.
-        lr: peak learning rate of AdamW.
+        lr: peak learning rate of AdamW, for embeddings, biases, norms and outputs.
+        muon_lr: peak learning rate of Muon, for all other matrices and kernels.
         ema_samples: time constant of the weight average, in samples.
     """
 
@@ -43,6 +47,7 @@ class Recipe:
     batch: int
     lr: float
     ema_samples: int = 20_000
+    muon_lr: float = 0.02
 
 
 class Task(Protocol):
@@ -83,6 +88,16 @@ def atomic_save(value: object, path: Path) -> None:
     partial.replace(path)
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 in hardware. A CPU without it emulates, eight times slower than float32."""
+    if device.type != "cpu":
+        return True
+    try:
+        return bool({"amx_bf16", "avx512_bf16"} & set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split()))
+    except OSError:  # no Linux
+        return False
+
+
 class Trainer:
     """Trains one task and can be killed at any moment.
 
@@ -91,19 +106,20 @@ class Trainer:
         recipe: its length and speed.
         folder: where `checkpoint.pt` and `log.jsonl` go.
         device: of the task's modules.
-        autocast: compute in bfloat16 where that is safe; also faster on today's CPUs.
+        autocast: compute in bfloat16 where that is safe; None: where the device does it in hardware.
     """
 
     def __init__(
-        self, task: Task, recipe: Recipe, folder: Path, device: torch.device, *, autocast: bool = True
+        self, task: Task, recipe: Recipe, folder: Path, device: torch.device, *, autocast: bool | None = None
     ) -> None:
-        self.task, self.recipe, self.folder, self.device, self.autocast = task, recipe, folder, device, autocast
+        self.task, self.recipe, self.folder, self.device = task, recipe, folder, device
+        self.autocast = has_bfloat16(device) if autocast is None else autocast
         self.seen = 0
         self.seconds = 0.0
         self.average: dict[str, nn.Module] = {}
         for name, module in task.modules.items():
             self.average[name] = copy.deepcopy(module).requires_grad_(False).eval()
-        self.optimizer = torch.optim.AdamW(_groups(task.modules), lr=recipe.lr, betas=(0.9, 0.99), fused=True)
+        self.optimizer = Muon(_groups(task.modules, recipe))
         folder.mkdir(parents=True, exist_ok=True)
         self._resume()
 
@@ -139,7 +155,7 @@ class Trainer:
         """One optimiser step; returns the losses, still on the device."""
         batch = self.recipe.batch
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.lr * lr_factor(self.seen, self.recipe)
+            group["lr"] = group["peak"] * lr_factor(self.seen, self.recipe)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             losses = self.task.loss(self.seen, batch)
         self.optimizer.zero_grad(set_to_none=True)
@@ -212,15 +228,23 @@ def averaged_weights(folder: Path, name: str) -> dict[str, Tensor]:
     return weights
 
 
-def _groups(modules: Mapping[str, nn.Module]) -> list[dict[str, Any]]:
-    """Weight decay on matrices and kernels only: decay would pull the embeddings of rare words to zero."""
-    decayed: list[nn.Parameter] = []
+def _groups(modules: Mapping[str, nn.Module], recipe: Recipe) -> list[dict[str, Any]]:
+    """Maps between hidden states go to Muon; biases, norms, embeddings and output heads go to AdamW.
+
+    Nothing of AdamW's share decays: decay would pull the embeddings of rare words to zero.
+    """
+    matrices: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for module in modules.values():
         for name, parameter in module.named_parameters():
-            is_weight = parameter.ndim > 1 and "embed" not in name
-            (decayed if is_weight else plain).append(parameter)
-    return [{"params": decayed, "weight_decay": 1e-2}, {"params": plain, "weight_decay": 0.0}]
+            if not parameter.requires_grad:
+                continue
+            inside = parameter.ndim > 1 and not any(word in name for word in _OUTER)
+            (matrices if inside else plain).append(parameter)
+    return [
+        {"params": matrices, "muon": True, "peak": recipe.muon_lr, "weight_decay": 1e-2},
+        {"params": plain, "muon": False, "peak": recipe.lr, "weight_decay": 0.0},
+    ]
 
 
 def _means(window: list[dict[str, Tensor]]) -> dict[str, float]:
