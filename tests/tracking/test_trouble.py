@@ -51,6 +51,7 @@ class Half(Broken):
 
 class _LostRun(Broken):
     dir = url = "somewhere"
+    id, starting_step, offline = "abc", 0, True
 
     def define_metric(self, name: str, **_: Any) -> None:
         """Still works."""

@@ -79,6 +79,20 @@ def exit_code(records: list[dict[str, Any]]) -> int:
     return int(ended.get("exit_code", 0))
 
 
+def run_of(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the run was told at its beginning."""
+    (run,) = of_type(records, "run")
+    return dict(run)
+
+
+def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a list of runs would show."""
+    shown: dict[str, Any] = {}
+    for record in of_type(records, "summary"):
+        shown |= record["update"]
+    return shown
+
+
 def history(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Logged rows, without W&B's own entries."""
     rows = [record["item"] for record in of_type(records, "history")]
@@ -161,12 +175,10 @@ def test_training_is_plotted_against_its_own_step(tracked: Tracked) -> None:
 
 
 def test_the_summary_has_the_columns_of_every_row(tracked: Tracked) -> None:
-    summary: dict[str, Any] = {}
-    for record in of_type(tracked.records, "summary"):
-        summary |= record["update"]
-    numbers = {key: value for key, value in summary.items() if key.split("/")[0] in ("metrics", "base", "real")}
+    shown = summary(tracked.records)
+    numbers = {key: value for key, value in shown.items() if key.split("/")[0] in ("metrics", "base", "real")}
     assert numbers == {"metrics/dino": 0.5, "base/dino": 0.25, "real/dino": 0.75}
-    assert summary["label"] == "random weights"
+    assert shown["label"] == "random weights"
 
 
 def test_the_metric_table_has_the_run_its_interval_and_the_references(tracked: Tracked) -> None:
@@ -235,20 +247,32 @@ def test_everything_is_in_the_runs_folder(tracked: Tracked) -> None:
 # ----------------------------------------------------------------------------------------- how runs begin and end
 
 
-def test_a_failed_run_is_marked_and_the_next_one_is_its_own(tmp_path: Path) -> None:
+def test_a_failed_job_is_marked_and_goes_on_with_its_run_when_it_is_repeated(tmp_path: Path) -> None:
     with (
         pytest.raises(ZeroDivisionError),
         tracking.start(config(), folder=tmp_path, name="first", group=None) as tracker,
     ):
         tracker.train(ROWS[:1])
-        raise ZeroDivisionError
+        raise ZeroDivisionError("half of nothing")
+    (failed,) = inspect(tmp_path)
+    assert exit_code(failed) == 1
+    assert summary(failed)["error"] == "ZeroDivisionError: half of nothing"
     with tracking.start(config(), folder=tmp_path, name="second", group=None) as tracker:
-        tracker.train(ROWS[1:3])
-    first, second = sorted(inspect(tmp_path), key=lambda records: str(of_type(records, "run")[0]["display_name"]))
-    assert (exit_code(first), exit_code(second)) == (1, 0)
-    assert [row["train/step"] for row in history(first)] == [1]
-    assert [row["train/step"] for row in history(second)] == [2, 3]
-    assert of_type(first, "run")[0]["run_id"] != of_type(second, "run")[0]["run_id"]
+        tracker.train(ROWS[:3])
+    (repeated,) = inspect(tmp_path)  # what the first attempt left would be uploaded as a second run of the same id
+    assert exit_code(repeated) == 0
+    assert [row["train/step"] for row in history(repeated)] == [1, 2, 3]
+    assert run_of(repeated)["run_id"] == run_of(failed)["run_id"]
+
+
+def test_another_job_in_the_same_folder_has_a_run_of_its_own(tmp_path: Path) -> None:
+    for rank in (4, 8):
+        cfg = config()
+        cfg.lora.rank = rank
+        with tracking.start(cfg, folder=tmp_path, name=f"rank={rank}", group=None):
+            pass
+    first, second = inspect(tmp_path)
+    assert run_of(first)["run_id"] != run_of(second)["run_id"]
 
 
 def test_an_interrupt_marks_the_run_failed(tmp_path: Path) -> None:

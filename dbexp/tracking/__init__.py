@@ -1,0 +1,50 @@
+"""Weights & Biases: the dashboard of a run. Every number and picture is on disk first, so nothing here may cost a run.
+
+One W&B run per job, offline unless told otherwise, and one that sums a sweep up. What a job's run has, by name:
+
+| name | what |
+|---|---|
+| config | every parameter, by Hydra's dotted name |
+| train/* | loss, learning rates and so on, against train/step |
+| metrics/*, base/*, real/* | the columns of the table, of the run and of what it is measured against |
+| tables/metrics | the table with its intervals |
+| tables/prompts | prompt by prompt: the base model's picture, the run's pictures, the columns |
+| pictures/contact_sheet | the contact sheet |
+| an artifact of type lora | the LoRA file |
+
+And the sweep's (job type `sweep`):
+
+| name | what |
+|---|---|
+| tables/comparison | a row per job, best first: what differs, every column with its interval; then the references |
+| charts/pareto | subject fidelity against prompt fidelity |
+| pictures/contact_sheets | those of the jobs, best first |
+| best/*, jobs/* | the columns of the best job; how many finished and failed |
+
+metrics/* are defined with their direction: W&B keeps the maximum of what should be high, the minimum of what should be
+low. `workspace` makes the view that sorts by them.
+
+Modules: `records` is the disk, `session` opens W&B runs, `content` makes tables and pictures, `writer` writes to a run;
+`live`, `upload` and `comparison` use them while a job runs, later, and for a sweep.
+"""
+
+from dbexp.tracking.comparison import Comparison, Row, summarise
+from dbexp.tracking.live import Disabled, Tracker, start
+from dbexp.tracking.names import run_name
+from dbexp.tracking.records import FOLDER
+from dbexp.tracking.session import problems
+from dbexp.tracking.upload import Synced, sync
+
+__all__ = [
+    "FOLDER",
+    "Comparison",
+    "Disabled",
+    "Row",
+    "Synced",
+    "Tracker",
+    "problems",
+    "run_name",
+    "start",
+    "summarise",
+    "sync",
+]

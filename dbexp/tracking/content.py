@@ -1,0 +1,121 @@
+"""What W&B shows of one run's result: numbers, tables, pictures, the LoRA."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from dbexp.metrics import COLUMNS, Report, summary
+from dbexp.table import PAPER, REFERENCES, heading
+
+if TYPE_CHECKING:
+    import wandb
+
+PICTURE_PX = 512
+"""Longest side of the pictures in tables; the run's folder has the originals."""
+
+
+def scalars(report: Report) -> dict[str, float]:
+    """metrics/, base/ and real/ with every column that has a value."""
+    rows = {"metrics": report.rows["run"]} | {key: report.rows[key] for key in REFERENCES if key in report.rows}
+    return {
+        f"{section}/{column}": estimate.value
+        for section, columns in rows.items()
+        for column, estimate in columns.items()
+        if not math.isnan(estimate.value)
+    }
+
+
+def metric_table(report: Report, name: str) -> wandb.Table:
+    """The run with the ends of its intervals, the base model, the real images; a column per metric."""
+    import wandb
+
+    percent = f"{100 * report.settings['confidence']:g} %"
+    run = report.rows["run"]
+    rows: list[tuple[str, dict[str, float]]] = [
+        (name, summary(report)),
+        (f"{percent} from", {column: estimate.low for column, estimate in run.items()}),
+        (f"{percent} to", {column: estimate.high for column, estimate in run.items()}),
+    ]
+    for key, title in REFERENCES.items():
+        if key in report.rows:
+            rows.append((title, {column: estimate.value for column, estimate in report.rows[key].items()}))
+    return wandb.Table(
+        columns=["row", "label", *map(heading, COLUMNS)],
+        data=[[title, report.label, *(number(values.get(column)) for column in COLUMNS)] for title, values in rows],
+    )
+
+
+def prompt_table(report: Report) -> wandb.Table:
+    """A row per prompt: the base model's first picture beside the run's pictures, and the paper's columns."""
+    import wandb
+
+    paths = {(image.row, image.prompt, image.index): Path(image.path) for image in report.images}
+    numbers = sorted({index for row, _, index in paths if row == "run"})
+    prompts = [scores for scores in report.prompts if scores.row == "run"]
+    columns = [column for column in PAPER if any(column in scores.values for scores in prompts)]
+
+    def at(row: str, prompt: str, index: int) -> wandb.Image | None:
+        path = paths.get((row, prompt, index))
+        return None if path is None else picture(path, largest=PICTURE_PX)
+
+    return wandb.Table(
+        columns=["prompt", "group", REFERENCES["base"], *(f"{k + 1}" for k in numbers), *map(heading, columns)],
+        data=[
+            [
+                scores.prompt,
+                scores.group,
+                at("base", scores.prompt, 0),
+                *(at("run", scores.prompt, k) for k in numbers),
+                *(number(scores.values.get(column)) for column in columns),
+            ]
+            for scores in prompts
+        ],
+    )
+
+
+def picture(path: Path, largest: int | None, caption: str | None = None) -> wandb.Image:
+    """A file's picture as JPEG, its longer side at most `largest` pixels (None: as it is)."""
+    import wandb
+
+    with Image.open(path) as opened:
+        shown = opened.convert("RGB")
+    if largest is not None:
+        shown.thumbnail((largest, largest))
+    return wandb.Image(shown, file_type="jpg", caption=caption)
+
+
+def artifact(config: Mapping[str, Any], report: Report, lora: Path) -> wandb.Artifact:
+    """The LoRA, versioned by W&B under its subject and model.
+
+    Args:
+        config: every parameter by dotted name.
+        report: its metrics become metadata.
+        lora: the file.
+    """
+    import wandb
+
+    made = wandb.Artifact(
+        name=re.sub(r"[^\w.-]", "-", f"lora-{config['dataset.name']}-{config['model.name']}"),
+        type="lora",
+        metadata={
+            "model": config["model.name"],
+            "token": config["dataset.token"],
+            "class": config["dataset.class_noun"],
+            "label": report.label,
+            "metrics": {column: value for column, value in summary(report).items() if not math.isnan(value)},
+        },
+    )
+    # the run's file is never changed, so W&B needs no copy of it
+    made.add_file(str(lora), name=lora.name, policy="immutable")
+    return made
+
+
+def number(value: float | None) -> float | None:
+    """A cell of a W&B table, which has None where we have NaN."""
+    return None if value is None or math.isnan(value) else value

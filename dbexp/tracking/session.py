@@ -1,0 +1,160 @@
+"""Opening W&B runs: in the mode asked for, inside the run's folder, and so that trouble never reaches the caller."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from dbexp.config import Config
+from dbexp.metrics import COLUMNS
+from dbexp.tracking.records import Records, RunRecord
+
+if TYPE_CHECKING:
+    import wandb
+
+log = logging.getLogger(__name__)
+
+Mode = Literal["online", "offline"]
+
+INIT_SECONDS = 30.0
+FINISH_SECONDS = 300.0
+
+_SUMMARY = {"higher": "max", "lower": "min", "neither": "last"}
+"""Better direction of a column -> what W&B is told to keep of it."""
+
+
+class Attempts:
+    """Does what may fail at no cost: an exception becomes a warning, and is remembered.
+
+    Attributes:
+        failed: what W&B lacks, each once.
+    """
+
+    def __init__(self, whose: str = "the run's") -> None:
+        self._whose = whose
+        self.failed: list[str] = []
+
+    @contextmanager
+    def attempt(self, what: str) -> Iterator[None]:
+        """Turn an exception of the block into a warning, the first time."""
+        try:
+            yield
+        except Exception as error:
+            if what not in self.failed:
+                self.failed.append(what)
+                log.warning(
+                    "tracking: W&B lacks %s (%s: %s); %s folder has everything",
+                    what,
+                    type(error).__name__,
+                    first_line(error),
+                    self._whose,
+                )
+
+
+def problems(cfg: Config) -> list[str]:
+    """What stands in the way of tracking, to be told before anything is computed. Asks no one and nothing online."""
+    if cfg.tracking.mode != "online":
+        return []
+    said = login_problem()
+    return [f"tracking.mode=online: {said}, or use tracking.mode=offline and upload later"] if said else []
+
+
+def login_problem() -> str | None:
+    """Why nothing could be uploaded from here, as a sentence with the remedy; asks no one and nothing online."""
+    remedy = "log in with `wandb login` or set WANDB_API_KEY"
+    with environment({"WANDB_SILENT": "true"}):
+        import wandb
+
+        try:
+            found = wandb.login(prompt=False, verify=False)
+        except wandb.Error as error:
+            return f"W&B refuses the login it finds ({first_line(error)}); {remedy}"
+    return None if found else f"there is no W&B login on this machine; {remedy}"
+
+
+def open_run(record: RunRecord, mode: Mode, place: Path) -> wandb.Run:
+    """Begin a W&B run, or go on with it where the server has it already.
+
+    Args:
+        record: of the run. Under an agent of a W&B Sweep the run has the id that the agent gave it.
+        mode: online or offline.
+        place: folder for what W&B writes.
+    """
+    import wandb
+
+    logging.getLogger("wandb").propagate = False  # its own log file has what it says; the run's log is for the user
+    run = wandb.init(
+        mode=mode,
+        dir=place,
+        id=record.id,
+        resume="allow" if mode == "online" else None,  # offline there is nothing to go on with, and W&B would say so
+        project=record.project,
+        entity=record.entity,
+        group=record.group,
+        job_type=record.kind,
+        name=record.name,
+        tags=list(record.tags),
+        notes=record.notes,
+        config=dict(record.config),
+        # never the run of another job in this process, finished or not
+        reinit="create_new",
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            host="",
+            disable_git=True,
+            disable_code=True,
+            disable_job_creation=True,
+            x_disable_stats=True,
+            x_disable_meta=True,
+            x_disable_machine_info=True,
+            x_save_requirements=False,
+            init_timeout=INIT_SECONDS,
+            finish_timeout=FINISH_SECONDS,
+            finish_timeout_raises=True,
+        ),
+    )
+    run.define_metric("train/step", hidden=True)
+    run.define_metric("train/*", step_metric="train/step")
+    for name, column in COLUMNS.items():
+        run.define_metric(f"metrics/{name}", summary=_SUMMARY[column.better])
+    return run
+
+
+def forget_offline_files(records: Records) -> None:
+    """Delete what W&B wrote offline of an earlier attempt, which the records of the next one replace."""
+    for path in records.offline_files():
+        shutil.rmtree(path.parent, ignore_errors=True)
+    for staged in ("data", "cache"):
+        shutil.rmtree(records.place / staged, ignore_errors=True)
+
+
+def inside(place: Path, mode: str) -> dict[str, str]:
+    """Environment that keeps what W&B stages for upload beside the run, and an offline run off the network."""
+    kept = {"WANDB_DATA_DIR": str(place / "data"), "WANDB_CACHE_DIR": str(place / "cache"), "WANDB_SILENT": "true"}
+    return kept if mode == "online" else kept | {"WANDB_ERROR_REPORTING": "false"}
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the block; W&B has no other way to be told these."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return next(iter(str(error).splitlines()), "no message")

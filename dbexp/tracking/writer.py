@@ -1,0 +1,92 @@
+"""Writing records to a W&B run. Live and at a later upload it is the same code, so both give the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbexp.metrics import Report
+from dbexp.tracking import content
+from dbexp.tracking.records import TIME, RunRecord
+from dbexp.tracking.session import Attempts
+
+if TYPE_CHECKING:
+    import wandb
+
+_UPLOAD_SECONDS = 300
+
+
+class Writer:
+    """Writes to one W&B run; every part on its own, so that one that fails costs no other.
+
+    W&B's step is the step of training, and the result comes one step after the last. So rows have the same step however
+    often they are sent, and those that the server has are not sent again.
+
+    Args:
+        run: open.
+        record: of the run.
+        attempts: remembers what failed.
+
+    Attributes:
+        record: of the run.
+        attempt: `with writer.attempt(what): ...` makes an exception a warning.
+    """
+
+    def __init__(self, run: wandb.Run, record: RunRecord, attempts: Attempts) -> None:
+        self.record, self.attempt = record, attempts.attempt
+        self._run = run
+        self._next = int(run.starting_step)
+        self._uploads: list[wandb.Artifact] = []
+
+    def rows(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Rows of training, by step."""
+        with self.attempt("part of the training history"):
+            for row in rows:
+                step = int(row["step"])
+                if step < self._next:
+                    continue
+                named = {key if key == TIME else f"train/{key}": value for key, value in row.items()}
+                self._run.log(named, step=step)
+                self._next = step + 1
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """What comes after training, all of it in one row."""
+        self._run.log(dict(values), step=self._next)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """What lists of runs show."""
+        self._run.summary.update(dict(values))
+
+    def result(self, report: Report, contact_sheet: Path | None, lora: Path) -> None:
+        """The evaluation, the pictures and the LoRA, as the record wants them."""
+        with self.attempt("the metrics"):
+            numbers = content.scalars(report)
+            self.log(numbers)
+            # said outright: of several results of one run, W&B by itself would keep the best and not the last
+            self.summary({**numbers, "label": report.label})
+        with self.attempt("the metric table"):
+            self.log({"tables/metrics": content.metric_table(report, self.record.name)})
+        if self.record.images:
+            with self.attempt("the pictures"):
+                self.log({"tables/prompts": content.prompt_table(report)})
+            if contact_sheet is not None:
+                with self.attempt("the contact sheet"):
+                    sheet = content.picture(contact_sheet, largest=None)
+                    self.log({"pictures/contact_sheet": sheet})
+        if self.record.artifact:
+            with self.attempt("the LoRA"):
+                made = content.artifact(self.record.config, report, lora)
+                self._uploads.append(self._run.log_artifact(made))
+
+    def finish(self, exit_code: int, error: str | None) -> None:
+        """End the run: 0 finished, 1 failed. Returns when everything has been sent."""
+        if error is not None:
+            with self.attempt("why the run failed"):
+                self._run.summary["error"] = error
+        if not self._run.offline:
+            with self.attempt("the LoRA"):
+                for upload in self._uploads:
+                    upload.wait(_UPLOAD_SECONDS)
+        with self.attempt("the end of the run"):
+            self._run.finish(exit_code=exit_code)
