@@ -165,6 +165,7 @@ def evaluate(
         copies=scorer.copies(images["run"]),
         copy_threshold=scorer.threshold,
         notes=tuple(notes),
+        class_images=tuple(image for row in rows for image in scorer.class_images(row)),
     )
 
 

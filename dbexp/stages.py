@@ -11,7 +11,7 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from dbexp.device import main_process_first, processes
 from dbexp.errors import ConfigError, Interrupted, Problems, TrainingDiverged
 from dbexp.evaluate import Backbones, Pictures, Report
 from dbexp.lane import Task
-from dbexp.metrics import COLUMNS
+from dbexp.metrics import COLUMNS, ImageScores
 from dbexp.metrics.cache import DiskCache
 from dbexp.models import Model
 from dbexp.sample import Samples
@@ -288,12 +288,12 @@ def _relative(report: Report, folder: Path) -> Report:
         inside = Path(path).is_relative_to(folder)
         return Path(path).relative_to(folder).as_posix() if inside else Path(path).name
 
-    images = tuple(
-        replace(image, path=short(image.path), nearest=image.nearest and short(image.nearest))
-        for image in report.images
-    )
+    def shortened(pictures: Iterable[ImageScores]) -> tuple[ImageScores, ...]:
+        return tuple(replace(one, path=short(one.path), nearest=one.nearest and short(one.nearest)) for one in pictures)
+
     copies = tuple(replace(copy, path=short(copy.path), nearest=short(copy.nearest)) for copy in report.copies)
-    return replace(report, images=images, copies=copies)
+    images, of_class = shortened(report.images), shortened(report.class_images)
+    return replace(report, images=images, class_images=of_class, copies=copies)
 
 
 def _print(name: str, report: Report, folder: Path, config: Config) -> None:

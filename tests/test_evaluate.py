@@ -242,8 +242,13 @@ def test_two_runs_are_compared_pair_by_pair(pictures: Pictures, stubs: Backbones
         ("dog3", "a sks dog in the snow", 0): pytest.approx(1),
         ("dog3", "a red sks dog", 0): 0,
     }
+    for row in ("run", "base"):
+        of_class = report.pairs("dog3", "pres", row)
+        assert len(of_class) == 2
+        assert sum(of_class.values()) / 2 == pytest.approx(report.rows[row]["pres"].value), "a pair per class image"
+    assert Report.from_json(report.to_json()).class_images == report.class_images
     with pytest.raises(KeyError):
-        report.pairs("dog3", "pres")
+        report.pairs("dog3", "div_prior")
 
 
 def test_nothing_depends_on_the_order_of_anything(tmp_path: Path, pictures: Pictures, stubs: Backbones) -> None:
