@@ -10,7 +10,7 @@ import open_clip  # type: ignore[import-untyped,unused-ignore]  # the package ha
 import timm
 import torch
 import torchvision
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -117,6 +117,15 @@ def save_lpips(model: PerceptualDistance, folder: Path) -> None:
     _save(trunk, folder / "trunk.safetensors")
     heads = {f"lin{i}.model.1.weight": head.detach().abs().view(1, -1, 1, 1) for i, head in enumerate(model.heads)}
     _save(heads, folder / "heads.safetensors")
+
+
+def read_lpips(folder: Path) -> dict[str, Tensor]:
+    """What `save_lpips` wrote, as the state of a `PerceptualDistance`, fp32."""
+    heads = load_file(folder / "heads.safetensors")
+    state = {name: value.float() for name, value in load_file(folder / "trunk.safetensors").items()}
+    for i in range(len(SQUEEZENET_WIDTHS)):
+        state[f"heads.{i}"] = heads[f"lin{i}.model.1.weight"].float().flatten()
+    return state
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:

@@ -1,7 +1,8 @@
 """Pre-train the built-in model: `python -m dbexp.storybook.pretrain --out FOLDER`.
 
 Stages, in order: `vae`, then `unet` (with the text encoder, on the latents of that VAE); the metric networks `dino`,
-`clip` and `lpips` need none of the others. Kill it at any time; the same command goes on where it was. At last `export`
+`clip` and `lpips` need none of the others. Kill it at any time; the same command goes on where it was. Where its
+folder is lost, `--from dbexp/storybook/weights` goes on from the model that was shipped. At last `export`
 writes FOLDER/model (the pipeline in fp16 safetensors, metric networks below `metrics/`) and FOLDER/samples.png.
 """
 
@@ -20,7 +21,7 @@ from typing import TypeAlias
 import torch
 
 from dbexp.errors import ConfigError
-from dbexp.storybook import export, latent_pool, train_metric_nets, train_unet, train_vae
+from dbexp.storybook import export, latent_pool, start, train_metric_nets, train_unet, train_vae
 from dbexp.storybook.training import Recipe, Task, Trainer
 
 BuildTask: TypeAlias = Callable[[Path, torch.device, int, Executor | None], Task]
@@ -72,8 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, help="pictures until the stage is finished (default: its recipe)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, help="processes that draw (default: 0 with a CPU, cores - 1 with a GPU)")
+    parser.add_argument(
+        "--from", dest="start", type=Path, help="an exported model that stages without a checkpoint go on from"
+    )
     options = parser.parse_args(arguments)
     try:
+        if options.start:
+            started = start.start_from(options.start, options.out)
+            print(f"stages {', '.join(started) or '(none)'} go on from {options.start}", flush=True)
         if options.stage == "export" or (train(options) and options.stage == "all"):
             export_model(options.out)
     except ConfigError as error:

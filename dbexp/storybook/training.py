@@ -196,9 +196,12 @@ class Trainer:
         state: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         try:
             for name, module in self.task.modules.items():
+                if "optimizer" not in state and name not in state["modules"]:
+                    continue  # a start from an exported model, which lacks what only training needs
                 module.load_state_dict(state["modules"][name])
                 self.average[name].load_state_dict(state["average"][name])
-            self.optimizer.load_state_dict(state["optimizer"])
+            if "optimizer" in state:
+                self.optimizer.load_state_dict(state["optimizer"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"--out: {self.checkpoint} was written by another architecture ({error}); "

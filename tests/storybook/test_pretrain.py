@@ -18,7 +18,7 @@ from dbexp.errors import ConfigError
 from dbexp.metrics.clip import Clip
 from dbexp.metrics.dino import Dino
 from dbexp.metrics.lpips import Lpips
-from dbexp.storybook import architecture, pretrain, train_unet, train_vae
+from dbexp.storybook import architecture, pretrain, start, train_unet, train_vae
 from dbexp.storybook.architecture import build_vae
 from dbexp.storybook.export import export_metric_nets, export_pipeline
 from dbexp.storybook.latent_pool import REUSE, LatentPool, token_ids
@@ -218,6 +218,14 @@ def test_the_command_line_trains_stops_and_exports(
     (picture,) = pipeline("a sks dog in the snow", num_inference_steps=2).images
     assert picture.size == (64, 64)
     assert "| vae | 8 |" in (folder / "README.md").read_text()
+
+    again = tmp_path / "again"
+    assert pretrain.main(["--out", str(again), "--from", str(folder), "--stage", "export", *common]) == 0
+    assert "vae, unet go on" in capsys.readouterr().out
+    shipped, reread = (torch.load(at / "unet" / "checkpoint.pt")["average"]["unet"] for at in (out, again))
+    assert all(torch.allclose(reread[name], shipped[name].half().float()) for name in shipped)
+    with pytest.raises(ConfigError, match=r"model_index\.json"):
+        start.start_from(tmp_path, tmp_path / "third")
 
 
 def test_exported_metric_networks_compute_what_was_trained(tmp_path: Path) -> None:
