@@ -3,7 +3,7 @@
 from dbexp.compare.differences import differing, titles, what_differs
 from dbexp.compare.printed import line, print_grid, show
 from dbexp.compare.results import RESULTS, csv_text, write_results
-from dbexp.compare.runs import Group, Run, load, over_seeds, ranked, read
+from dbexp.compare.runs import Group, Run, load, over_seeds, ranked, read, scan
 
 __all__ = [
     "RESULTS",
@@ -17,6 +17,7 @@ __all__ = [
     "print_grid",
     "ranked",
     "read",
+    "scan",
     "show",
     "titles",
     "what_differs",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dbexp.compare.runs import Run
@@ -30,8 +30,11 @@ def what_differs(overrides: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """Names of the parameters that are not the same in all runs, `seed` for the five that follow it."""
-    configs = [run.config for run in runs]
+    """Names of the parameters that are not the same in all runs, `seed` for the five that follow it.
+
+    Runs whose config is lost are passed over.
+    """
+    configs = [run.config for run in runs if run.config]
     names = dict.fromkeys(name for config in configs for name in config)
     found = [
         name
@@ -50,6 +53,11 @@ def titles(runs: Sequence[Run]) -> dict[Path, str]:
         run.folder: " ".join((f"{run.folder.name}:", *words)) if words else run.folder.name
         for run, words in zip(runs, told, strict=True)
     }
+
+
+def setting(value: Any) -> str:
+    """A parameter's value as one would write it on the command line."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def is_seed(name: str) -> bool:

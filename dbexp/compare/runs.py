@@ -16,6 +16,9 @@ from dbexp.compare.differences import QUIET
 from dbexp.config import flatten
 from dbexp.metrics import COLUMNS, Report
 
+DAMAGED, UNFINISHED = "damaged", "unfinished"
+"""What `scan` says of a job whose result cannot be read, or is not there."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -24,11 +27,12 @@ class Run:
     Attributes:
         folder: of the job.
         name: as in the dashboard.
-        status: finished, failed or stopped.
+        status: finished, failed, diverged or stopped; of `scan` also damaged or unfinished.
         overrides: as on the command line.
-        config: every parameter by dotted name.
+        config: every parameter by dotted name; empty when it cannot be read.
         report: the metric table; None unless finished.
         error: why it failed.
+        parameters: of its LoRA; None when it is not on record.
     """
 
     folder: Path
@@ -38,6 +42,7 @@ class Run:
     config: Mapping[str, Any]
     report: Report | None
     error: str | None
+    parameters: int | None = None
 
     @property
     def number(self) -> int:
@@ -57,6 +62,29 @@ def load(sweep: Path) -> list[Run]:
     return sorted((read(folder) for folder in found), key=lambda run: (run.number, run.folder.name))
 
 
+def scan(sweep: Path) -> list[Run]:
+    """Every job of a sweep that has begun, in the order of `load`, whatever state its folder is in.
+
+    A job whose files cannot be read is `damaged` and says why; one without a result is `unfinished`.
+    """
+    folders = {path.parent for name in ("result.json", ".hydra/overrides.yaml") for path in sweep.glob(f"*/{name}")}
+    folders = {folder.parent if folder.name == ".hydra" else folder for folder in folders}
+    if (sweep / "result.json").is_file():
+        folders.add(sweep)
+    return sorted((_read_any(folder) for folder in folders), key=lambda run: (run.number, run.folder.name))
+
+
+def _read_any(folder: Path) -> Run:
+    if not (folder / "result.json").exists():
+        error = "it has left no result: it still runs, or was killed; the sweep's command goes on with it"
+        return Run(folder, folder.name, UNFINISHED, (), {}, None, error)
+    try:
+        return read(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = f"{type(error).__name__}: {error}"
+        return Run(folder, folder.name, DAMAGED, (), {}, None, f"its files cannot be read ({said}); run it again")
+
+
 def read(folder: Path) -> Run:
     """The job of one folder; raises as `load` does."""
     result = json.loads((folder / "result.json").read_text())
@@ -65,7 +93,9 @@ def read(folder: Path) -> Run:
         return Run(folder, name, status, overrides, flatten(result["config"]), None, result["error"])
     record = json.loads((folder / "evaluate" / "metrics.json").read_text())
     report = Report.from_json(json.dumps(record["report"]))
-    return Run(folder, name, status, overrides, flatten(record["config"]), report, None)
+    parameters = record.get("train", {}).get("parameters")
+    total = sum(parameters.values()) if isinstance(parameters, dict) else parameters
+    return Run(folder, name, status, overrides, flatten(record["config"]), report, None, total)
 
 
 def ranked(runs: Iterable[Run], objective: str) -> list[Run]:

@@ -1,0 +1,40 @@
+"""How numbers are written: once for results.csv, results.md and the page, so that they cannot say different things."""
+
+from __future__ import annotations
+
+import math
+
+DASH = "–"
+_MINUS = "−"
+
+
+def exact(value: float) -> str:
+    """Nine significant digits, for backbones compute in single precision; empty for NaN."""
+    return "" if math.isnan(value) else f"{value:.9g}"
+
+
+def written(column: str, value: float) -> str:
+    """Three decimals, none for what is counted, a dash for NaN."""
+    if math.isnan(value):
+        return DASH
+    return _sign(f"{value:.0f}" if column.startswith("n_") else f"{value:.3f}")
+
+
+def signed(column: str, value: float) -> str:
+    """The same for a difference, with its sign."""
+    text = written(column, value)
+    return text if value <= 0 or math.isnan(value) else f"+{text}"
+
+
+def interval(column: str, low: float, high: float) -> str:
+    """Both ends in brackets; empty where there is none."""
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    return f"[{written(column, low)}, {written(column, high)}]"
+
+
+def _sign(text: str) -> str:
+    """A true minus sign, and none before zero."""
+    if not text.startswith("-"):
+        return text
+    return text[1:] if float(text) == 0 else _MINUS + text[1:]

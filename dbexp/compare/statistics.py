@@ -1,0 +1,138 @@
+"""What the scores of runs support: paired differences, means per value of a parameter, the Pareto front. Pure.
+
+A paired difference compares runs that agree in everything but one parameter, picture by picture: same subject, same
+prompt, same seed. What both runs share (an easy prompt, a lucky seed) then cancels. Intervals are percentile bootstraps
+over prompts (`dbexp.metrics.functional.paired_difference`); all pictures of a prompt, from all pairs of runs, are
+resampled together. So an interval speaks of other prompts, not of other training seeds: for those, see in how many
+pairs of runs the difference has the same sign.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dbexp.metrics import Estimate, Resampling, paired_difference
+from dbexp.metrics.functional import PairKey
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A finished run as statistics see it."""
+
+    settings: Mapping[str, str]
+    """Parameter -> value as written, of everything that differs between trials."""
+    values: Mapping[str, float]
+    """Column -> value."""
+    pairs: Mapping[str, Mapping[PairKey, float]]
+    """Column -> (subject, prompt, seed) -> value; empty where a column has one value per run alone."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher a column is at one value of a parameter than at another."""
+
+    estimate: Estimate
+    """Its `n` counts pairs of pictures; pairs of runs where a column has no value per picture."""
+    runs: int
+    """Pairs of runs."""
+    agreeing: int
+    """Of them, those whose own difference has the sign of the estimate."""
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether there is an interval and it leaves out zero."""
+        return self.estimate.low > 0 or self.estimate.high < 0
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and sample standard deviation (NaN for one value) of n values."""
+
+    mean: float
+    deviation: float
+    n: int
+
+
+def moments(values: Sequence[float]) -> Moments:
+    """Of the values that are there; NaN for none."""
+    there = [value for value in values if math.isfinite(value)]
+    if not there:
+        return Moments(math.nan, math.nan, 0)
+    mean = math.fsum(there) / len(there)
+    squares = math.fsum((value - mean) ** 2 for value in there)
+    return Moments(mean, math.sqrt(squares / (len(there) - 1)) if len(there) > 1 else math.nan, len(there))
+
+
+def main_effect(trials: Sequence[Trial], parameter: str, column: str) -> dict[str, Moments]:
+    """Value of a parameter -> mean and spread of a column over all trials that have it."""
+    values: dict[str, list[float]] = {}
+    for trial in trials:
+        values.setdefault(trial.settings[parameter], []).append(trial.values.get(column, math.nan))
+    return {level: moments(found) for level, found in values.items()}
+
+
+def pooled_deviation(groups: Sequence[Sequence[float]]) -> Moments:
+    """Standard deviation within groups: sqrt(sum of squares about each group's mean / (values - groups)).
+
+    Args:
+        groups: values that differ by chance alone, group by group.
+
+    Returns:
+        Its `mean` is NaN; `n` counts values, of groups that have at least two.
+    """
+    squares, values, used = 0.0, 0, 0
+    for group in groups:
+        found = moments(group)
+        if found.n > 1:
+            squares += found.deviation**2 * (found.n - 1)
+            values, used = values + found.n, used + 1
+    return Moments(math.nan, math.sqrt(squares / (values - used)) if values > used else math.nan, values)
+
+
+def matched(trials: Sequence[Trial], parameter: str, low: str, high: str) -> list[tuple[Trial, Trial]]:
+    """Pairs of trials at two values of a parameter that agree in everything else, in the order of the first."""
+
+    def rest(trial: Trial) -> tuple[tuple[str, str], ...]:
+        return tuple(sorted((name, value) for name, value in trial.settings.items() if name != parameter))
+
+    partners = {rest(trial): trial for trial in trials if trial.settings[parameter] == high}
+    found = [(trial, partners.get(rest(trial))) for trial in trials if trial.settings[parameter] == low]
+    return [(trial, partner) for trial, partner in found if partner is not None]
+
+
+def difference(pairs: Sequence[tuple[Trial, Trial]], column: str, how: Resampling) -> Difference:
+    """Second minus first of each pair of trials, over all pictures of all pairs.
+
+    Args:
+        pairs: as `matched` finds them.
+        column: of the metric table.
+        how: of the interval.
+
+    Returns:
+        A difference without interval where a trial has one value of the column and none per picture; NaN with its
+        reason where nothing can be compared.
+    """
+    first: dict[PairKey, float] = {}
+    second: dict[PairKey, float] = {}
+    for place, trials in enumerate(pairs):
+        for trial, gathered in zip(trials, (first, second), strict=True):
+            for (subject, prompt, seed), value in trial.pairs.get(column, {}).items():
+                gathered[subject, prompt, seed * len(pairs) + place] = value  # a number per (seed, pair of trials)
+    own = [b.values.get(column, math.nan) - a.values.get(column, math.nan) for a, b in pairs]
+    own = [value for value in own if math.isfinite(value)]
+    estimate = paired_difference(second, first, how)
+    if math.isnan(estimate.value) and own:
+        estimate = Estimate(math.fsum(own) / len(own), n=len(own))
+    return Difference(estimate, len(own), sum(value * estimate.value > 0 for value in own))
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Which points no other beats, being at least as high in both coordinates and higher in one; never NaN."""
+
+    def beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
+        return a[0] >= b[0] and a[1] >= b[1] and a != b
+
+    there = [point for point in points if all(math.isfinite(value) for value in point)]
+    return [point in there and not any(beats(other, point) for other in there) for point in points]
