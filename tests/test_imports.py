@@ -22,11 +22,12 @@ CORNERS = {
     "open_clip": {"metrics", "storybook"},
     "timm": {"metrics", "storybook"},
     "wandb": {"tracking"},
-    "hydra": {"run", "config", "help"},
+    "wandb_workspaces": {"tracking"},
+    "hydra": {"run", "config", "help", "api"},
 }
 
 # from the top of the program to the ground; what is named nowhere is a part: below the stages, above the config
-TOP = ({"run"}, {"sweep"}, {"stages"}, STAGES)
+TOP = ({"run", "generate", "export", "api"}, {"sweep", "memory", "dashboard"}, {"stages"}, STAGES)
 GROUND = ({"config"}, {"schema"}, {"errors"})
 
 

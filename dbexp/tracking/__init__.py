@@ -28,7 +28,7 @@ Modules: `records` is the disk, `session` opens W&B runs, `content` makes tables
 `live`, `upload` and `comparison` use them while a job runs, later, and for a sweep.
 """
 
-from dbexp.tracking.comparison import Comparison, Row, summarise
+from dbexp.tracking.comparison import REFERENCE, Comparison, Row, summarise
 from dbexp.tracking.live import Disabled, Tracker, start
 from dbexp.tracking.names import run_name
 from dbexp.tracking.records import FOLDER
@@ -37,6 +37,7 @@ from dbexp.tracking.upload import Synced, sync
 
 __all__ = [
     "FOLDER",
+    "REFERENCE",
     "Comparison",
     "Disabled",
     "Row",

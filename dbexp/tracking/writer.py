@@ -14,7 +14,7 @@ from dbexp.tracking.session import Attempts
 if TYPE_CHECKING:
     import wandb
 
-_UPLOAD_SECONDS = 300
+_ANSWER_SECONDS = 30
 
 
 class Writer:
@@ -84,9 +84,8 @@ class Writer:
         if error is not None:
             with self.attempt("why the run failed"):
                 self._run.summary["error"] = error
-        if not self._run.offline:
-            with self.attempt("the LoRA"):
-                for upload in self._uploads:
-                    upload.wait(_UPLOAD_SECONDS)
         with self.attempt("the end of the run"):
             self._run.finish(exit_code=exit_code)
+            if not self._run.offline:
+                for upload in self._uploads:
+                    upload.wait(_ANSWER_SECONDS)  # it has been sent or it has failed; this asks which

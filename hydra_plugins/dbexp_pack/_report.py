@@ -51,7 +51,7 @@ def write_results(folder: Path, objective: str) -> None:
 
 def show_results(folder: Path, objective: str) -> None:
     """Print the table of all runs of a sweep, and where its results are."""
-    from dbexp import compare
+    from dbexp import compare, dashboard
 
     print(flush=True)
     write_results(folder, objective)
@@ -60,6 +60,7 @@ def show_results(folder: Path, objective: str) -> None:
         print(f"\nresults        {folder / compare.RESULTS}", flush=True)
     except (OSError, ValueError, KeyError) as error:
         log.warning("results of %s: %s: %s", folder, type(error).__name__, error)
+    dashboard.summarise(folder)
 
 
 def summary(planned: Plan, returns: Mapping[int, JobReturn], cfg: DictConfig) -> None:

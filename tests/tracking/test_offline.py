@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,86 +14,20 @@ import pytest
 from PIL import Image
 
 from dbexp import tracking
-from dbexp.config import Config
-from dbexp.metrics import COLUMNS, Estimate, ImageScores, PromptScores, Report
-
-KEY = "0123456789abcdef" * 2 + "fedcba98"
-ROWS = [{"step": step, "loss": 1 / step, "lr": 1e-4} for step in range(1, 21)]
-PROMPTS = ("a sks dog in the snow", "a red sks dog")
-
-
-def config(mode: str = "offline") -> Config:
-    cfg = Config()
-    cfg.dataset.name, cfg.dataset.class_noun, cfg.dataset.live = "dog3", "dog", True
-    cfg.model.name, cfg.model.path = "random", "random"
-    cfg.experiment = "reference/diffusers"
-    cfg.tracking.mode = mode
-    return cfg
-
-
-def evaluation(folder: Path, *, samples: int = 2) -> Report:
-    """A report whose pictures exist: `samples` per prompt and row."""
-    images = []
-    for row in ("run", "base"):
-        for p, prompt in enumerate(PROMPTS):
-            for k in range(samples):
-                path = folder / f"{row}-{p}-{k}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("RGB", (1024, 512), (60 * k, 100 * p, 200 if row == "base" else 20)).save(path)
-                images.append(ImageScores(row, prompt, k, str(path), {"dino": 0.5}, None))
-    prompts = tuple(
-        PromptScores(row, prompt, "other", samples, {"dino": 0.25 + p, "div": math.nan})
-        for row in ("run", "base")
-        for p, prompt in enumerate(PROMPTS)
-    )
-    rows = {
-        "run": {"dino": Estimate(0.5, 0.4, 0.6, 2), "div": Estimate.missing("no prompt has two samples")},
-        "base": {"dino": Estimate(0.25, 0.2, 0.3, 2)},
-        "real": {"dino": Estimate(0.75, 0.7, 0.8, 3)},
-    }
-    settings = {"resamples": 1000, "confidence": 0.95, "seed": 0}
-    return Report(
-        "random weights", "sks", "dog", {}, settings, rows, {}, prompts, tuple(images), (), copy_threshold=math.nan
-    )
-
-
-def inspect(folder: Path) -> list[list[dict[str, Any]]]:
-    """Records of every offline run under a run's folder, oldest run first."""
-    read = []
-    for path in sorted(folder.rglob("*.wandb"), key=lambda path: path.stat().st_mtime):
-        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        read.append([json.loads(line) for line in done.stdout.splitlines()])
-    return read
-
-
-def of_type(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [record[kind] for record in records if record["type"] == kind]
-
-
-def exit_code(records: list[dict[str, Any]]) -> int:
-    (ended,) = of_type(records, "exit")
-    return int(ended.get("exit_code", 0))
-
-
-def run_of(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the run was told at its beginning."""
-    (run,) = of_type(records, "run")
-    return dict(run)
-
-
-def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a list of runs would show."""
-    shown: dict[str, Any] = {}
-    for record in of_type(records, "summary"):
-        shown |= record["update"]
-    return shown
-
-
-def history(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Logged rows, without W&B's own entries."""
-    rows = [record["item"] for record in of_type(records, "history")]
-    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
+from dbexp.metrics import COLUMNS
+from tests.tracking.runs import (
+    KEY,
+    PROMPTS,
+    ROWS,
+    config,
+    evaluation,
+    exit_code,
+    history,
+    inspect,
+    of_type,
+    run_of,
+    summary,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

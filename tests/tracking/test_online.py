@@ -1,26 +1,26 @@
-"""Weights & Biases online: logins, and a live run against a small server on this machine that then goes away.
+"""Weights & Biases online: logins, and runs against a small server on this machine that may go away and come back.
 
 Each case is a process of its own, because wandb reads its server and its login once per process.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
-import re
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-KEY = "0123456789abcdef" * 2 + "fedcba98"
+from tests.tracking.runs import KEY
+from tests.tracking.server import Service, serving
+
+ROOT = Path(__file__).parents[2]
 
 
 def environment(home: Path, **extra: str) -> dict[str, str]:
@@ -81,123 +81,211 @@ def test_a_login_in_netrc_is_found(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------------ live runs
 
-TRACK = """
+# one process: a job that ends well, one that fails, their summary; then the failed one again
+LIVE = """
+import sys
+from contextlib import suppress
+from pathlib import Path
+from dbexp import tracking
+from tests.tracking.runs import COMPARISON, ROWS, config, evaluation
+
+sweep = Path(sys.argv[1])
+def job(number, rank):
+    cfg = config("online")
+    cfg.lora.rank = rank
+    return tracking.start(cfg, folder=sweep / str(number), name=f"rank={rank}", group="10-00-00")
+
+lora = sweep / "0" / "train" / "lora.safetensors"
+report = evaluation(sweep / "0" / "sample")
+lora.parent.mkdir()
+lora.write_bytes(b"weights")
+with job(0, 4) as tracker:
+    tracker.train(ROWS[:3])
+    tracker.train(ROWS[3:5])
+    tracker.result(report, contact_sheet=sweep / "0" / "sample" / "run-0-0.png", lora=lora)
+with suppress(ZeroDivisionError), job(1, 8) as tracker:
+    tracker.train(ROWS[:2])
+    1 / 0
+for _ in range(2):
+    tracking.summarise(sweep, COMPARISON, [sweep / "0", sweep / "1"])
+with job(1, 8) as tracker:
+    tracker.train(ROWS[:4])
+"""
+
+# a job that goes online and hears, in the midst of its training, whether to go on; and one that is offline
+LOST = """
 import sys
 from pathlib import Path
 from dbexp import tracking
-from dbexp.config import Config
-tracking._FINISH_SECONDS = 3.0
-cfg = Config()
-cfg.dataset.name, cfg.model.name = "dog3", "random"
-cfg.tracking.mode = "online"
-with tracking.start(cfg, folder=Path(sys.argv[1]), name="rank=4", group="10-00-00") as tracker:
-    tracker.train([{"step": step, "loss": 1 / step} for step in range(1, 6)])
-    print("trained", flush=True)
-    sys.exit(sys.stdin.readline().strip() or None)
+from tests.tracking.runs import ROWS, config, evaluation
+
+tracking.session.FINISH_SECONDS = 3.0
+sweep = Path(sys.argv[1])
+for number, mode in enumerate(("offline", "online")):
+    folder = sweep / str(number)
+    lora = folder / "train" / "lora.safetensors"
+    report = evaluation(folder / "sample")
+    lora.parent.mkdir()
+    lora.write_bytes(mode.encode())
+    with tracking.start(config(mode), folder=folder, name=mode, group="10-00-00") as tracker:
+        tracker.train(ROWS[:3])
+        if mode == "online":
+            print("trained", flush=True)
+            sys.stdin.readline()
+        tracker.train(ROWS[3:5])
+        tracker.result(report, contact_sheet=folder / "sample" / "run-0-0.png", lora=lora)
+"""
+
+SYNC = """
+import json, sys
+from pathlib import Path
+from dbexp import tracking
+
+for _ in range(2):
+    done = tracking.sync(Path(sys.argv[1]))
+    names = [sorted(path.name for path in folders) for folders in (done.uploaded, done.present, done.failed)]
+    print(json.dumps([*names, sorted(done.failed.values())]), flush=True)
 """
 
 
-class Service(ThreadingHTTPServer):
-    """The part of W&B's server that a run without files talks to."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Requests)
-        self.upserted: list[dict[str, Any]] = []
-        self.streamed: list[dict[str, Any]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Requests(BaseHTTPRequestHandler):
-    server: Service
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
-        content = json.loads(body)
-        if self.path == "/graphql":
-            self.reply({"data": self.graphql(content["query"], content.get("variables") or {})})
-        elif self.path.endswith("/file_stream"):
-            self.server.streamed.append(content)
-            self.reply({})
-        else:
-            self.send_error(404)
-
-    def graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-        operation = re.match(r"\s*(?:query|mutation)\s+(\w+)", query)
-        if operation is not None and operation[1] == "UpsertBucket":
-            self.server.upserted.append(variables)
-            project = {"id": "1", "name": "dbexp", "entity": {"id": "1", "name": "me"}}
-            bucket = {"id": "1", "name": variables["name"], "displayName": variables["displayName"], "project": project}
-            return {"upsertBucket": {"bucket": {**bucket, "config": "{}", "historyLineCount": 0}, "inserted": True}}
-        if operation is not None and operation[1] == "CreateRunFiles":
-            files = [{"name": name, "uploadUrl": None} for name in variables["files"]]
-            return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}
-        return {}
-
-    def reply(self, content: dict[str, Any]) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Be quiet."""
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    server = Service()
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
 @contextmanager
-def training(folder: Path, service: Service) -> Iterator[subprocess.Popen[str]]:
-    """A process that has logged its training and waits for a line: empty to end well, else what it dies of."""
-    command = [sys.executable, "-c", TRACK, str(folder / "run")]
-    env = environment(folder, WANDB_BASE_URL=service.url, WANDB_API_KEY=KEY)
+def running(script: str, folder: Path, service: Service, home: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that tracks a sweep in `folder`."""
+    command = [sys.executable, "-c", script, str(folder)]
+    env = environment(home, WANDB_BASE_URL=service.url, WANDB_API_KEY=KEY)
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=ROOT) as process:
         try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "trained\n"
             yield process
         finally:
             process.kill()
 
 
-def test_a_live_run_arrives_and_leaves_no_key_behind(tmp_path: Path, service: Service) -> None:
-    with training(tmp_path, service) as process:
-        process.communicate("diverged\n", timeout=60)
-    assert process.returncode == 1
-    first = service.upserted[0]
-    assert (first["displayName"], first["groupName"], first["project"]) == ("rank=4", "10-00-00", "dbexp")
-    assert json.loads(first["config"])["dataset.name"] == {"value": "dog3"}
-    chunks = [chunk["files"] for chunk in service.streamed if "files" in chunk]
-    rows = [json.loads(row) for files in chunks for row in files.get("wandb-history.jsonl", {}).get("content", [])]
-    assert [row["train/step"] for row in rows] == [1, 2, 3, 4, 5]
-    assert [chunk["exitcode"] for chunk in service.streamed if chunk.get("complete")] == [1]
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert any(path.suffix == ".wandb" for path in files)
-    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+def completed(script: str, folder: Path, service: Service, home: Path) -> str:
+    """Standard output of a process that ends well."""
+    with running(script, folder, service, home) as process:
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
 
 
-def test_a_connection_lost_on_the_way_costs_a_warning(tmp_path: Path, service: Service) -> None:
-    with training(tmp_path, service) as process:
-        service.shutdown()
-        service.server_close()
-        _, said = process.communicate("\n", timeout=60)
-    assert process.returncode == 0
-    assert "W&B lacks the end of the run (TimeoutError" in said
-    assert "Traceback" not in said
-    assert list((tmp_path / "run" / "tracking").rglob("*.wandb")) != []  # for `wandb sync`
+class TestLive:
+    """A sweep of two jobs as it arrives on the server."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def home(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tmp_path_factory.mktemp("home")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def service(cls, home: Path) -> Iterator[Service]:
+        with serving() as service:
+            completed(LIVE, home / "sweep", service, home)
+            yield service
+
+    def test_every_job_has_a_run_of_its_own_and_the_sweep_has_one(self, service: Service) -> None:
+        kinds = sorted((run.name, run.upserted["jobType"]) for run in service.runs.values())
+        assert kinds == [("rank=4", "job"), ("rank=8", "job"), ("summary 10-00-00", "sweep")]
+        assert {run.upserted["groupName"] for run in service.runs.values()} == {"10-00-00"}
+        assert {run.upserted["project"] for run in service.runs.values()} == {"dbexp"}
+        assert json.loads(service.named("rank=8").upserted["config"])["lora.rank"] == {"value": 8}
+
+    def test_a_good_job(self, service: Service) -> None:
+        run = service.named("rank=4")
+        assert run.steps == [1, 2, 3, 4, 5]
+        assert run.exit_codes == [0]
+        assert run.summary["metrics/dino"] == 0.5
+        (result,) = [row for row in run.history if "train/step" not in row]
+        assert {"tables/metrics", "tables/prompts", "pictures/contact_sheet", "metrics/dino"} <= set(result)
+
+    def test_its_lora_and_its_pictures_arrive(self, service: Service) -> None:
+        (lora,) = service.committed("lora")
+        assert (lora["artifactCollectionName"], lora["files"]) == ("lora-dog3-random", ["lora.safetensors"])
+        assert b"weights" in service.files.values()
+        tables = [made for made in service.committed("run_table") if made["runName"] in self.ids(service, "rank=4")]
+        assert sorted(len(made["files"]) for made in tables) == [1, 7]  # metrics; prompts and six pictures
+        assert any("media/images/pictures/contact_sheet" in place for place in service.files)
+
+    def ids(self, service: Service, name: str) -> list[str]:
+        return [key for key, run in service.runs.items() if run.name == name]
+
+    def test_a_failed_job_is_marked_and_its_repetition_goes_on_with_the_run(self, service: Service) -> None:
+        run = service.named("rank=8")
+        assert run.exit_codes == [1, 0]
+        assert run.steps == [1, 2, 3, 4], "what the server had is not sent again"
+
+    def test_a_summary_that_has_nothing_new_to_say_says_it_once(self, service: Service) -> None:
+        run = service.named("summary 10-00-00")
+        assert run.exit_codes == [0]
+        (row,) = run.history
+        assert {"tables/comparison", "charts/pareto_table", "pictures/contact_sheets"} <= {*row}
+        assert (run.summary["best/title"], run.summary["best/dino"]) == ("0: rank=4", 0.5)
+
+    def test_what_has_arrived_is_marked(self, service: Service, home: Path) -> None:
+        assert [path.parts[-3] for path in sorted(home.rglob("synced.json"))] == ["0", "1", "sweep"]
+
+    def test_the_key_is_in_no_file(self, service: Service, home: Path) -> None:
+        files = [path for path in home.rglob("*") if path.is_file()]
+        assert any(path.suffix == ".wandb" for path in files)
+        assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+
+
+class TestSync:
+    """A server that goes away in the middle of a job, and comes back after the sweep's folder has been moved."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def home(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tmp_path_factory.mktemp("home")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def told(cls, home: Path) -> Iterator[tuple[Service, str, list[list[list[str]]]]]:
+        """The server at the end, what the job said when it lost its server, and what two uploads said."""
+        service = Service()
+        with running(LOST, home / "sweep", service, home) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "trained\n"
+            wait_for(lambda: service.runs and service.named("online").steps == [1, 2, 3])
+            service.stop()
+            _, said = process.communicate("\n", timeout=300)
+        assert process.returncode == 0
+        (home / "sweep").rename(home / "moved")
+        service = Service(service.port, service)
+        try:
+            out = completed(SYNC, home / "moved", service, home)
+            yield service, said, [json.loads(line) for line in out.splitlines()]
+        finally:
+            service.stop()
+
+    def test_the_loss_costs_a_warning(self, told: Any) -> None:
+        assert "W&B lacks the end of the run (TimeoutError" in told[1]
+        assert "Traceback" not in told[1]
+
+    def test_an_upload_completes_it_once(self, told: Any) -> None:
+        first, second = told[2]
+        assert first == [["0", "1"], [], [], []]
+        assert second == [[], ["0", "1"], [], []]
+
+    @pytest.mark.parametrize("name", ["online", "offline"])
+    def test_nothing_is_lost_and_nothing_is_there_twice(self, told: Any, name: str) -> None:
+        run = told[0].named(name)
+        assert run.steps == [1, 2, 3, 4, 5]
+        assert run.exit_codes == [0]
+        assert run.summary["metrics/dino"] == 0.5
+        (result,) = [row for row in run.history if "train/step" not in row]
+        assert {"tables/metrics", "tables/prompts", "pictures/contact_sheet"} <= set(result)
+        assert name.encode() in told[0].files.values(), "the LoRA"
+
+    def test_wandb_sync_will_not_upload_the_offline_run_again(self, told: Any, home: Path) -> None:
+        (kept,) = (home / "moved" / "0" / "tracking" / "wandb").glob("offline-run-*/*.wandb")
+        assert kept.with_name(f"{kept.name}.synced").exists()
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Until it holds; what is awaited is a request from another process."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
