@@ -1,3 +1,31 @@
-"""dbexp: DreamBooth-LoRA experiments as Hydra sweeps."""
+"""dbexp: DreamBooth-LoRA experiments as Hydra sweeps.
+
+In Python, and so in notebooks, the same as on the command line:
+
+    cfg = dbexp.compose(["model=sd15", "dataset=dog3", "lora.rank=32"])
+    run = dbexp.run(cfg)
+    table = dbexp.load_results("multirun/2026-11-22/10-00-00")
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dbexp.api import compose, load_results, run
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "compose", "load_results", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a function when it is first asked for: `import dbexp` alone costs nothing."""
+    from importlib import import_module
+
+    if name == "run":
+        return import_module("dbexp.run")  # a module that can be called, since the command lives there
+    if name in __all__:
+        return getattr(import_module("dbexp.api"), name)
+    raise AttributeError(f"module 'dbexp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -242,26 +242,38 @@ def save(path: Path, adapter: Adapter, model: Model, provenance: Mapping[str, An
         path: a .safetensors file.
         provenance: JSON-like; goes into the file's metadata under 'dbexp'.
     """
+    weights = {
+        name: (down.detach().cpu().contiguous(), adapter.up[name].detach().cpu().T.contiguous())
+        for name, down in adapter.down.items()
+    }
+    export_diffusers(LoraFile(weights, adapter.alphas, provenance), path, model)
+
+
+def export_diffusers(file: LoraFile, target: Path, model: Model) -> None:
+    """Write a LoRA under the names that diffusers' `load_lora_weights` reads, atomically; `read` reads it again."""
     tensors: dict[str, Tensor] = {}
+    sites: dict[str, list[str]] = {part: [] for part in file.alphas}
+    ranks: dict[str, int] = {}
+    for name, (down, up) in file.weights.items():
+        part, _, site = name.partition(".")
+        sites[part].append(site)
+        ranks[part] = down.shape[0]
+        key = f"{part}.{model.saved_site(part, site)}"
+        tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = down, up
     described: dict[str, Any] = {}
-    for part, rank in adapter.ranks.items():
-        sites = [name.removeprefix(f"{part}.") for name in adapter.down if name.startswith(f"{part}.")]
-        for site in sites:
-            key = f"{part}.{model.saved_site(part, site)}"
-            tensors[f"{key}.lora_A.weight"] = adapter.down[f"{part}.{site}"].detach().cpu().contiguous()
-            tensors[f"{key}.lora_B.weight"] = adapter.up[f"{part}.{site}"].detach().cpu().T.contiguous()
+    for part, rank in ranks.items():
         described |= {
             f"{part}.r": rank,
-            f"{part}.lora_alpha": adapter.alphas[part],
-            f"{part}.target_modules": sorted(sites),
+            f"{part}.lora_alpha": file.alphas[part],
+            f"{part}.target_modules": sorted(sites[part]),
             f"{part}.peft_type": "LORA",
         }
     metadata = {
         "format": "pt",
         "lora_adapter_metadata": json.dumps(described, sort_keys=True),
-        "dbexp": json.dumps(provenance, sort_keys=True),
+        "dbexp": json.dumps(dict(file.provenance), sort_keys=True),
     }
-    write_atomic(path, _stable_bytes(tensors, metadata))
+    write_atomic(target, _stable_bytes(tensors, metadata))
 
 
 def _stable_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -302,9 +314,8 @@ def read(path: Path, model: Model) -> LoraFile:
     return LoraFile(weights, alphas, provenance)
 
 
-def export_kohya(source: Path, target: Path, model: Model) -> None:
-    """Write a LoRA under the names that kohya's trainers, ComfyUI and AUTOMATIC1111 use."""
-    file = read(source, model)
+def export_kohya(file: LoraFile, target: Path, model: Model) -> None:
+    """Write a LoRA under the names that kohya's trainers, ComfyUI and AUTOMATIC1111 use, atomically."""
     tensors: dict[str, Tensor] = {}
     for name, (down, up) in file.weights.items():
         part, _, site = name.partition(".")

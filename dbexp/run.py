@@ -11,6 +11,8 @@ import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -128,6 +130,18 @@ def _raised_in(error: BaseException) -> str:
     """Name of the top-level package whose code raised an exception."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+class _Callable(ModuleType):
+    """This module is also what `dbexp.run(...)` calls in Python: the function of `dbexp.api`."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        from dbexp import api
+
+        return api.run(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 
 if __name__ == "__main__":

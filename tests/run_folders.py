@@ -1,4 +1,4 @@
-"""Folders of finished runs, made in milliseconds: a LoRA of the tiny model, a record, a result."""
+"""Folders of finished runs: made up in milliseconds (a LoRA of the tiny model, a record, a result), or really run."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dbexp import lora
+import dbexp
+from dbexp import compare, lora
 from dbexp.config import Config, DatasetConfig, LoraConfig, ModelConfig, SampleConfig, plain
 from dbexp.metrics import Estimate, Report
 from tests import builders
@@ -74,6 +76,37 @@ def make(
         {"name": " ".join(overrides) or "the run", "overrides": list(overrides), "status": "finished"},
     )
     return folder
+
+
+PROMPTS = ("a {token} {class} in the snow", "a red {token} {class}")
+
+
+def overrides(*others: str) -> list[str]:
+    """A whole run on the tiny model in a few seconds, as one would say it on the command line."""
+    return [
+        f"model.path={builders.checkpoint()}",
+        "model.resolution=32",
+        "dataset=folder",
+        f"dataset.path={builders.pictures()[0].parent}",
+        "dataset.class_noun=dog",
+        "dataset.live=true",
+        "train.steps=4",
+        "lora.rank=2",
+        "prior=none",
+        f"sample.prompts={json.dumps(PROMPTS)}",
+        "sample.images_per_prompt=2",
+        "sample.steps=2",
+        "sample.class_images=2",
+        f"store={builders.scratch() / 'store'}",
+        "tracking=disabled",
+        *others,
+    ]
+
+
+@lru_cache(maxsize=1)
+def really_run() -> compare.Run:
+    """A run that `dbexp.run` made, in a sweep of its own; to be read only."""
+    return dbexp.run(dbexp.compose(overrides()), builders.scratch() / "sweep" / "0")
 
 
 def _write(path: Path, content: Any) -> None:

@@ -351,7 +351,7 @@ class TestOtherPrograms:
         self, saved: Path, ours: NDArray[np.int64], base: Model, tmp_path: Path, loud: pytest.LogCaptureFixture
     ) -> None:
         path = tmp_path / "kohya.safetensors"
-        lora.export_kohya(saved, path, base)
+        lora.export_kohya(lora.read(saved, base), path, base)
         tensors = builders.tensors(path)
         site = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0"
         assert tensors[f"{site}.lora_down.weight"].shape == (4, 16)
@@ -453,6 +453,7 @@ def test_the_same_lora_is_the_same_bytes(tmp_path: Path) -> None:
     said = {f"key {number}": number for number in range(20)}
     for number in range(6):
         lora.save(tmp_path / f"{number}.safetensors", made, base, said)
-        lora.export_kohya(tmp_path / f"{number}.safetensors", tmp_path / f"kohya{number}.safetensors", base)
+        file = lora.read(tmp_path / f"{number}.safetensors", base)
+        lora.export_kohya(file, tmp_path / f"kohya{number}.safetensors", base)
     assert len({(tmp_path / f"{number}.safetensors").read_bytes() for number in range(6)}) == 1
     assert len({(tmp_path / f"kohya{number}.safetensors").read_bytes() for number in range(6)}) == 1

@@ -240,11 +240,12 @@ class StableDiffusion:
             self._folder,
             vae=self._load(AutoencoderKL, self._vae_folder),
             variant=self._variant,
+            dtype=self.dtype,
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
             local_files_only=True,
-        ).to(self.device, self.dtype)
+        ).to(self.device)
         pipe.set_progress_bar_config(disable=True)
         if lora is not None:
             pipe.load_lora_weights(str(lora.parent), weight_name=lora.name)

