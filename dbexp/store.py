@@ -31,7 +31,11 @@ from dbexp.errors import ConfigError
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+PARTIAL = ".partial"
+"""Ends the name of an entry that is being made."""
 _READ_BYTES = 1 << 20
+DOOMED = ".doomed"
+"""Ends the name of an entry that is being deleted."""
 _TEMPORARY = ".tmp"
 """Ends the name of a file that is being written; one that a killed process left is swept up before publishing."""
 
@@ -90,6 +94,11 @@ def link_tree(source: Path, target: Path) -> None:
             link(path, target / path.relative_to(source))
 
 
+def lock_of(place: Path) -> FileLock:
+    """The lock of an entry, held by whoever makes it, looks whether it is there, or deletes it."""
+    return FileLock(f"{place}.lock")
+
+
 class Entry:
     """One entry while its lock is held.
 
@@ -143,7 +152,10 @@ class Store:
     def find(self, stage: str, inputs: Mapping[str, Any]) -> Path | None:
         """The finished, undamaged entry of these inputs, or None."""
         place = self.place(stage, inputs)
-        return place if self._intact(place) else None
+        if not self._intact(place):
+            return None
+        _touch(place)
+        return place
 
     def get(self, stage: str, inputs: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
         """The entry of these inputs, made first if it is missing or damaged.
@@ -185,14 +197,15 @@ class Store:
             raise ConfigError(f"store={self.root}: is a file or lies inside one; give the path of a folder") from None
         except FileNotFoundError:  # a place that the system does not let anybody make folders in
             raise ConfigError(f"store={self.root}: no folder can be made there; give another path") from None
-        with FileLock(f"{place}.lock"):
+        with lock_of(place):
             if self._intact(place):
+                _touch(place)
                 log.debug("store: found %s %s", stage, place.name[:12])
                 yield Entry(place, place, {"stage": stage, **inputs})
                 return
             if place.exists():
                 log.warning("store: %s is damaged and is made again", place)
-                _remove(place)
+                remove(place)
             work = self.working_folder(stage, inputs)
             work.mkdir(exist_ok=True)
             yield Entry(work, place, {"stage": stage, **inputs})
@@ -219,7 +232,7 @@ class Store:
     def working_folder(self, stage: str, inputs: Mapping[str, Any]) -> Path:
         """Where an unfinished entry is being made (it need not exist)."""
         place = self.place(stage, inputs)
-        return place.with_name(f"{place.name}.partial")
+        return place.with_name(f"{place.name}{PARTIAL}")
 
     @staticmethod
     def _intact(place: Path) -> bool:
@@ -241,8 +254,14 @@ class Store:
         ]
 
 
-def _remove(place: Path) -> None:
+def _touch(place: Path) -> None:
+    """Note that an entry was used now: the time of its manifest says when somebody last did."""
+    with contextlib.suppress(OSError):  # a store that may only be read is as good as any other
+        os.utime(place / MANIFEST)
+
+
+def remove(place: Path) -> None:
     """Move an entry out of the way before deleting it, so that no reader finds half of it."""
-    doomed = place.with_name(f"{place.name}.{uuid.uuid4().hex[:8]}.doomed")
+    doomed = place.with_name(f"{place.name}.{uuid.uuid4().hex[:8]}{DOOMED}")
     os.replace(place, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
