@@ -248,7 +248,13 @@ class StableDiffusion:
         ).to(self.device)
         pipe.set_progress_bar_config(disable=True)
         if lora is not None:
-            pipe.load_lora_weights(str(lora.parent), weight_name=lora.name)
+            # it warns of every LoRA without text encoder, and asks to report that as a fault
+            verbosity = diffusers.utils.logging.get_verbosity()
+            diffusers.utils.logging.set_verbosity_error()
+            try:
+                pipe.load_lora_weights(str(lora.parent), weight_name=lora.name)
+            finally:
+                diffusers.utils.logging.set_verbosity(verbosity)
         return pipe
 
 
