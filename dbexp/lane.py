@@ -225,19 +225,30 @@ class Lane:
     # -- state ------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on from the last optimizer step, exactly."""
+        """Everything needed to go on from the last microbatch, exactly; its losses must have come from the device."""
+        accumulating = self.micro % self.train.grad_accum > 0
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         return {
-            "step": self.step,
+            "micro": self.micro,
             "adapter": self.adapter.state(),
+            "gradients": [gradient.cpu().clone() for gradient in gradients] if accumulating else [],
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "history": self.history,
+            "losses": self._losses,
+            "diverged_at": self.diverged_at,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
-        self.micro = int(state["step"]) * self.train.grad_accum
+        self.micro = int(state["micro"])
         self.adapter.load_state(state["adapter"])
+        with torch.no_grad():
+            gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+            for gradient, kept in zip(gradients, state["gradients"], strict=False):  # none between two steps
+                gradient.copy_(kept)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.history = list(state["history"])
+        self._losses = [(float(instance), float(prior)) for instance, prior in state["losses"]]
+        self.diverged_at = state["diverged_at"]

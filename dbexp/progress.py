@@ -1,4 +1,7 @@
-"""A progress bar on a terminal, plain lines elsewhere (a log file, a Slurm job), behind one small interface."""
+"""A progress bar on a terminal, plain lines elsewhere (a log file, a Slurm job), behind one small interface.
+
+While a sweep has a view of its own on the terminal (`dbexp.live`), bars are shown in it.
+"""
 
 from __future__ import annotations
 
@@ -53,15 +56,41 @@ def progress(description: str, total: int, *, done: int = 0, stream: TextIO | No
     Yields:
         The bar to advance.
     """
+    if stream is None and _shared is not None:
+        task = _shared.add_task(description, total=total, completed=done, fields="")
+        try:
+            yield _Rich(_shared, task)
+        finally:
+            _shared.remove_task(task)
+        return
     stream = stream or sys.stderr
     if stream.isatty():
-        with _rich(stream) as display:
+        with bars(stream) as display:
             yield _Rich(display, display.add_task(description, total=total, completed=done, fields=""))
     else:
         yield _Plain(description, total, done, stream)
 
 
-def _rich(stream: TextIO) -> Progress:
+_shared: Progress | None = None
+
+
+@contextmanager
+def shown_in(display: Progress) -> Iterator[None]:
+    """Inside the block bars are added to a display that somebody else draws, and taken away when they are done."""
+    global _shared
+    before, _shared = _shared, display
+    try:
+        yield
+    finally:
+        _shared = before
+
+
+def bars(stream: TextIO | None = None) -> Progress:
+    """An empty display of bars; a bar has a field `fields`, a text.
+
+    Args:
+        stream: where it is drawn once it is started; None: standard error.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -70,7 +99,7 @@ def _rich(stream: TextIO) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[fields]}", style="dim"),
-        console=Console(file=stream),
+        console=Console(file=stream or sys.stderr),
     )
 
 
@@ -110,7 +139,7 @@ class _Plain:
             self._said, self._tenth = now, tenth
             elapsed = now - self._started
             left = elapsed / max(self._done - self._first, 1) * (self._total - self._done)
-            times = f"{_clock(elapsed)} elapsed" + ("" if last else f", about {_clock(left)} left")
+            times = f"{clock(elapsed)} elapsed" + ("" if last else f", about {clock(left)} left")
             line = f"{self._description}: {self._done}/{self._total}, {times}"
             print(line + (f"  {shown}" if shown else ""), file=self._stream, flush=True)
 
@@ -119,7 +148,7 @@ def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """h:mm:ss, as the terminal bar shows times."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

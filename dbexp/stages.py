@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from dbexp import dataset, evaluate, models, prior, provenance, sample, table, tracking
+from dbexp import dataset, evaluate, live, models, prior, provenance, sample, table, tracking
 from dbexp.config import Config, advice, fill, plain
 from dbexp.contact_sheet import Column, contact_sheet
 from dbexp.dataset import Subject
@@ -318,6 +318,7 @@ class _Times:
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
         """Time the block."""
+        live.current().stage(stage)
         started = time.perf_counter()
         yield
         self.seconds[stage] = round(time.perf_counter() - started, 3)

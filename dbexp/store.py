@@ -31,6 +31,8 @@ from dbexp.errors import ConfigError
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+PACKS = "packs"
+"""Folder of the states of packs that were interrupted (`dbexp.pack_state`)."""
 PARTIAL = ".partial"
 """Ends the name of an entry that is being made."""
 _READ_BYTES = 1 << 20

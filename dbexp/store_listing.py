@@ -17,10 +17,9 @@ from filelock import Timeout
 from rich.console import Console
 from rich.table import Table
 
-from dbexp import pack_state
 from dbexp.compare import print_grid
 from dbexp.errors import ConfigError, Problems
-from dbexp.store import DOOMED, MANIFEST, PARTIAL, Store, lock_of, remove
+from dbexp.store import DOOMED, MANIFEST, PACKS, PARTIAL, Store, lock_of, remove
 
 _DAY, _GB = 86400.0, 10**9
 IN_USE_SECONDS = 3600.0
@@ -34,7 +33,7 @@ _WHAT = {
     "sample": "samples and class images for PRES",
     "features": "features and distances of metrics",
     "hashes": "remembered hashes of files",
-    pack_state.FOLDER: "states of interrupted packs",
+    PACKS: "states of interrupted packs",
 }
 
 
@@ -63,7 +62,7 @@ def items(store: Store) -> list[Item]:
     """Everything in a store, by stage."""
     found: list[Item] = []
     for stage in sorted(path for path in store.root.glob("*") if path.is_dir()):
-        for path in sorted(stage.glob("*.*") if stage.name == pack_state.FOLDER else stage.glob("??/*")):
+        for path in sorted(stage.glob("*.*") if stage.name == PACKS else stage.glob("??/*")):
             if path.suffix != ".lock":
                 with contextlib.suppress(FileNotFoundError):  # another process has just deleted or published it
                     found.append(_item(stage.name, path))

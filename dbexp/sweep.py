@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dbexp import memory, models, pack, stages
+from dbexp import live, memory, models, pack, pack_state, stages
 from dbexp.compare import print_grid
 from dbexp.config import Config
 from dbexp.errors import ConfigError, Interrupted, Problems
@@ -130,11 +130,34 @@ def plan(jobs: Sequence[Job], size: int | None, *, workers: int = 1, elsewhere: 
         elsewhere: they will run on other machines, whose precision only these know when it is `auto`.
     """
     todo = [job for job in jobs if not _is_trained(job, elsewhere)]
+    begun = [] if elsewhere else _begun_together(todo)
     if size is None:
         lanes = len({pack.course(job.config) for job in todo})
         size = max(1, min(memory.most_lanes(todo[0].config) if todo else 1, -(-lanes // workers)))
-    gathered = pack.packs([job.config for job in todo], size)
-    return Plan(tuple(jobs), tuple(tuple(todo[index] for index in members) for members in gathered))
+    resumed = {job.number for members in begun for job in members}
+    fresh = [job for job in todo if job.number not in resumed]
+    gathered = [tuple(fresh[index] for index in members) for members in pack.packs([job.config for job in fresh], size)]
+    return Plan(tuple(jobs), (*begun, *gathered))
+
+
+def _begun_together(jobs: Sequence[Job]) -> list[tuple[Job, ...]]:
+    """Packs that an interruption left half done: the same lanes must go on together (see `pack_state`)."""
+    gathered = []
+    stores = {job.config.store: stages.open_store(job.config) for job in jobs}
+    for name, store in stores.items():
+        if not (packs := pack_state.begun(store)):
+            continue
+        members = [job for job in jobs if job.config.store == name]
+        entries = [_entry(job, store) for job in members]
+        gathered += [tuple(members[index] for index in indices) for indices in pack_state.together(packs, entries)]
+    return gathered
+
+
+def _entry(job: Job, store: Store) -> str:
+    """Where the store keeps a job's training, relative to its root; empty if that cannot be known yet."""
+    model = models.load(job.config.model, store)
+    task = stages.find_task(job.config, model, store)
+    return "" if task is None else store.place("train", inputs_of(task, model)).relative_to(store.root).as_posix()
 
 
 def _is_trained(job: Job, elsewhere: bool) -> bool:
@@ -226,9 +249,12 @@ def _train_lanes(lanes: Sequence[_Lane], size: int | None, model: Model, store: 
 
 def _train(runs: _Lane, model: Model, store: Store) -> bool:
     """Train runs together; whether memory sufficed."""
-    log.info("training jobs %s together", ", ".join(str(job.number) for job, _ in runs))
+    view, numbers = live.current(), [job.number for job, _ in runs]
+    log.info("training jobs %s together", ", ".join(map(str, numbers)))
+    view.trains({job.number: job.config.train.steps for job, _ in runs})
     try:
-        results = train([task for _, task in runs], model, store)
+        tasks = [task for _, task in runs]
+        results = train(tasks, model, store, lambda number, rows: view.losses(numbers[number], rows))
     except Interrupted:
         raise
     except Exception as error:

@@ -7,80 +7,44 @@ gradient knows of another. A lane's result is the same alone or in a pack.
 from __future__ import annotations
 
 import contextlib
-import io
-import json
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from dbexp import lora, pack, provenance
-from dbexp.config import LrScheduleConfig, plain
+from dbexp import lora, pack, pack_state
 from dbexp.device import largest_over_processes, processes, wait_for_everyone
-from dbexp.errors import Interrupted, TrainingDiverged
+from dbexp.errors import Interrupted
 from dbexp.lane import Lane, Row, Task
 from dbexp.latents import encode
 from dbexp.loop import Loop, Signals
-from dbexp.lr_schedule import decay_end
 from dbexp.models import Model
 from dbexp.progress import progress
-from dbexp.store import Entry, Store, file_hash, key_of, write_atomic
+from dbexp.store import Entry, Store, key_of
+from dbexp.train_entry import (
+    Line,
+    Trained,
+    checkpoint,
+    course_of,
+    diverged,
+    divergence,
+    finish,
+    inputs_of,
+    is_main,
+    iterate_checkpoints,
+    result_of,
+)
+
+__all__ = ["OnRows", "Trained", "inputs_of", "iterate_checkpoints", "train"]
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
-_STATE = "state.pt"
-_DIVERGED = "diverged.json"
-"""Marks an unfinished entry whose training cannot succeed: nothing random is left that could end differently."""
 OnRows = Callable[[int, Sequence[Row]], None]
 """Called with (task number, new history rows) whenever losses have come from the device."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished run.
-
-    Attributes:
-        folder: of the store; holds lora.safetensors, history.jsonl, train.json and checkpoints/.
-        lora: the LoRA file.
-        history: a row per optimizer step.
-        record: seconds, steps, parameters per part.
-    """
-
-    folder: Path
-    lora: Path
-    history: tuple[Row, ...]
-    record: dict[str, Any]
-
-
-def inputs_of(task: Task, model: Model) -> dict[str, Any]:
-    """What a trained LoRA depends on: the key of its store entry."""
-    cfg = task.config
-    train = asdict(cfg.train)
-    for unrelated in ("log_every", "gradient_checkpointing"):
-        train.pop(unrelated)
-    prior = cfg.prior.weight > 0
-    return {
-        "version": VERSION,
-        "model": model.identity,
-        "dtype": str(model.dtype),
-        "resolution": cfg.model.resolution,
-        "lora": asdict(cfg.lora),
-        "lr_schedule": asdict(cfg.lr_schedule),
-        "train": train,
-        "images": [file_hash(path) for path in task.images],
-        "prompt": task.prompt,
-        "prior_weight": cfg.prior.weight,
-        "class_images": [file_hash(path) for path in task.class_images] if prior else [],
-        "class_prompt": task.class_prompt if prior else None,
-        "seeds": {name: getattr(cfg.seeds, name) for name in ("init", "data", "noise")},
-        "processes": processes()[1],
-    }
 
 
 def train(
@@ -110,48 +74,45 @@ def train(
         order = sorted(range(len(tasks)), key=lambda i: store.place("train", keys[i]))
         first = {key_of(keys[i]): i for i in reversed(order)}
         entries = {i: claims.enter_context(_claim(store, keys[i])) for i in order if i == first[key_of(keys[i])]}
-        lines = [_Line(i, tasks[i], entry) for i, entry in sorted(entries.items()) if not entry.finished]
-        results |= {line.number: error for line in lines if (error := _divergence(line.entry.folder))}
+        lines = [Line(i, tasks[i], entry) for i, entry in sorted(entries.items()) if not entry.finished]
+        results |= {line.number: error for line in lines if (error := divergence(line.entry.folder))}
         lines = [line for line in lines if line.number not in results]
         if lines:
-            shared: dict[str, list[_Line]] = {}
-            for line in lines:
-                shared.setdefault(key_of(_course(keys[line.number])), []).append(line)
-            courses = [sorted(members, key=lambda line: line.steps) for members in shared.values()]
+            shared: dict[str, list[Line]] = {}
+            for line in sorted(lines, key=lambda line: line.steps):
+                shared.setdefault(key_of(course_of(keys[line.number])), []).append(line)
+            courses = [_Course(key, tuple(members)) for key, members in shared.items()]
+            # the longest first: lanes that end leave no gap between those that go on, which therefore share the same
+            # products, in the same order, whether the pack goes on at once or is resumed without those that ended
+            courses.sort(key=lambda course: (-course.passes, course.key))
             results |= _train_pack(courses, model, store, on_rows or (lambda number, rows: None))
         for i, entry in entries.items():
-            results.setdefault(i, _result(entry.place) if entry.finished else RuntimeError("training did not end"))
+            results.setdefault(i, result_of(entry.place) if entry.finished else RuntimeError("training did not end"))
     return [results[first[key_of(key)]] for key in keys]
 
 
 @dataclass(frozen=True)
-class _Line:
-    """A finish line: a run that ends when its lane has done its steps."""
+class _Course:
+    """The finish lines of a lane, nearest first."""
 
-    number: int
-    task: Task
-    entry: Entry
+    key: str
+    lines: tuple[Line, ...]
 
     @property
-    def steps(self) -> int:
-        """Optimizer steps until here."""
-        return self.task.config.train.steps
+    def task(self) -> Task:
+        """Of the lane: that of its last finish line."""
+        return self.lines[-1].task
 
-
-def _course(inputs: dict[str, Any]) -> dict[str, Any]:
-    """What decides every step of a run, but not how many there are: runs with equal ones are one training.
-
-    A decay that follows the number of steps makes runs of different length different from their first step on.
-    """
-    train, schedule = dict(inputs["train"]), dict(inputs["lr_schedule"])
-    schedule["horizon"] = decay_end(LrScheduleConfig(**schedule), steps=train.pop("steps"))
-    return {**inputs, "train": train, "lr_schedule": schedule}
+    @property
+    def passes(self) -> int:
+        """Microbatches until the end."""
+        return self.task.config.train.steps * self.task.config.train.grad_accum
 
 
 @contextlib.contextmanager
 def _claim(store: Store, inputs: dict[str, Any]) -> Iterator[Entry]:
     """Hold an entry. Of several processes that train it together the main one holds it for all."""
-    if _is_main():
+    if is_main():
         with store.claim("train", inputs) as entry:
             wait_for_everyone()
             yield entry
@@ -160,39 +121,48 @@ def _claim(store: Store, inputs: dict[str, Any]) -> Iterator[Entry]:
         yield store.look("train", inputs)
 
 
-def _result(folder: Path) -> Trained:
-    lines = (folder / "history.jsonl").read_text().splitlines()
-    record = json.loads((folder / "train.json").read_text())
-    return Trained(folder, folder / "lora.safetensors", tuple(json.loads(line) for line in lines), record)
-
-
 # -- a pack -----------------------------------------------------------------------------------------------------------
 
 
 def _train_pack(
-    courses: Sequence[Sequence[_Line]], model: Model, store: Store, on_rows: OnRows
+    courses: Sequence[_Course], model: Model, store: Store, on_rows: OnRows
 ) -> dict[int, Trained | Exception]:
-    """Train a pack and publish the entry of every finish line.
-
-    Args:
-        courses: for each lane its finish lines, nearest first; the last one's task is the lane's.
-    """
-    lanes = prepare([lines[-1].task for lines in courses], model, store)
+    """Train a pack, lane k in slot k, and publish the entry of every finish line."""
+    lanes = prepare([course.task for course in courses], model, store)
+    entries = tuple(
+        tuple(line.entry.place.relative_to(store.root).as_posix() for line in course.lines) for course in courses
+    )
+    begun = pack_state.Pack(tuple(course.key for course in courses), entries, _ranks(lanes))
+    begun, states = pack_state.resume(store, begun, model.device)
     try:
-        with open_slots(lanes, model) as slots, Signals() as signals:
+        with open_slots(lanes, model, begun.ranks) as slots, Signals() as signals:
             for slot, lane in enumerate(lanes):
-                _begin(lane, slot, slots, model, courses[slot])
+                _begin(lane, slot, slots, model, courses[slot], states.get(courses[slot].key))
+            if is_main():
+                begun.begin(store)
             total, done = sum(lane.steps for lane in lanes), sum(lane.step for lane in lanes)
             with progress("train", total, done=done) as bar:
 
                 def tell(slot: int, rows: Sequence[Row]) -> None:
-                    for line in courses[slot]:
+                    for line in courses[slot].lines:
                         on_rows(line.number, [row for row in rows if row["step"] <= line.steps])
 
-                results = _run(Loop(lanes, slots, model, bar, tell), courses, model, signals)
+                for slot, lane in enumerate(lanes):
+                    if lane.history:  # of a lane that goes on: whoever is told gets every row, and in order
+                        tell(slot, lane.history)
+
+                def save() -> None:
+                    if is_main():
+                        begun.save(store, [lane.state() for lane in lanes])
+
+                results = _run(Loop(lanes, slots, model, bar, tell), courses, model, signals, save)
+            if is_main():
+                begun.end(store)
             if signals.received is not None:
                 raise Interrupted(signals.received, "training is done; the same command goes on after it")
     finally:
+        if is_main():
+            begun.give_up(store)
         model.enable_gradient_checkpointing(False)
     return results
 
@@ -202,13 +172,24 @@ def _text_rank(lane: Lane) -> int:
     return config.text_encoder_rank or config.rank
 
 
-def open_slots(lanes: Sequence[Lane], model: Model) -> lora.Lanes:
-    """Slots for lanes, each empty still; gradient checkpointing is switched as the lanes want it."""
+def _ranks(lanes: Sequence[Lane]) -> dict[str, int]:
+    """part -> rank that slots for these lanes must have room for."""
     ranks = {"unet": max(lane.task.config.lora.rank for lane in lanes)}
     if any(lane.trains_text for lane in lanes):
         ranks["text_encoder"] = max(_text_rank(lane) for lane in lanes if lane.trains_text)
+    return ranks
+
+
+def open_slots(lanes: Sequence[Lane], model: Model, ranks: Mapping[str, int] | None = None) -> lora.Lanes:
+    """Slots for lanes, each empty still; gradient checkpointing is switched as the lanes want it.
+
+    Args:
+        lanes: one for each slot.
+        model: the frozen base.
+        ranks: part -> rank that slots have room for; None: as the lanes need.
+    """
     cfg = lanes[0].task.config
-    slots = lora.Lanes(model, cfg.lora.sites, len(lanes), ranks)
+    slots = lora.Lanes(model, cfg.lora.sites, len(lanes), ranks or _ranks(lanes))
     model.enable_gradient_checkpointing(cfg.train.gradient_checkpointing)
     return slots
 
@@ -244,41 +225,52 @@ def prepare(tasks: Sequence[Task], model: Model, store: Store) -> list[Lane]:
     return lanes
 
 
-def _begin(lane: Lane, slot: int, slots: lora.Lanes, model: Model, lines: Sequence[_Line]) -> None:
-    """Give a lane its slot, and its last checkpoint if there is one before the first finish line."""
+def _begin(
+    lane: Lane, slot: int, slots: lora.Lanes, model: Model, course: _Course, state: Mapping[str, Any] | None
+) -> None:
+    """Give a lane its slot, and its last state if there is one that its nearest finish line can be reached from."""
     enter_slot(lane, slot, slots, model)
-    place = lines[-1].entry.folder / _STATE
-    state = torch.load(place, map_location=model.device, weights_only=True) if place.exists() else None
-    if state is not None and state["step"] < lines[0].steps:
+    if state is not None and state["micro"] <= course.lines[0].steps * lane.train.grad_accum:
         lane.load_state(state)
         log.info("train: going on from step %d of %d", lane.step, lane.steps)
     log.info("train: %s parameters", lora.parameter_count(lane.adapter))
 
 
 def _run(
-    loop: Loop, courses: Sequence[Sequence[_Line]], model: Model, signals: Signals
+    loop: Loop, courses: Sequence[_Course], model: Model, signals: Signals, save: Callable[[], None]
 ) -> dict[int, Trained | Exception]:
-    """Step until every lane is at its last finish line, publishing at each, and saving when a signal asks to stop."""
+    """Step until every lane is at its last finish line, publishing at each; `save` keeps the state of all lanes."""
     lanes, results = loop.lanes, dict[int, Trained | Exception]()
     started, first_steps = time.perf_counter(), [lane.step for lane in lanes]
     alone, stop = processes()[1] == 1, 0
-    # steps at which a lane has something to write, once each
-    due = [{line.steps for line in lines} | _checkpoint_steps(lane) for lane, lines in zip(lanes, courses, strict=True)]
-    due = [{step for step in steps if step > lane.step} for lane, steps in zip(lanes, due, strict=True)]
+    due = [_due_steps(lane, course) for lane, course in zip(lanes, courses, strict=True)]
     try:
-        while any(lane.running for lane in lanes) and not stop:
-            losses_read = loop.microbatch()
-            for slot, lane in enumerate(lanes):
-                if lane.step not in due[slot] or lane.micro % lane.train.grad_accum:
-                    continue
-                due[slot].discard(lane.step)
+        while True:
+            if _arrived(lanes, due):
+                if not alone:  # half accumulated gradients are not the same in every process
+                    loop.to_step_boundary()
                 loop.flush()
-                if lane.diverged_at is None:
-                    cost = {
-                        "seconds": time.perf_counter() - started,
-                        "seconds_cover_steps": lane.step - first_steps[slot],
-                    }
-                    results |= _arrive(lane, courses[slot], model, cost)
+                for slot in _arrived(lanes, due):
+                    due[slot].discard(lanes[slot].step)
+                    if lanes[slot].step in _checkpoint_steps(lanes[slot]):
+                        checkpoint(lanes[slot], courses[slot].lines, model)
+                ending = [
+                    (slot, line)
+                    for slot, course in enumerate(courses)
+                    for line in course.lines
+                    if line.number not in results and line.steps == lanes[slot].step and _at_step(lanes[slot])
+                ]
+                # before any run is published: those that go on must find all lanes as they are now, not as they were
+                # before, or their batches would be composed otherwise than without an interruption
+                if sum(len(course.lines) for course in courses) > len(results) + 1:
+                    save()
+                for slot, line in ending:
+                    seconds, steps = time.perf_counter() - started, lanes[slot].step - first_steps[slot]
+                    cost = {"seconds": seconds, "seconds_cover_steps": steps}
+                    results[line.number] = finish(lanes[slot], line, model, cost)
+            if stop or not any(lane.running for lane in lanes):
+                break
+            losses_read = loop.microbatch()
             # several processes must stop at one step; they agree on it where they wait for the device anyway
             if alone or losses_read:
                 stop = largest_over_processes(signals.received or 0, model.device)
@@ -287,103 +279,34 @@ def _run(
         # a second Ctrl-C: the user will not wait for a checkpoint; the last one stays
         raise Interrupted(signal.SIGINT, "stopped at once; the last checkpoint is kept") from None
     if stop and any(lane.running for lane in lanes):
-        loop.to_step_boundary()
-        for lane, lines in zip(lanes, courses, strict=True):
-            if lane.running:
-                _save_state(lane, lines[-1].entry)
+        if not alone:
+            loop.to_step_boundary()
+        save()
         steps = ", ".join(f"{lane.step} of {lane.steps}" for lane in lanes)
         raise Interrupted(stop, f"training stopped at step {steps}; the same command goes on from there")
-    for lane, lines in zip(lanes, courses, strict=True):
+    for lane, course in zip(lanes, courses, strict=True):
         if lane.diverged_at is not None:
-            results |= {line.number: _diverged(lane, line) for line in lines if line.number not in results}
+            results |= {line.number: diverged(lane, line) for line in course.lines if line.number not in results}
     return results
+
+
+def _due_steps(lane: Lane, course: _Course) -> set[int]:
+    """Steps at which a lane has something to write, once each. It may begin at a finish line: a state was saved there,
+    and the process killed before the run was published."""
+    checkpoints = {step for step in _checkpoint_steps(lane) if step > lane.step}
+    return checkpoints | {line.steps for line in course.lines if line.steps >= lane.step}
+
+
+def _at_step(lane: Lane) -> bool:
+    """Whether a lane stands, in good health, between two optimizer steps."""
+    return lane.diverged_at is None and lane.micro % lane.train.grad_accum == 0
+
+
+def _arrived(lanes: Sequence[Lane], due: Sequence[set[int]]) -> list[int]:
+    """Slots of the lanes that have something to write now."""
+    return [slot for slot, lane in enumerate(lanes) if lane.step in due[slot] and _at_step(lane)]
 
 
 def _checkpoint_steps(lane: Lane) -> set[int]:
     every = lane.train.checkpoint_every
     return set(range(every, lane.steps, every)) if every else set()
-
-
-def _arrive(lane: Lane, lines: Sequence[_Line], model: Model, cost: dict[str, float]) -> dict[int, Trained | Exception]:
-    """Write what is due at a lane's step: a checkpoint for the runs that go on, the result of one that ends here."""
-    # first the runs that end here: a state saved at this step could not bring their adapter back
-    results: dict[int, Trained | Exception] = {
-        line.number: _finish(lane, line, model, cost) for line in lines if line.steps == lane.step
-    }
-    if _is_main() and lane.running and lane.step in _checkpoint_steps(lane):
-        for line in lines:
-            if line.steps > lane.step:
-                path = line.entry.folder / "checkpoints" / f"step_{lane.step:06d}.safetensors"
-                lora.save(path, lane.adapter, model, _provenance(line.task, lane.step, model))
-        _save_state(lane, lines[-1].entry)
-    return results
-
-
-def _is_main() -> bool:
-    return processes()[0] == 0
-
-
-def _save_state(lane: Lane, entry: Entry) -> None:
-    """Write what resuming needs, atomically."""
-    if not _is_main():
-        return
-    state = io.BytesIO()
-    torch.save(lane.state(), state)
-    write_atomic(entry.folder / _STATE, state.getvalue())
-
-
-def _provenance(task: Task, step: int, model: Model) -> dict[str, Any]:
-    """What a LoRA file tells of its making; nothing that would differ from one making to the next."""
-    made_with = provenance.collect(model.device)
-    return {
-        "inputs": inputs_of(task, model),
-        "config": plain(replace(task.config, dataset=replace(task.config.dataset, path=None, root=None), store=None)),
-        "step": step,
-        "model": model.name,
-        "provenance": {name: made_with[name] for name in ("dbexp", "git", "packages", "python", "device")},
-    }
-
-
-def _finish(lane: Lane, line: _Line, model: Model, cost: dict[str, float]) -> Trained:
-    """Write a run's result and publish it."""
-    folder = line.entry.folder
-    if _is_main():
-        lora.save(folder / "lora.safetensors", lane.adapter, model, _provenance(line.task, lane.step, model))
-        history = lane.history[: line.steps]
-        write_atomic(folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in history))
-        record = {"steps": lane.step, **cost, "parameters": lora.parameter_count(lane.adapter)}
-        write_atomic(folder / "train.json", json.dumps(record, indent=1))
-        (folder / _STATE).unlink(missing_ok=True)
-        line.entry.publish()
-    wait_for_everyone()
-    return _result(line.entry.place)
-
-
-def _diverged(lane: Lane, line: _Line) -> TrainingDiverged:
-    """What to tell of a run that did not reach its finish line; what was good of it stays."""
-    folder = line.entry.folder
-    kept = [path for _, path in iterate_checkpoints(folder)]
-    last = f"last good checkpoint: {kept[-1]}" if kept else "no checkpoint was made before"
-    message = (
-        f"the loss became NaN or infinite at step {lane.diverged_at} of {line.steps} (train.lr={lane.train.lr:g}); "
-        f"lower train.lr or model.precision=fp32. {last}. To train it again with the same settings delete {folder}"
-    )
-    if _is_main():
-        marker = {"step": lane.diverged_at, "message": message}
-        write_atomic(folder / _DIVERGED, json.dumps(marker, indent=1, ensure_ascii=False))
-    return TrainingDiverged(message, kept[-1] if kept else None)
-
-
-def _divergence(folder: Path) -> TrainingDiverged | None:
-    """What `_diverged` said of an entry when it was trained before, in a pack for instance."""
-    marker = folder / _DIVERGED
-    if not marker.exists():
-        return None
-    kept = [path for _, path in iterate_checkpoints(folder)]
-    return TrainingDiverged(json.loads(marker.read_text())["message"], kept[-1] if kept else None)
-
-
-def iterate_checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
-    """(step, LoRA file) of every checkpoint of a run's train folder, in order."""
-    for path in sorted((folder / "checkpoints").glob("step_*.safetensors")):
-        yield int(path.stem.removeprefix("step_")), path

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
 import json
-import logging
 import os
 import shlex
 import shutil
@@ -15,20 +11,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, LauncherTestSuite
 from hydra.version import VersionBase
 from packaging.version import Version
 
 import dbexp
-from dbexp import run, stages, sweep, train
+from dbexp import stages, sweep, train
 from dbexp.errors import Interrupted
 from tests import builders
+from tests.sweeps import Outcome, dbexp_command, results, tiny
 
 PAPER = ("dino", "clip_i", "clip_t", "pres", "div")
 
@@ -59,69 +54,6 @@ class TestHydrasOwnSuite(LauncherTestSuite):
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("pack", ["hydra.sweeper.max_batch_size=2"])])
 class TestHydrasOwnSuiteInBatches(BatchedSweeperTestSuite):
     """The same, batch after batch."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-
-def dbexp_command(folder: Path, *argv: str) -> Outcome:
-    """Run the command line in a folder, in this process."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    out, err = io.StringIO(), io.StringIO()
-    status = 0
-    GlobalHydra.instance().clear()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["dbexp", *argv])
-        patch.delenv("HYDRA_FULL_ERROR", raising=False)
-        try:
-            run.main()
-        except SystemExit as stop:
-            if isinstance(stop.code, str):  # as the interpreter would
-                print(stop.code, file=sys.stderr)
-            status = 1 if isinstance(stop.code, str) else int(stop.code or 0)
-        finally:
-            for handler in {*root.handlers} - {*handlers}:
-                handler.close()
-            root.handlers[:], root.level = handlers, level
-            GlobalHydra.instance().clear()
-    return Outcome(status, out.getvalue(), err.getvalue())
-
-
-def tiny(store: Path) -> list[str]:
-    """Overrides that make a whole run a matter of a second."""
-    return [
-        f"model.path={builders.checkpoint()}",
-        "model.resolution=32",
-        "dataset=folder",
-        f"dataset.path={builders.pictures()[0].parent}",
-        "dataset.class_noun=dog",
-        "dataset.live=true",
-        "train.steps=4",
-        "train.lr=1e-3",
-        "train.log_every=1",
-        "train.checkpoint_every=0",
-        "prior.count=3",
-        "prior.steps=2",
-        'sample.prompts=["a {token} {class} in the snow","a red {token} {class}"]',
-        "sample.images_per_prompt=2",
-        "sample.steps=2",
-        "sample.class_images=4",
-        f"store={store}",
-        "tracking.mode=disabled",
-    ]
-
-
-def results(folder: Path) -> list[dict[str, str]]:
-    with (folder / "results.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 SWEPT = ["lora.rank=2,4", "seed=1,2"]
@@ -366,7 +298,7 @@ class TestFailures:
         ) as process:
             deadline = time.monotonic() + 120
             # both lanes have saved step 15, and step 30 is far
-            while len(list((tmp_path / "store").glob("train/*/*.partial/state.pt"))) < 2:
+            while not list((tmp_path / "store").glob("packs/*.pt")):
                 assert process.poll() is None and time.monotonic() < deadline
                 time.sleep(0.01)
             process.kill()

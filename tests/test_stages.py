@@ -209,7 +209,7 @@ def test_ctrl_c_on_the_command_line_saves_and_the_same_command_goes_on(overrides
     assert "the same command goes on from there" in said[-1]
     assert "Traceback" not in "".join(said)
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "stopped"
-    states = list((tmp_path / "store").glob("train/*/*.partial/state.pt"))
+    states = list((tmp_path / "store").glob("packs/*.pt"))
     assert len(states) == 1
 
 

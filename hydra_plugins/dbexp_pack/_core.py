@@ -54,9 +54,10 @@ def launch(launcher: PackLauncher, job_overrides: Sequence[Sequence[str]], first
     jobs = {job.number: job for job in planned.jobs}
     returns: dict[int, JobReturn] = {}
     works = _works(launcher, planned, {int(cfg.hydra.job.num): cfg for cfg in composed})
-    for number, returned in _executors.EXECUTORS[launcher.executor](launcher, works):
-        returns[number] = returned
-        _report.tell(jobs[number], returned)
+    with _report.watching(planned, hydra):
+        for number, returned in _executors.EXECUTORS[launcher.executor](launcher, works):
+            returns[number] = returned
+            _report.tell(jobs[number], returned)
     _report.summary(planned, returns, composed[0])
     return [returns[job.number] for job in planned.jobs]
 
@@ -87,6 +88,7 @@ def _plan(launcher: PackLauncher, composed: Sequence[DictConfig]) -> Plan:
         problems.append(f"hydra.launcher.size={launcher.size}: must be at least 1, or null for what memory allows")
     if any(cfg.hydra.job.chdir for cfg in composed):
         problems.append("hydra.job.chdir=true: a sweep in packs keeps one working directory; set it to false")
+    problems += _directions(composed[0])
     jobs: list[Job] = []
     for number, own, words, cfg in zip(numbers, overrides, differs, composed, strict=True):
         try:
@@ -98,6 +100,25 @@ def _plan(launcher: PackLauncher, composed: Sequence[DictConfig]) -> Plan:
     planned = sweep.plan(jobs, launcher.size, workers=_executors.workers(launcher), elsewhere=elsewhere)
     sweep.show(planned)
     return planned
+
+
+def _directions(cfg: DictConfig) -> list[str]:
+    """What is wrong with the directions of a sweeper that optimises: they must be those in which columns get better."""
+    from dbexp.metrics import COLUMNS
+
+    given = OmegaConf.select(cfg, "hydra.sweeper.direction")
+    names = [name.strip() for name in str(cfg.objective).replace("+", ",").split(",")]
+    if given is None or not set(names) <= set(COLUMNS):
+        return []
+    directions = [str(getattr(one, "name", one)) for one in (given if OmegaConf.is_list(given) else [given])]
+    right = ["minimize" if COLUMNS[name].better == "lower" else "maximize" for name in names]
+    if directions == right:
+        return []
+    wanted = right[0] if len(right) == 1 else f"[{','.join(right)}]"
+    return [
+        f"hydra.sweeper.direction={','.join(directions)}: does not suit objective={cfg.objective}; "
+        f"say hydra.sweeper.direction={wanted}, or objective=dino+clip_t for two"
+    ]
 
 
 def _checked(cfg: DictConfig) -> Config:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from dbexp.errors import ConfigError
+from dbexp import live
+from dbexp.errors import ConfigError, TrainingDiverged
 
 if TYPE_CHECKING:
     from dbexp.sweep import Job, Plan
@@ -24,8 +26,22 @@ class JobsFailed(HydraException):
     """Stands for the exceptions of failed jobs once they have been told: a sweeper raises it, `dbexp` exits with 1."""
 
 
+@contextmanager
+def watching(planned: Plan, hydra: DictConfig) -> Iterator[None]:
+    """Show the sweep on the terminal, if there is one, and log above the view."""
+    differs = {job.number: " ".join(job.differs) for job in planned.jobs}
+    try:
+        with live.watching(differs, [[job.number for job in members] for members in planned.packs]):
+            configure_log(hydra.hydra_logging, hydra.verbose)  # the stream of a handler is chosen when it is made
+            yield
+    finally:
+        configure_log(hydra.hydra_logging, hydra.verbose)
+
+
 def tell(job: Job, returned: JobReturn) -> None:
     """Print the line of a job that has ended."""
+    others = "diverged" if isinstance(returned._return_value, TrainingDiverged) else "failed"
+    live.current().ends(job.number, "finished" if returned.status is JobStatus.COMPLETED else others)
     print(f"{job.title}  {said(job_folder(returned))}", flush=True)
 
 

@@ -22,6 +22,8 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from dbexp import live
+
 if TYPE_CHECKING:
     from dbexp.sweep import Job
 
@@ -69,11 +71,12 @@ def run(work: Work) -> Iterator[Returned]:
         Interrupted: a signal came while the pack trained; everything is saved.
         SystemExit: a signal stopped a job.
     """
-    from dbexp import sweep
-
     if work.train:
+        from dbexp import sweep  # seconds, which a job that needs none of it should not wait
+
         sweep.train_pack(work.jobs, work.size)
     for job, cfg in zip(work.jobs, work.composed, strict=True):
+        live.current().begins(job.number)
         yield job.number, run_one(work.hydra_context, work.task_function, cfg)
 
 
