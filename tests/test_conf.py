@@ -44,7 +44,7 @@ COUNTS = {
 def test_options_are_counted() -> None:
     assert {group: len(names) for group, names in OPTIONS.items()} == COUNTS
     files = [path for path in CONF.rglob("*.yaml") if path.relative_to(CONF).parts[0] != "hydra"]
-    assert len(files) == sum(COUNTS.values()) + 1  # and config.yaml
+    assert len(files) == sum(COUNTS.values()) + 2  # config.yaml and wandb_sweep.yaml
 
 
 @pytest.mark.parametrize("option", EVERY_OPTION)

@@ -47,7 +47,7 @@ class Writer:
                 if step < self._next:
                     continue
                 named = {key if key == TIME else f"train/{key}": value for key, value in row.items()}
-                self._run.log(named, step=step)
+                self._run.log(named, step=step, commit=True)  # else a row waits for the next
                 self._next = step + 1
 
     def log(self, values: Mapping[str, Any]) -> None:

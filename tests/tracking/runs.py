@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from dbexp import tracking
 from dbexp.config import Config
 from dbexp.metrics import Estimate, ImageScores, PromptScores, Report
 
+ROOT = Path(__file__).parents[2]
 KEY = "0123456789abcdef" * 2 + "fedcba98"
 ROWS = [{"step": step, "loss": 1 / step, "lr": 1e-4} for step in range(1, 21)]
 PROMPTS = ("a sks dog in the snow", "a red sks dog")
@@ -110,3 +112,9 @@ def history(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Logged rows, without W&B's own entries."""
     rows = [record["item"] for record in of_type(records, "history")]
     return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
+
+
+def environment(home: Path, **extra: str) -> dict[str, str]:
+    """This process's, with a home that has no logins and no settings."""
+    kept = {name: value for name, value in os.environ.items() if name != "NETRC" and not name.startswith("WANDB_")}
+    return kept | {"HOME": str(home)} | extra

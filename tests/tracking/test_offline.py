@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from PIL import Image
 
 from dbexp import tracking
 from dbexp.metrics import COLUMNS
+from dbexp.tracking import comparison
 from tests.tracking.runs import (
+    COMPARISON,
     KEY,
     PROMPTS,
     ROWS,
@@ -262,3 +264,57 @@ def test_one_lost_picture_costs_the_pictures_alone(tmp_path: Path, caplog: pytes
     assert ["the pictures" in message for message in caplog.messages if "lacks" in message] == [True]
     (records,) = inspect(tmp_path / "run")
     assert {artifact["type"] for artifact in of_type(records, "artifact")} == {"run_table", "lora"}
+
+
+# ------------------------------------------------------------------------------------------- the summary of a sweep
+
+
+@pytest.fixture(scope="module")
+def summed(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Any]]]:
+    """W&B's files of a summary that was made, made again with nothing new, and made anew."""
+    sweep = tmp_path_factory.mktemp("sweep")
+    evaluation(sweep / "0" / "sample")
+    cfg = config()
+    cfg.tracking.group = "paper"
+    with tracking.start(cfg, folder=sweep / "0", name="rank=4", group="10-00-00"):
+        pass
+    first = replace(COMPARISON, front=())
+    for shown in (first, first, COMPARISON):
+        tracking.summarise(sweep, shown, [sweep / "0", sweep / "1"])
+    assert [path.name for path in sorted(sweep.iterdir())] == ["0", "tracking"]
+    return inspect(sweep / "tracking")
+
+
+def test_a_sweep_has_one_summary_however_often_it_is_made(summed: list[list[dict[str, Any]]]) -> None:
+    (records,) = summed
+    run = run_of(records)
+    assert (run["display_name"], run["run_group"], run["job_type"]) == ("summary paper", "paper", "sweep")
+    assert exit_code(records) == 0
+
+
+def test_the_summary_tells_of_the_best_job_and_counts_all(summed: list[list[dict[str, Any]]]) -> None:
+    shown = summary(summed[0])
+    assert (shown["best/title"], shown["best/dino"], shown["label"]) == ("0: rank=4", 0.5, "random weights")
+    assert (shown["jobs/finished"], shown["jobs/failed"]) == (1, 1)
+
+
+def test_the_comparison_has_every_job_and_what_they_are_measured_against() -> None:
+    table = comparison.table(COMPARISON)
+    assert table.columns == [
+        *("run", "status", "lora.rank", "train.betas", "DINO ↑", "CLIP-T ↑"),
+        *("dino low", "dino high", "Pareto front", "label", "error"),
+    ]
+    assert table.data == [
+        ["0: rank=4", "finished", 4, "[0.9, 0.99]", 0.5, 0.25, 0.4, 0.6, "yes", "random weights", None],
+        ["1: rank=8", "failed", 8, None, None, None, None, None, "", None, "ZeroDivisionError"],
+        ["base model", "reference", None, None, 0.25, None, 0.2, 0.3, "", None, None],
+    ]
+
+
+def test_a_comparison_survives_the_disk() -> None:
+    assert tracking.Comparison.from_json(json.loads(json.dumps(COMPARISON.to_json()))) == COMPARISON
+
+
+def test_jobs_that_are_not_tracked_have_no_summary(tmp_path: Path) -> None:
+    tracking.summarise(tmp_path, COMPARISON, [tmp_path / "0"])
+    assert list(tmp_path.iterdir()) == []

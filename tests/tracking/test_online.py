@@ -17,17 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.tracking.runs import KEY
+from tests.tracking.runs import KEY, ROOT, environment
 from tests.tracking.server import Service, serving
-
-ROOT = Path(__file__).parents[2]
-
-
-def environment(home: Path, **extra: str) -> dict[str, str]:
-    """This process's, with a home that has no logins and no settings."""
-    kept = {name: value for name, value in os.environ.items() if name != "NETRC" and not name.startswith("WANDB_")}
-    return kept | {"HOME": str(home)} | extra
-
 
 # --------------------------------------------------------------------------------------------------------- logins
 

@@ -1,0 +1,125 @@
+"""A saved view of a W&B project in which dbexp's runs are easy to compare: `python -m dbexp.tracking.workspace`.
+
+Runs are sorted by the objective, best first, with the table's columns pinned; panels are grouped from the decision to
+the details. Building the view needs no network, saving it does. Needs `pip install dbexp[workspace]`.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dbexp import command
+from dbexp.errors import ConfigError, Problems
+from dbexp.metrics import COLUMNS
+from dbexp.table import PAPER, TITLES, heading
+
+if TYPE_CHECKING:
+    from wandb_workspaces.workspaces import Workspace
+
+USAGE = """usage: python -m dbexp.tracking.workspace entity=USER_OR_TEAM [name=value ...]
+
+Save a view of a W&B project that sorts dbexp's runs by objective and shows them side by side.
+"""
+
+
+@dataclass
+class Settings:
+    """What the view shows."""
+
+    entity: str = "???"
+    """W&B user or team."""
+    project: str = "dbexp"
+    """W&B project."""
+    objective: str = "dino"
+    """Column of the metric table that sorts the runs."""
+    parameters: list[str] = field(
+        default_factory=lambda: ["lora.rank", "train.lr", "train.steps", "lr_schedule.name", "prior.weight"],
+        metadata=command.COMMAS,
+    )
+    """Axes of the parallel coordinates, before the columns of the metric table."""
+    name: str = "dbexp"
+    """Name of the view."""
+
+
+def workspace(settings: Settings) -> Workspace:
+    """The view, not saved yet.
+
+    Raises:
+        ConfigError: wandb-workspaces is not installed, or the objective is no column.
+    """
+    problems = Problems()
+    if settings.objective not in COLUMNS:
+        problems.require(False, f"objective={settings.objective}: choose among {', '.join(COLUMNS)}")
+    try:
+        import wandb_workspaces.reports.v2 as wr
+        import wandb_workspaces.workspaces as ws
+    except ImportError:
+        raise ConfigError("wandb-workspaces is not installed; pip install 'dbexp[workspace]'") from None
+    problems.raise_if_any()
+    lower = COLUMNS[settings.objective].better == "lower"
+    bars = [wr.BarPlot(title=heading(column), metrics=[f"metrics/{column}"]) for column in PAPER]
+    front = wr.ScatterPlot(
+        title="subject fidelity against prompt fidelity, PRES as third axis",
+        x=wr.SummaryMetric("metrics/clip_t"),
+        y=wr.SummaryMetric("metrics/dino"),
+        z=wr.SummaryMetric("metrics/pres"),
+    )
+    axes = [_axis(name) for name in settings.parameters]
+    axes += [
+        wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(f"metrics/{column}"), display_name=heading(column))
+        for column in PAPER
+    ]
+    return ws.Workspace(
+        entity=settings.entity,
+        project=settings.project,
+        name=settings.name,
+        sections=[
+            ws.Section(name="decision", is_open=True, panels=[front, wr.ParallelCoordinatesPlot(columns=axes), *bars]),
+            ws.Section(
+                name="pictures",
+                is_open=True,
+                panels=[wr.MediaBrowser(media_keys=["pictures/contact_sheet", "pictures/contact_sheets"])],
+            ),
+            ws.Section(
+                name="training",
+                panels=[wr.LinePlot(title=name, x="train/step", y=[f"train/{name}"]) for name in ("loss", "lr")],
+            ),
+        ],
+        runset_settings=ws.RunsetSettings(
+            order=[ws.Ordering(ws.Summary(f"metrics/{settings.objective}"), ascending=lower)],
+            pinned_columns=[f"summary:metrics/{column}" for column in PAPER],
+        ),
+    )
+
+
+def _axis(name: str) -> Any:
+    """An axis for a parameter.
+
+    The library takes the dots of a name for nesting; dbexp's names are flat, and W&B finds those under name.value.
+    """
+    import wandb_workspaces.reports.v2 as wr
+    from wandb_workspaces.reports.v2 import internal
+
+    class Flat(wr.ParallelCoordinatesPlotColumn):  # type: ignore[misc]  # Any to the type checker
+        def _to_model(self) -> Any:
+            return internal.Column(accessor=f"config:{name}.value", display_name=name)
+
+    return Flat(wr.Config(name), display_name=name)
+
+
+def main() -> None:
+    """Save the view and print its address."""
+    with command.told("dbexp.tracking.workspace"):
+        settings = command.parse(Settings, sys.argv[1:], USAGE)
+        made = workspace(settings)
+        try:
+            made.save()
+        except Exception as error:  # whatever the server or the way to it has to say
+            raise ConfigError(f"{settings.entity}/{settings.project}: the view was not saved: {error}") from error
+        print(f"{TITLES[settings.objective]} sorts {made.url}")
+
+
+if __name__ == "__main__":
+    main()

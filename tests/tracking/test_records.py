@@ -1,0 +1,157 @@
+"""The records of a run on disk: everything an upload needs, wherever the folder is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dbexp import tracking
+from dbexp.errors import ConfigError
+from dbexp.tracking.records import TIME, Records, RunRecord, find
+from tests.tracking.runs import KEY, ROWS, config, evaluation
+
+RECORD = RunRecord("abc", "rank=4", "job", "dbexp", None, "10-00-00", ("dog3",), "dbexp lora.rank=4", {"lora.rank": 4})
+
+
+def finished(folder: Path) -> Records:
+    """The records of a run that ended well."""
+    records = Records(folder)
+    records.begin(RECORD)
+    records.append(ROWS[:3])
+    lora = folder / "train" / "lora.safetensors"
+    lora.parent.mkdir(parents=True, exist_ok=True)
+    lora.write_bytes(b"weights")
+    records.write_result(evaluation(folder / "sample"), folder / "sample" / "run-0-0.png", lora)
+    records.write(replace(RECORD, exit_code=0))
+    return records
+
+
+def test_a_moved_folder_has_its_pictures_and_its_lora(tmp_path: Path) -> None:
+    finished(tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    result = Records(tmp_path / "moved").result()
+    assert result is not None
+    report, sheet, lora = result
+    assert len(report.images) == 8
+    assert all(Path(image.path).is_file() for image in report.images)
+    assert sheet is not None and sheet.is_file()
+    assert lora.read_bytes() == b"weights"
+    assert str(tmp_path / "run") not in "".join(
+        path.read_text() for path in (tmp_path / "moved" / "tracking").iterdir()
+    )
+
+
+def test_history_is_in_order_each_step_once_and_survives_a_torn_line(tmp_path: Path) -> None:
+    records = finished(tmp_path)
+    records.append([{"step": 2, "loss": 9.0}])
+    with (records.place / "history.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    rows = records.history()
+    assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.0), (2, 9.0), (3, 1 / 3)]
+    assert all(row[TIME] > 1.7e9 for row in rows)
+
+
+def test_a_mark_holds_until_anything_changes(tmp_path: Path) -> None:
+    records = finished(tmp_path)
+    assert not records.synced()
+    records.mark_synced("https://example.org/run")
+    assert records.synced()
+    (tmp_path / "train" / "lora.safetensors").write_bytes(b"others")
+    assert not records.synced()
+    records.mark_synced("https://example.org/run")
+    records.append(ROWS[3:4])
+    assert not records.synced()
+
+
+def test_a_repeated_job_keeps_its_id_and_nothing_else_of_its_earlier_attempt(tmp_path: Path) -> None:
+    finished(tmp_path)
+    again = Records(tmp_path).begin(
+        replace(RECORD, id="new", name="another name", config={"lora.rank": 4, "store": "x"})
+    )
+    assert again.id == "abc"
+    assert Records(tmp_path).history() == []
+    assert Records(tmp_path).result() is None
+
+
+@pytest.mark.parametrize("other", [{"config": {"lora.rank": 8}}, {"project": "paper"}, {"entity": "team"}])
+def test_another_job_does_not(tmp_path: Path, other: dict[str, object]) -> None:
+    finished(tmp_path)
+    assert Records(tmp_path).begin(replace(RECORD, id="new", **other)).id == "new"  # type: ignore[arg-type]
+
+
+def test_a_damaged_record_is_begun_anew(tmp_path: Path) -> None:
+    records = finished(tmp_path)
+    (records.place / "run.json").write_text('{"id": "abc"')
+    assert records.run() is None
+    assert records.begin(replace(RECORD, id="new")).id == "new"
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with Records(tmp_path).lock() as first, Records(tmp_path).lock() as second:
+        assert (first, second) == (True, False)
+    with Records(tmp_path).lock() as third:
+        assert third
+
+
+def test_runs_and_sweeps_are_found_below_a_folder(tmp_path: Path) -> None:
+    for name in ("b/1", "b/0", "b", "a"):
+        Records(tmp_path / name).begin(RECORD)
+    assert [records.folder.relative_to(tmp_path).as_posix() for records in find(tmp_path)] == ["a", "b/0", "b/1", "b"]
+
+
+# ------------------------------------------------------------------------------------------------- what cannot be sent
+
+
+def test_nothing_to_upload_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no tracked runs; give the folder of a run or of a sweep"):
+        tracking.sync(tmp_path)
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        tracking.sync(tmp_path / "none")
+
+
+def test_an_upload_without_a_login_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished(tmp_path)
+    monkeypatch.setattr(tracking.session, "login_problem", lambda: "there is no W&B login on this machine")
+    with pytest.raises(ConfigError, match="cannot upload: there is no W&B login"):
+        tracking.sync(tmp_path)
+
+
+def test_a_run_that_is_going_on_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = finished(tmp_path)
+    monkeypatch.setattr(tracking.session, "login_problem", lambda: None)
+    with records.lock():
+        done = tracking.sync(tmp_path)
+    assert done.failed == {tmp_path: "Incomplete: it is still running, or another process uploads it"}
+
+
+def test_what_is_complete_needs_no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished(tmp_path).mark_synced("https://example.org/run")
+    monkeypatch.setattr(tracking.session, "login_problem", lambda: pytest.fail("asked"))
+    assert tracking.sync(tmp_path) == tracking.Synced({}, (tmp_path,), {})
+
+
+# ----------------------------------------------------------------------------------------- when W&B is of no use at all
+
+
+def test_the_records_are_complete_without_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking.session, "open_run", lambda *_: 1 / 0)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    lora = tmp_path / "lora.safetensors"
+    lora.write_bytes(b"weights")
+    with (
+        pytest.raises(RuntimeError),
+        tracking.start(config(), folder=tmp_path, name="run", group=None, overrides=["seed=1"]) as tracker,
+    ):
+        tracker.train(ROWS[:2])
+        tracker.result(evaluation(tmp_path / "sample"), contact_sheet=None, lora=lora)
+        raise RuntimeError("two\nlines")
+    records = Records(tmp_path)
+    run = records.run()
+    assert run is not None
+    assert (run.exit_code, run.error, run.notes) == (1, "RuntimeError: two", "dbexp seed=1")
+    assert len(records.history()) == 2
+    assert records.result() is not None
+    assert KEY not in json.dumps([path.read_text() for path in records.place.iterdir()])
