@@ -251,6 +251,7 @@ def check(cfg: DictConfig | Config) -> Config:
         raise ConfigError([f"{path}: has no value; give one, {path}=..." for path in missing])
     config = OmegaConf.to_object(merged)
     assert isinstance(config, Config)
+    config.objective = config.objective.replace("+", ",")
     problems = Problems()
     _check_bounds(config, problems)
     _check_together(config, problems)

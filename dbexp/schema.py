@@ -341,6 +341,6 @@ class Config:
     seeds: SeedsConfig = field(default_factory=SeedsConfig)
     """One seed per source of randomness."""
     objective: str = "dino"
-    """Column of the metric table that the run returns to a sweeper; several, comma separated, for multi-objective search."""
+    """Column of the metric table that the run returns to a sweeper; several for a search with as many objectives: dino+clip_t."""
     store: str | None = None
     """Folder of the content-addressed cache; null: dbexp in the user's cache directory."""

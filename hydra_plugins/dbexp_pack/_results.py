@@ -25,7 +25,7 @@ class Results(Callback):
             return
         from hydra_plugins.dbexp_pack import _report
 
-        _report.write_results(Path(str(config.hydra.sweep.dir)), config.objective)
+        _report.write_results(Path(str(config.hydra.sweep.dir)), _objective(config))
         if not _packs(config):
             words = " ".join(config.hydra.overrides.task)
             said = _report.said(Path(str(config.hydra.runtime.output_dir)))
@@ -36,11 +36,16 @@ class Results(Callback):
         if not _packs(config):
             from hydra_plugins.dbexp_pack import _report
 
-            _report.show_results(Path(str(config.hydra.sweep.dir)), config.objective)
+            _report.show_results(Path(str(config.hydra.sweep.dir)), _objective(config))
 
 
 def _is_sweep(config: DictConfig) -> bool:
     return bool(config.hydra.mode == RunMode.MULTIRUN)
+
+
+def _objective(config: DictConfig) -> str:
+    """As `dbexp.config.check` gives it."""
+    return str(config.objective).replace("+", ",")
 
 
 def _packs(config: DictConfig) -> bool:

@@ -142,18 +142,19 @@ def recover(work: Work, missing: Sequence[int], reason: str) -> Iterator[Returne
     """
     for job, cfg in zip(work.jobs, work.composed, strict=True):
         if job.number in missing:
-            yield job.number, _recovered(job, cfg, reason)
+            yield job.number, _recovered(job, cfg, Path(work.folder), reason)
 
 
-def _recovered(job: Job, cfg: DictConfig, reason: str) -> JobReturn:
+def _recovered(job: Job, cfg: DictConfig, base: Path, reason: str) -> JobReturn:
     from dbexp import stages
 
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(cfg)
     try:
-        folder = Path(str(cfg.hydra.sweep.dir)).absolute() / str(cfg.hydra.sweep.subdir)
+        sweep = base / str(cfg.hydra.sweep.dir)
+        folder = sweep / str(cfg.hydra.sweep.subdir)
         with_hydra: Any = OmegaConf.create({"hydra": OmegaConf.to_container(cfg.hydra, resolve=False)})
-        with_hydra.hydra.sweep.dir, with_hydra.hydra.runtime.output_dir = str(folder.parent), str(folder)
+        with_hydra.hydra.sweep.dir, with_hydra.hydra.runtime.output_dir = str(sweep), str(folder)
     finally:
         HydraConfig.instance().cfg = before
     returned = JobReturn(overrides=list(job.overrides), hydra_cfg=with_hydra, task_name=str(cfg.hydra.job.name))

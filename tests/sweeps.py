@@ -1,0 +1,98 @@
+"""Sweeps of tiny random-weight runs, in this process or another, and what they leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+import dbexp
+from dbexp import run
+from tests import builders
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+
+def dbexp_command(folder: Path, *argv: str) -> Outcome:
+    """Run the command line in a folder, in this process."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    out, err = io.StringIO(), io.StringIO()
+    status = 0
+    GlobalHydra.instance().clear()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["dbexp", *argv])
+        patch.delenv("HYDRA_FULL_ERROR", raising=False)
+        try:
+            run.main()
+        except SystemExit as stop:
+            if isinstance(stop.code, str):  # as the interpreter would
+                print(stop.code, file=sys.stderr)
+            status = 1 if isinstance(stop.code, str) else int(stop.code or 0)
+        finally:
+            for handler in {*root.handlers} - {*handlers}:
+                handler.close()
+            root.handlers[:], root.level = handlers, level
+            GlobalHydra.instance().clear()
+    return Outcome(status, out.getvalue(), err.getvalue())
+
+
+def tiny(store: Path) -> list[str]:
+    """Overrides that make a whole run a matter of a second."""
+    return [
+        f"model.path={builders.checkpoint()}",
+        "model.resolution=32",
+        "dataset=folder",
+        f"dataset.path={builders.pictures()[0].parent}",
+        "dataset.class_noun=dog",
+        "dataset.live=true",
+        "train.steps=4",
+        "train.lr=1e-3",
+        "train.log_every=1",
+        "train.checkpoint_every=0",
+        "prior.count=3",
+        "prior.steps=2",
+        'sample.prompts=["a {token} {class} in the snow","a red {token} {class}"]',
+        "sample.images_per_prompt=2",
+        "sample.steps=2",
+        "sample.class_images=4",
+        f"store={store}",
+        "tracking.mode=disabled",
+    ]
+
+
+def results(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def start(folder: Path, *argv: str, variables: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """Begin the command line in a process of its own; its output is in `folder`/said.log."""
+    source = str(Path(dbexp.__file__).parents[1])
+    with (folder / "said.log").open("w") as said:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dbexp.run", *argv],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": source} | dict(variables or {}),
+            stdout=said,
+            stderr=said,
+            text=True,
+        )
