@@ -1,0 +1,51 @@
+"""The loss and learning rate of a run over its steps, thinned to what a plot can show."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+POINTS = 150
+"""Most points of a curve."""
+_WORTH = ("loss", "lr")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values over steps; each is the mean over the steps up to its own since the one before."""
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+def curves(folder: Path, points: int = POINTS) -> dict[str, Curve]:
+    """Curves of a run by name; none where it has left no history, or one that cannot be read.
+
+    Args:
+        folder: of the run.
+        points: most points of each.
+    """
+    try:
+        lines = (folder / "train" / "history.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+    except (OSError, ValueError):
+        return {}
+    return {name: curve for name in _WORTH if (curve := _thinned(rows, name, points)).steps}
+
+
+def _thinned(rows: list[dict[str, float]], name: str, points: int) -> Curve:
+    there = [
+        (int(row["step"]), float(row[name]))
+        for row in rows
+        if isinstance(row, dict) and isinstance(row.get("step"), int) and _is_number(row.get(name))
+    ]
+    width = -(-len(there) // points) or 1
+    bins = [there[start : start + width] for start in range(0, len(there), width)]
+    means = (math.fsum(value for _, value in one) / len(one) for one in bins)
+    return Curve(tuple(one[-1][0] for one in bins), tuple(float(f"{mean:.5g}") for mean in means))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
