@@ -144,8 +144,28 @@ class TestFinished:
 
     def test_the_basic_launcher_still_works(self, finished: Outcome, place: Path, computes_nothing: None) -> None:
         argv = ["hydra/launcher=basic", "hydra.sweep.dir=basic", *tiny(place / "store"), "lora.rank=2", "seed=1,2"]
-        assert dbexp_command(place, "-m", *argv).status == 0
-        assert json.loads((place / "basic" / "1" / "result.json").read_text())["status"] == "finished"
+        outcome = dbexp_command(place, "-m", *argv)
+        assert outcome.status == 0, outcome.err
+        # the callback does what the pack launcher does itself
+        assert [row["status"] for row in results(place / "basic")] == ["finished", "finished"]
+        assert "job 1 (" in outcome.out and "2 runs" in outcome.out
+
+    def test_results_of_other_launchers_tell_of_failures(
+        self, finished: Outcome, place: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Hydra 1.3 calls nobody at the end of a sweep with a failed job."""
+
+        def fails(*_: Any) -> None:
+            raise RuntimeError("no luck")
+
+        monkeypatch.setattr(stages.evaluate, "evaluate", fails)
+        argv = ["hydra/launcher=basic", "hydra.sweep.dir=failing", *tiny(place / "store"), "lora.rank=2", "seed=1"]
+        outcome = dbexp_command(place, "-m", *argv)
+        assert outcome.status == 1
+        assert [(row["status"], row["error"]) for row in results(place / "failing")] == [
+            ("failed", "RuntimeError: no luck")
+        ]
+        assert "failed: RuntimeError: no luck" in outcome.out
 
     def test_a_job_more_costs_one(self, finished: Outcome, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         trained = lanes_trained(monkeypatch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,8 +55,9 @@ def launch(launcher: PackLauncher, job_overrides: Sequence[Sequence[str]], first
     jobs = {job.number: job for job in planned.jobs}
     returns: dict[int, JobReturn] = {}
     works = _works(launcher, planned, {int(cfg.hydra.job.num): cfg for cfg in composed})
-    with _report.watching(planned, hydra):
-        for number, returned in _executors.EXECUTORS[launcher.executor](launcher, works):
+    # closing: whatever ends this, workers are told to stop now and not when the garbage is collected
+    with _report.watching(planned, hydra), closing(_executors.EXECUTORS[launcher.executor](launcher, works)) as ended:
+        for number, returned in ended:
             returns[number] = returned
             _report.tell(jobs[number], returned)
     _report.summary(planned, returns, composed[0])

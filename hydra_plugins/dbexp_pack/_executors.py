@@ -7,7 +7,7 @@ who gets which machine when is submitit's and Ray's affair.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra_plugins.dbexp_pack import _gpus, _work
@@ -16,7 +16,7 @@ from hydra_plugins.dbexp_pack._work import Returned, Work
 if TYPE_CHECKING:
     from hydra_plugins.dbexp_pack.launcher import PackLauncher
 
-Executor = Callable[["PackLauncher", Sequence[Work]], Iterator[Returned]]
+Executor = Callable[["PackLauncher", Sequence[Work]], Generator[Returned, None, None]]
 
 ELSEWHERE = ("submitit", "ray")
 """Executors whose workers may be on machines with other devices than this one's."""
@@ -50,18 +50,18 @@ def workers(launcher: PackLauncher) -> int:
     return len(_gpus.devices(launcher)) if launcher.executor == "gpus" else 1
 
 
-def _inline(launcher: PackLauncher, works: Sequence[Work]) -> Iterator[Returned]:
+def _inline(launcher: PackLauncher, works: Sequence[Work]) -> Generator[Returned, None, None]:
     for work in works:
         yield from _work.run(work)
 
 
-def _submitit(launcher: PackLauncher, works: Sequence[Work]) -> Iterator[Returned]:
+def _submitit(launcher: PackLauncher, works: Sequence[Work]) -> Generator[Returned, None, None]:
     from hydra_plugins.dbexp_pack import _submitit
 
     return _submitit.run(launcher, works)
 
 
-def _ray(launcher: PackLauncher, works: Sequence[Work]) -> Iterator[Returned]:
+def _ray(launcher: PackLauncher, works: Sequence[Work]) -> Generator[Returned, None, None]:
     from hydra_plugins.dbexp_pack import _ray
 
     return _ray.run(launcher, works)

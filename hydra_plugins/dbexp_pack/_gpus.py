@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
@@ -54,7 +54,7 @@ def problems(launcher: PackLauncher) -> list[str]:
     return [f"{what}: there is no GPU here for executor=gpus; devices=[cpu,cpu] makes two processes on the CPU"]
 
 
-def run(launcher: PackLauncher, works: Sequence[Work]) -> Iterator[Returned]:
+def run(launcher: PackLauncher, works: Sequence[Work]) -> Generator[Returned, None, None]:
     """Hand packs to processes until all are done.
 
     Raises:
@@ -197,8 +197,12 @@ def _serve(connection: Connection, device: str, said: str) -> None:
         except EOFError:
             return
         _work.enter(work)
-        for number, returned in _work.run(work):
-            connection.send((number, _work.portable(returned)))
+        try:
+            for number, returned in _work.run(work):
+                connection.send((number, _work.portable(returned)))
+        except Interrupted as stop:  # everything is saved
+            print(stop, flush=True)
+            sys.exit(128 + stop.signum)
         connection.send(None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
 import ray
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def run(launcher: PackLauncher, works: Sequence[Work]) -> Iterator[Returned]:
+def run(launcher: PackLauncher, works: Sequence[Work]) -> Generator[Returned, None, None]:
     """Give all packs to Ray, and tell of their jobs as packs come back.
 
     Raises:
@@ -45,9 +45,11 @@ def run(launcher: PackLauncher, works: Sequence[Work]) -> Iterator[Returned]:
                 log.warning("%s was lost, twice: %s", work.name, error)
                 returns = _work.recover(work, [job.number for job in work.jobs], f"{work.name} was lost: {reason}")
             yield from returns
-    except KeyboardInterrupt:
+    except BaseException as error:  # also when whoever takes the returns was interrupted
         for reference in waiting:
             ray.cancel(reference)
+        if not isinstance(error, KeyboardInterrupt):
+            raise
         message = f"{len(waiting)} tasks were cancelled; the same command goes on where they stopped"
         raise Interrupted(signal.SIGINT, message) from None
     finally:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import submitit
@@ -42,7 +42,7 @@ class Pack:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def run(launcher: PackLauncher, works: Sequence[Work]) -> Iterator[Returned]:
+def run(launcher: PackLauncher, works: Sequence[Work]) -> Generator[Returned, None, None]:
     """Submit all packs, and tell of their jobs as packs come back.
 
     Raises:
@@ -72,9 +72,11 @@ def run(launcher: PackLauncher, works: Sequence[Work]) -> Iterator[Returned]:
                     numbers = [one.number for one in work.jobs]
                     yield from _work.recover(work, numbers, f"{work.name}: {returns}, twice")
             time.sleep(_POLL_SECONDS if waiting else 0)
-    except KeyboardInterrupt:
+    except BaseException as error:  # also when whoever takes the returns was interrupted
         for job in waiting:
             job.cancel(check=False)
+        if not isinstance(error, KeyboardInterrupt):
+            raise
         message = f"{len(waiting)} jobs of the cluster were cancelled; the same command goes on where they stopped"
         raise Interrupted(signal.SIGINT, message) from None
 
