@@ -46,6 +46,7 @@ def test_its_overrides_compose() -> None:
     assert (cfg.model.name, cfg.dataset.name) == ("sd15", "dog3")
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # a notebook shows pictures, and leaves them open
 @pytest.mark.slow
 def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
