@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,8 +18,6 @@ from typing import Any
 import torch
 
 from dbexp.store import PACKS, Store, key_of, write_atomic
-
-log = logging.getLogger(__name__)
 
 _VERSION = 1
 

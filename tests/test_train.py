@@ -634,7 +634,8 @@ def python(script: str, made: Task, folder: Path, *launcher: str) -> subprocess.
 
     (folder / "task").write_bytes(pickle.dumps(made))
     (folder / "script.py").write_text(script)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    # with as many threads as this process: another number sums in another order
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
     command = [sys.executable, *launcher, str(folder / "script.py")]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 

@@ -104,6 +104,9 @@ class PackLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Remember what jobs are made of."""
+        from hydra_plugins.dbexp_pack import _composing
+
+        _composing.remember(hydra_context.config_loader)
         self.config, self.task_function, self.hydra_context = config, task_function, hydra_context
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
