@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,13 @@ from pathlib import Path
 from filelock import Timeout
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from dbexp.compare import print_grid
 from dbexp.errors import ConfigError, Problems
 from dbexp.store import DOOMED, MANIFEST, PACKS, PARTIAL, Store, lock_of, remove
 
 _DAY, _GB = 86400.0, 10**9
+_WIDTH = 160
 IN_USE_SECONDS = 3600.0
 """What was used within the last hour may be in use: whoever only reads an entry holds no lock."""
 _WHAT = {
@@ -116,7 +118,7 @@ def show(store: Store, console: Console | None = None) -> None:
         store: to look at.
         console: where to; None: standard output.
     """
-    console = console or Console()
+    console = console or _standard_output()
     found = items(store)
     grid = Table()
     for heading in ("stage", "entries", "size", "linked by runs", "unfinished", "last used", "what"):
@@ -127,9 +129,7 @@ def show(store: Store, console: Console | None = None) -> None:
         sizes = (shown(sum(item.bytes for item in members)), shown(sum(item.shared for item in members)))
         grid.add_row(stage, str(len(members)), *sizes, str(unfinished or ""), last, _WHAT.get(stage, ""))
     whole, shared = sum(item.bytes for item in found), sum(item.shared for item in found)
-    print_grid(
-        f"{store.root}: {len(found)} entries, {shown(whole)}, {shown(shared)} of it linked by runs", grid, console
-    )
+    _print(f"{store.root}: {len(found)} entries, {shown(whole)}, {shown(shared)} of it linked by runs", grid, console)
 
 
 def prune(
@@ -161,7 +161,7 @@ def prune(
     problems.raise_if_any()
     if older_than_days is None and to_size_gb is None:
         raise ConfigError("give an age or a size to prune to: --prune-older-than DAYS, --prune-to-size GB")
-    console = console or Console()
+    console = console or _standard_output()
     chosen = to_prune(items(store), older_than_days=older_than_days, to_size_gb=to_size_gb, now=time.time())
     gone = chosen if dry_run else [item for item in chosen if _delete(item)]
     grid = Table()
@@ -172,7 +172,7 @@ def prune(
         grid.add_row(stage, str(len(members)), *sizes)
     size = sum(item.bytes for item in gone)
     verb = "would delete" if dry_run else "deleted"
-    print_grid(f"{store.root}: {verb} {len(gone)} entries, {shown(size)}", grid, console)
+    _print(f"{store.root}: {verb} {len(gone)} entries, {shown(size)}", grid, console)
     if len(gone) < len(chosen):
         console.print(f"{len(chosen) - len(gone)} entries are in use and were left")
     return size
@@ -198,6 +198,17 @@ def _delete(item: Item) -> bool:
         return True
     finally:
         lock.release()
+
+
+def _standard_output() -> Console:
+    """A file or a pipe is as wide as it need be."""
+    return Console(width=None if sys.stdout.isatty() else _WIDTH)
+
+
+def _print(title: str, grid: Table, console: Console) -> None:
+    """Print a titled table without rules."""
+    grid.box, grid.pad_edge, grid.padding = None, False, (0, 2, 0, 0)
+    console.print(Text(title, style="bold"), Text(), grid, sep="\n")
 
 
 def _by_stage(found: Sequence[Item]) -> Iterator[tuple[str, list[Item]]]:

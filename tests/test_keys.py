@@ -1,0 +1,112 @@
+"""What is computed again when a setting changes, and what is not: the keys of the store over whole configs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dbexp import render, stages
+from dbexp.config import Config
+from dbexp.prior import _sampling
+from dbexp.sample import _draw
+from dbexp.store import Store
+from dbexp.train import inputs_of
+from tests import builders
+
+Checked = Callable[..., Config]
+COMMON = (
+    f"model.path={builders.checkpoint()}",
+    "model.resolution=32",
+    "model.precision=fp32",
+    "dataset=folder",
+    f"dataset.path={builders.pictures()[0].parent}",
+    "dataset.class_noun=dog",
+    "dataset.live=true",
+    "prior.count=3",
+)
+
+
+@pytest.fixture
+def keys(checked: Checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, str]]:
+    """Stage -> where the store keeps what a config makes; nothing is drawn."""
+    store, model, lora = Store(tmp_path / "store"), builders.model(), tmp_path / "lora"
+    lora.write_bytes(b"a LoRA")
+    classes = builders.pictures(3, seed=1)
+
+    def find(stage: str, sampling: render.Sampling, *_: object, lora: Path | None = None, **more: object) -> object:
+        scale = more.get("lora_scale", 1.0)
+        assert isinstance(scale, float)
+        inputs = render._inputs(sampling, model, store, lora, scale)
+        return (store.place(stage, inputs) / "0.png",)
+
+    monkeypatch.setattr("dbexp.sample.draw", find)
+
+    def of(*overrides: str) -> dict[str, str]:
+        config = checked(*COMMON, *overrides)
+        task = stages._task(config, stages.dataset.load(config.dataset, store), classes)
+        drawn = {
+            "sample": _first(config, model, lora, store, "sample"),
+            "base": _first(config, model, None, store, "sample"),
+            "class": _first(config, model, lora, store, "class"),
+        }
+        return {
+            "prior": str(store.place("prior", render._inputs(_sampling(config), model, store, None, 1.0))),
+            "train": str(store.place("train", inputs_of(task, model))),
+            **drawn,
+        }
+
+    return of
+
+
+def _first(config: Config, model: object, lora: Path | None, store: Store, stream: str) -> str:
+    files = _draw(config, model, lora, store, stream=stream, prompts=("a sks dog",), each=2)  # type: ignore[arg-type]
+    return str(files[0].parent)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "tracking.mode=online",
+        "tracking=disabled",
+        "tracking.project=mine",
+        "dataset.name=rex",
+        "objective=clip_t",
+        "evaluate.resamples=10",
+        "train.log_every=7",
+        "train.gradient_checkpointing=true",
+        "sample.batch_size=3",
+        "prior.batch_size=3",
+    ],
+)
+def test_how_a_run_is_called_and_kept_is_no_part_of_them(keys: Callable[..., dict[str, str]], override: str) -> None:
+    assert keys(override) == keys()
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("lora.rank=3", "train"),
+        ("lora.text_encoder=true", "train"),
+        ("train.steps=3", "train"),
+        ("train.weight_decay=0.5", "train"),
+        ("train.checkpoint_every=3", "train"),
+        ("lr_schedule.warmup_steps=3", "train"),
+        ("prior.weight=0.5", "train"),
+        ("seeds.noise=3", "train"),
+        ("dataset.token=xyz", "train"),
+        ("prior.steps=3", "prior"),
+        ("prior.guidance_scale=3", "prior"),
+        ("prior.count=2", "prior"),
+        ("seeds.prior=3", "prior"),
+        ("sample.steps=3", "sample base class"),
+        ("sample.sampler=ddim", "sample base class"),
+        ("seeds.sample=3", "sample base class"),
+        ("sample.lora_scale=0.5", "sample class"),
+        ("seed=3", "train prior sample base class"),
+    ],
+)
+def test_what_decides_a_result_is(keys: Callable[..., dict[str, str]], override: str, changed: str) -> None:
+    before, after = keys(), keys(override)
+    assert {stage for stage in before if before[stage] != after[stage]} == set(changed.split())
