@@ -282,8 +282,8 @@ def _run(
         if not alone:
             loop.to_step_boundary()
         save()
-        steps = ", ".join(f"{lane.step} of {lane.steps}" for lane in lanes)
-        raise Interrupted(stop, f"training stopped at step {steps}; the same command goes on from there")
+        reached = ", ".join(f"{lane.step} of {lane.steps}" for lane in lanes)
+        raise Interrupted(stop, f"training stopped at step {reached}; the same command goes on from there")
     for lane, course in zip(lanes, courses, strict=True):
         if lane.diverged_at is not None:
             results |= {line.number: diverged(lane, line) for line in course.lines if line.number not in results}
