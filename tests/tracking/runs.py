@@ -79,7 +79,9 @@ def inspect(folder: Path) -> list[list[dict[str, Any]]]:
     """Records of every offline run under a run's folder, oldest run first."""
     read = []
     for path in sorted(folder.rglob("*.wandb"), key=lambda path: path.stat().st_mtime):
-        command = [get_core_path(), "leet", "inspect", "--json", str(path)]  # as `wandb leet inspect`, without Python
+        # what `wandb leet inspect --json` runs, without the seconds that its command line takes to start
+        arguments = ["--no-observability", "--json", "--run-file", str(path), str(path.parents[1])]
+        command = [get_core_path(), "leet", "inspect", *arguments]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         read.append([json.loads(line) for line in done.stdout.splitlines()])
     return read
