@@ -222,6 +222,7 @@ class TestLive:
         assert [path for path in files if KEY.encode() in path.read_bytes()] == []
 
 
+@pytest.mark.slow  # over a minute, most of it W&B waiting for a server that is gone
 class TestSync:
     """A server that goes away in the middle of a job, and comes back after the sweep's folder has been moved."""
 
