@@ -29,15 +29,15 @@ EVERY_OPTION = [f"{group}={name}" for group, names in OPTIONS.items() for name i
 # group -> number of options
 COUNTS = {
     "dataset": 36,
-    "evaluate": 2,
+    "evaluate": 3,
     "experiment": 11,
     "lora": 4,
     "lr_schedule": 5,
-    "model": 5,
-    "prior": 3,
-    "sample": 2,
+    "model": 6,
+    "prior": 4,
+    "sample": 3,
     "tracking": 3,
-    "train": 4,
+    "train": 5,
 }
 
 
@@ -61,7 +61,7 @@ def test_every_file_opens_with_what_it_is_for(path: Path) -> None:
 def test_the_default_run(checked: Checked) -> None:
     cfg = checked()
     assert (cfg.model.name, cfg.dataset.name, cfg.experiment, cfg.tracking.mode) == (
-        "random",
+        "storybook",
         "storybook/dog",
         None,
         "offline",
@@ -81,6 +81,8 @@ def test_a_model_brings_its_own_options(composed: Composed) -> None:
 
     quick = {"train": "quick", "prior": "quick", "sample": "quick", "evaluate": "random"}
     assert choices("model=random") == quick
+    story = dict.fromkeys(quick, "storybook")
+    assert choices() == choices("model=storybook") == story
     assert choices("model=sd15") == {"train": "default", "prior": "default", "sample": "default", "evaluate": "paper"}
     assert choices("model=random", "evaluate=paper") == {**quick, "evaluate": "paper"}
     assert choices("evaluate=paper", "model=random") == {**quick, "evaluate": "paper"}
@@ -97,7 +99,7 @@ def test_the_command_line_beats_model_and_experiment(checked: Checked) -> None:
 
 
 def test_a_recipe_survives_a_random_model(checked: Checked) -> None:
-    trained, smoke = checked("experiment=recipe/diffusers", "model=sd15"), checked("experiment=recipe/diffusers")
+    trained, smoke = (checked("experiment=recipe/diffusers", f"model={name}") for name in ("sd15", "random"))
     assert (smoke.train, smoke.lora, smoke.lr_schedule) == (trained.train, trained.lora, trained.lr_schedule)
     assert smoke.prior.count < trained.prior.count
 

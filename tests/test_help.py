@@ -98,7 +98,7 @@ def test_the_command_from_anywhere_without_torch(tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert lines[0].startswith("dbexp: DreamBooth-LoRA experiments")
-    assert "  model        custom ours random sd15 sd21 sd21base" in lines
+    assert "  model        custom ours random sd15 sd21 sd21base storybook" in lines
     assert "  model.path: str = a$b" in lines
     assert "      Rank r of every adapter." in lines
     assert lines[-1] == "False"

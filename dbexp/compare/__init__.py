@@ -4,11 +4,15 @@ from dbexp.compare.differences import differing, titles, what_differs
 from dbexp.compare.printed import line, print_grid, show
 from dbexp.compare.results import RESULTS, csv_text, write_results
 from dbexp.compare.runs import Group, Run, load, over_seeds, ranked, read, scan
+from dbexp.compare.statements import Statement, statements
+from dbexp.compare.write import Written, write_comparison
 
 __all__ = [
     "RESULTS",
     "Group",
     "Run",
+    "Statement",
+    "Written",
     "csv_text",
     "differing",
     "line",
@@ -19,7 +23,9 @@ __all__ = [
     "read",
     "scan",
     "show",
+    "statements",
     "titles",
     "what_differs",
+    "write_comparison",
     "write_results",
 ]

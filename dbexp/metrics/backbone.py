@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from dbexp.errors import ConfigError
-from dbexp.packaged import PREFIX, locate
 from dbexp.metrics.functional import FloatArray
+from dbexp.packaged import PREFIX, locate
 
 RANDOM = "random"
 """Value of a `weights` field that asks for seeded random weights."""

@@ -24,7 +24,7 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalised(matrix.T, steps).T
-    unit = matrix / (matrix.norm() + 1e-7)
+    unit: Tensor = matrix / (matrix.norm() + 1e-7)
     gram = unit @ unit.T
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     total = identity
@@ -32,7 +32,8 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
     for _ in range(steps):
         factor = torch.addmm(gram, gram, gram, beta=b, alpha=c) + a * identity
         total, gram = factor @ total, factor @ gram @ factor
-    return total @ unit
+    result: Tensor = total @ unit
+    return result
 
 
 class Muon(torch.optim.AdamW):
@@ -60,7 +61,7 @@ class Muon(torch.optim.AdamW):
         """Take up saved state; AdamW wants to find a step count in every entry."""
         for entry in state["state"].values():
             entry.setdefault("step", torch.zeros(()))
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        super().__setstate__(state)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -73,7 +74,8 @@ class Muon(torch.optim.AdamW):
         kept = self.param_groups
         self.param_groups = [group for group in kept if not group["muon"]]
         try:
-            return super().step(closure)
+            loss: float | None = super().step(closure)
+            return loss
         finally:
             self.param_groups = kept
 

@@ -40,7 +40,7 @@ def start_from_components(vae: AutoencoderKL, pictures: Tensor) -> None:
     first, second = (encoder.down_blocks[i].downsamplers[0].conv for i in range(2))
     through, fan_out = (encoder.down_blocks[i].resnets[0].conv_shortcut for i in (1, 2))
     for layer in (encoder.conv_in, first, second):  # channels that carry nothing keep their random start
-        layer.bias.zero_()
+        torch.nn.init.zeros_(layer.bias)
     encoder.conv_in.weight[:3] = 0.0
     encoder.conv_in.weight[range(3), range(3), 1, 1] = 1.0
 
@@ -70,8 +70,7 @@ def _pass_the_nonlinearity(vae: AutoencoderKL, fan_out: torch.nn.Conv2d, deviati
     size = fan_out.out_channels // groups
     pairs = (size - 2) // 2
     for layer in (fan_out, encoder.conv_out, vae.quant_conv):
-        layer.weight.zero_()
-        layer.bias.zero_()
+        layer.load_state_dict({name: torch.zeros_like(value) for name, value in layer.state_dict().items()})
     for latent in range(latents):
         group = latent // pairs
         channel = group * size + 2 + 2 * (latent % pairs)
@@ -82,6 +81,7 @@ def _pass_the_nonlinearity(vae: AutoencoderKL, fan_out: torch.nn.Conv2d, deviati
         gain = spread * (deviations[latent] / deviations[0]) ** (1.0 - WHITENING)
         encoder.conv_out.weight[latent, channel, 1, 1] = gain
         encoder.conv_out.weight[latent, channel + 1, 1, 1] = -gain
+    assert fan_out.bias is not None
     for group in range(groups):
         fan_out.bias[group * size], fan_out.bias[group * size + 1] = HOLD, -HOLD
     vae.quant_conv.weight[range(2 * latents), range(2 * latents)] = 1.0

@@ -1,0 +1,201 @@
+"use strict";
+// Sorting, filtering, theme, and everything that is drawn when the reader comes to it.
+(() => {
+  const $ = (selector, root = document) => root.querySelector(selector);
+  const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const read = (id) => JSON.parse($(`#${id}`).textContent);
+  const data = read("data");
+  let figures = null;
+  let pictures = null;
+  const hidden = new Set(); // runs that the filter leaves out
+
+  const make = (tag, attributes = {}, ...children) => {
+    const node = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) {
+      if (name === "onclick") node.onclick = value;
+      else node.setAttribute(name, value);
+    }
+    node.append(...children);
+    return node;
+  };
+
+  // ---------------------------------------------------------------------------------------------------- theme
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const theme = (name) => {
+    document.documentElement.dataset.theme = name;
+    $$(".plot.js-drawn").forEach((node) => Plotly.relayout(node, themed(figures[node.dataset.key].figure.layout)));
+  };
+  theme(dark.matches ? "dark" : "light");
+  dark.addEventListener("change", () => theme(dark.matches ? "dark" : "light"));
+  $("#theme").onclick = () => theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
+
+  const themed = (layout) => {
+    const style = getComputedStyle(document.documentElement);
+    const [ink, rule] = ["--ink", "--rule"].map((name) => style.getPropertyValue(name).trim());
+    const found = structuredClone(layout);
+    const font = { color: ink, family: getComputedStyle(document.body).fontFamily, size: 12 };
+    Object.assign(found, { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font, autosize: true });
+    found.margin ??= { l: 60, r: 20, t: 20, b: 50 };
+    for (const name of new Set([...Object.keys(layout), "xaxis", "yaxis"])) {
+      if (/^[xy]axis\d*$/.test(name)) {
+        found[name] = { zeroline: false, gridcolor: rule, linecolor: rule, automargin: true, ...found[name] };
+      }
+    }
+    return found;
+  };
+
+  // --------------------------------------------------------------------------------------------------- sorting
+  const value = (cell) => {
+    const text = cell.dataset.value ?? cell.textContent.trim();
+    const number = text === "" ? NaN : Number(text);
+    return Number.isNaN(number) ? text : number;
+  };
+  const compare = (a, b) => {
+    if (a === "" || b === "") return (a === "") - (b === "");
+    return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
+  };
+  for (const button of $$("thead button")) {
+    button.onclick = () => {
+      const heading = button.closest("th");
+      const place = [...heading.parentNode.children].indexOf(heading);
+      const first = heading.classList.contains("number") && !button.textContent.includes("↓") ? -1 : 1;
+      const now = { ascending: 1, descending: -1 }[heading.getAttribute("aria-sort")];
+      const sign = now ? -now : first;
+      $$("th", heading.parentNode).forEach((other) => other.removeAttribute("aria-sort"));
+      heading.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+      const body = $("tbody", heading.closest("table"));
+      const rows = [...body.children].map((row) => [value(row.children[place]), row]);
+      rows.sort(([a], [b]) => (a === "" || b === "" ? compare(a, b) : sign * compare(a, b)));
+      body.append(...rows.map(([, row]) => row));
+    };
+  }
+  const more = $("#more");
+  if (more) {
+    more.onclick = () => {
+      const all = $("#runs").classList.toggle("all");
+      more.setAttribute("aria-pressed", all);
+    };
+  }
+
+  // ------------------------------------------------------------------------------------------------- filtering
+  const filter = () => {
+    const off = $$("#filter button[aria-pressed='false']").map((button) => button.dataset);
+    hidden.clear();
+    for (const [run, settings] of Object.entries(data.runs)) {
+      if (off.some(({ factor, level }) => settings[factor] === level)) hidden.add(run);
+    }
+    $$("[data-run]").forEach((node) => { node.hidden = hidden.has(node.dataset.run); });
+    $$("[data-runs]").forEach((node) => { node.hidden = node.dataset.runs.split(" ").every((run) => hidden.has(run)); });
+    const shown = Object.keys(data.runs).length - hidden.size;
+    const count = $("#count");
+    if (count) count.textContent = hidden.size ? `${shown} of ${Object.keys(data.runs).length} runs shown` : "";
+    $$(".plot.js-drawn").forEach(visible);
+  };
+  for (const button of $$("#filter button")) {
+    button.onclick = () => {
+      button.setAttribute("aria-pressed", button.getAttribute("aria-pressed") !== "true");
+      filter();
+    };
+  }
+  const visible = (node) => {
+    const traces = figures[node.dataset.key].figure.data;
+    const places = traces.map((_, place) => place).filter((place) => traces[place].meta?.run !== undefined);
+    if (places.length) {
+      Plotly.restyle(node, { visible: places.map((place) => !hidden.has(traces[place].meta.run)) }, places);
+    }
+  };
+
+  // ----------------------------------------------------------------------------------------------------- plots
+  const plotly = () => {
+    if (!window.Plotly) document.head.append(make("script", {}, $("#plotly").textContent));
+    figures ??= read("figures");
+  };
+  const chart = (node) => {
+    plotly();
+    const { figure } = figures[node.dataset.key];
+    Plotly.newPlot(node, structuredClone(figure.data), themed(figure.layout), { responsive: true, displaylogo: false });
+    node.classList.add("js-drawn");
+    visible(node);
+  };
+  for (const menu of $$("select[data-chart]")) {
+    menu.onchange = () => {
+      plotly();
+      const { figure, choices } = figures[menu.dataset.chart];
+      const shown = new Set(choices[menu.value]);
+      const node = $$(".plot").find((one) => one.dataset.key === menu.dataset.chart);
+      if (node.classList.contains("js-drawn")) Plotly.restyle(node, { visible: figure.data.map((_, place) => shown.has(place)) });
+    };
+  }
+
+  // -------------------------------------------------------------------------------------------------- pictures
+  const picture = (place) => (place === null ? null : (pictures ??= read("pictures"))[place]);
+  const shot = (one, caption) => {
+    const button = make("button", { type: "button", class: "shot", title: caption });
+    const source = picture(one.picture);
+    if (source) button.append(make("img", { src: source, alt: caption, loading: "lazy" }));
+    button.onclick = () => enlarge(source, caption, one.file);
+    return button;
+  };
+  const enlarge = (source, caption, file) => {
+    const box = $("#large");
+    const image = $("img", box);
+    if (source) image.src = source;
+    else image.removeAttribute("src");
+    $("figcaption", box).replaceChildren(caption, " ", make("a", { href: file }, "the file"));
+    box.onclick = (event) => { if (event.target.tagName !== "A") box.close(); };
+    box.showModal();
+  };
+  const told = (one) => [one.title, one.prompt, `picture ${one.number + 1}`, one.scores].filter(Boolean).join(" · ");
+  const captioned = (one, text) => make("figure", {}, shot(one, told(one)), make("figcaption", {}, text));
+
+  const chosen = () => data.sheets[Number($("#sheet-choice")?.value ?? 0)];
+  const sheet = (node) => {
+    const own = chosen();
+    const number = $("#seed-choice").value;
+    const columns = own.columns;
+    const cells = (line) => columns.map((column) => {
+      const one = column.shots[line][number];
+      return make("td", column.run === "base" ? {} : { "data-run": column.run }, one ? shot(one, told(one)) : "–");
+    });
+    const headings = columns.map((column) =>
+      make("th", { scope: "col", ...(column.run === "base" ? {} : { "data-run": column.run }) }, column.title));
+    const rows = own.prompts.map((prompt, line) => make("tr", {}, make("th", { scope: "row" }, prompt), ...cells(line)));
+    node.replaceChildren(make("table", {}, make("thead", {}, make("tr", {}, make("th"), ...headings)), make("tbody", {}, ...rows)));
+    $("#real").replaceChildren(...own.real.map((one) => shot(one, "photograph of the subject")));
+    filter();
+  };
+  const seeds = () => {
+    const numbers = new Set(chosen().columns.flatMap((column) => column.shots.flatMap((shots) => Object.keys(shots))));
+    $("#seed-choice").replaceChildren(...[...numbers].map((n) => make("option", { value: n }, `${Number(n) + 1}`)));
+  };
+  if (data.sheets.length) {
+    const redraw = () => sheet($("[data-lazy='sheet']"));
+    seeds();
+    $("#seed-choice").onchange = redraw;
+    $("#size").oninput = (event) => document.documentElement.style.setProperty("--cell", `${event.target.value}px`);
+    if ($("#sheet-choice")) $("#sheet-choice").onchange = () => { seeds(); redraw(); };
+  }
+  const extremes = (node) => {
+    const [best, worst] = data.extremes[$("#extreme-choice").value];
+    const line = (name, shots) => [make("h3", {}, name),
+      make("div", { class: "strip" }, ...shots.map((one) => captioned(one, `${one.value} · ${one.title} ${one.prompt}`)))];
+    node.replaceChildren(...line("best", best), ...line("worst", worst));
+  };
+  if ($("#extreme-choice")) $("#extreme-choice").onchange = () => extremes($("[data-lazy='extremes']"));
+  const copies = (node) => node.replaceChildren(...data.copies.map(({ sample, original, similarity }) =>
+    make("figure", { class: "pair" }, shot(sample, told(sample)), shot(original, "the photograph"),
+      make("figcaption", {}, `${similarity} · ${sample.title}`))));
+
+  // ------------------------------------------------------------------------------------------------------ lazy
+  const draw = { chart, sheet, extremes, copies };
+  const watch = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (isIntersecting) {
+        watch.unobserve(target);
+        draw[target.dataset.lazy](target);
+      }
+    }
+  }, { rootMargin: "200px" });
+  $$("[data-lazy]").forEach((node) => watch.observe(node));
+  document.documentElement.dataset.ready = "yes";
+})();

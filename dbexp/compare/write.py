@@ -1,0 +1,47 @@
+"""The three files of a comparison, rebuilt from disk: results.csv, results.md and report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dbexp.compare.comparison import Comparison, compare
+from dbexp.compare.markdown import MARKDOWN, markdown
+from dbexp.compare.results import RESULTS, csv_text
+from dbexp.compare.runs import UNFINISHED
+from dbexp.store import write_atomic
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was compared, and the files that tell of it."""
+
+    comparison: Comparison
+    csv: Path
+    markdown: Path
+    page: Path
+
+
+def write_comparison(sweeps: Sequence[Path], objective: str | None = None, folder: Path | None = None) -> Written:
+    """Read sweeps and write what they say.
+
+    Args:
+        sweeps: folders of sweeps, or of single runs.
+        objective: the column that ranks; None: the runs' own.
+        folder: where the files go; None: the sweep's own, which there must then be one of.
+
+    Raises:
+        ConfigError: a folder holds no run, or there is no such column.
+        OSError: the files cannot be written.
+    """
+    from dbexp.compare.page import PAGE, page  # jinja and plotly: nobody else needs them
+
+    folder = folder or sweeps[0]
+    comparison = compare(sweeps, objective)
+    ended = [entry.run for entry in comparison.entries if entry.run.status != UNFINISHED]
+    written = Written(comparison, folder / RESULTS, folder / MARKDOWN, folder / PAGE)
+    write_atomic(written.csv, csv_text(ended, comparison.objective, comparison.names))
+    write_atomic(written.markdown, markdown(comparison))
+    write_atomic(written.page, page(comparison, folder))
+    return written
