@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,9 @@ def dbexp_command(folder: Path, *argv: str) -> Outcome:
             if isinstance(stop.code, str):  # as the interpreter would
                 print(stop.code, file=sys.stderr)
             status = 1 if isinstance(stop.code, str) else int(stop.code or 0)
+        except Exception:  # what nobody worded: the interpreter shows where it came from
+            traceback.print_exc(file=sys.stderr)
+            status = 1
         finally:
             for handler in {*root.handlers} - {*handlers}:
                 handler.close()

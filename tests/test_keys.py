@@ -97,7 +97,7 @@ def test_how_a_run_is_called_and_kept_is_no_part_of_them(keys: Callable[..., dic
         ("seeds.noise=3", "train"),
         ("dataset.token=xyz", "train"),
         ("prior.steps=3", "prior"),
-        ("prior.guidance_scale=3", "prior"),
+        ("prior.guidance_scale=5", "prior"),
         ("prior.count=2", "prior"),
         ("seeds.prior=3", "prior"),
         ("sample.steps=3", "sample base class"),

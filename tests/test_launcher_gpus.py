@@ -11,17 +11,26 @@ from typing import Any
 
 import pytest
 from hydra._internal.callbacks import Callbacks
+from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hydra_plugins.dbexp_pack import _core, _executors, _gpus
+from hydra_plugins.dbexp_pack import launcher as plugin
 from hydra_plugins.dbexp_pack._work import Work
 from hydra_plugins.dbexp_pack.launcher import PackLauncher
 from tests import builders
 from tests.worker_jobs import always_kills_its_process, fails_oddly, kills_its_process_once, where
 
 Works = Callable[[Callable[[DictConfig], Any], Sequence[Sequence[int]]], list[Work]]
+
+
+@pytest.fixture(autouse=True)
+def one_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra's scan may have executed the plugin twice in this process; what is pickled must be what is imported."""
+    node = ConfigStore.instance().load("hydra/launcher/pack.yaml").node
+    monkeypatch.setattr(plugin, "PackLauncherConf", OmegaConf.get_type(node))
 
 
 @pytest.fixture

@@ -47,6 +47,7 @@ def photos(tmp_path: Path) -> Path:
 def overrides(weights: Path, photos: Path, tmp_path: Path) -> list[str]:
     """A whole run in a few seconds."""
     return [
+        "model=random",
         f"model.path={weights}",
         "model.resolution=32",
         "dataset=folder",

@@ -102,7 +102,7 @@ def _source(cfg: ClipConfig) -> Iterator[str]:
     """The name by which open_clip finds the architecture: for one described in `kwargs`, of a temporary folder."""
     if cfg.name.startswith("local-dir:"):
         folder = locate(cfg.name.removeprefix("local-dir:"))
-        if not (folder / "open_clip_config.json").is_file():
+        if cfg.weights in (None, RANDOM) and not (folder / "open_clip_config.json").is_file():
             raise ConfigError(f"evaluate.clip.name={cfg.name}: a folder with open_clip_config.json is expected there")
         yield f"local-dir:{folder}"
         return
