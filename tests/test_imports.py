@@ -23,6 +23,8 @@ CORNERS = {
     "timm": {"metrics", "storybook"},
     "wandb": {"tracking"},
     "wandb_workspaces": {"tracking"},
+    "plotly": {"compare"},
+    "jinja2": {"compare"},
     "hydra": {"run", "config", "help", "api"},
 }
 

@@ -76,6 +76,10 @@ def show_results(folder: Path, objective: str) -> None:
         print(f"\nresults        {folder / compare.RESULTS}", flush=True)
     except (OSError, ValueError, KeyError) as error:
         log.warning("results of %s: %s: %s", folder, type(error).__name__, error)
+    try:
+        print(f"page           {compare.write_comparison([folder]).page}", flush=True)
+    except Exception as error:  # every number is on disk; whatever a page may stumble over must not fail a sweep
+        log.warning("page of %s: %s: %s; `dbexp-compare %s` tries again", folder, type(error).__name__, error, folder)
     dashboard.summarise(folder)
 
 
