@@ -220,11 +220,20 @@ def _sample(pipe: Any, batch: Sequence[Shot], sampling: Sampling, bar: Bar) -> N
         output_type="np",
         callback_on_step_end=after_step,
     ).images
+    return pixels(images, [f"{shot.prompt!r}, picture {shot.k}" for shot in batch])
+
+
+def pixels(images: NDArray[np.floating[Any]], names: Sequence[str]) -> NDArray[np.uint8]:
+    """What a pipeline gives, [n, h, w, 3] in [0, 1], as uint8.
+
+    A picture of NaN turns black, with a warning that names it.
+    """
     broken = np.isnan(images).any(axis=(1, 2, 3))
-    for shot in (shot for shot, nan in zip(batch, broken, strict=True) if nan):
-        log.warning("%r, picture %d: came out as NaN and is kept as a black picture", shot.prompt, shot.k)
-    images[broken] = 0.0
-    return (images * 255).round().astype(np.uint8)  # type: ignore[no-any-return]  # the pipeline is untyped
+    for name in (name for name, nan in zip(names, broken, strict=True) if nan):
+        log.warning("%s: came out as NaN and is kept as a black picture", name)
+    whole = np.where(broken[:, None, None, None], 0.0, images)
+    rounded: NDArray[np.uint8] = (whole * 255).round().astype(np.uint8)
+    return rounded
 
 
 def _save(pixels: NDArray[np.uint8], path: Path, metadata: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from dbexp.generate.grid import Drawing, GridColumn, Shot, paste
 from dbexp.lora import merged
 from dbexp.models import Model
 from dbexp.progress import Bar
-from dbexp.render import read_metadata
+from dbexp.render import pixels, read_metadata
 from dbexp.store import write_atomic
 
 log = logging.getLogger(__name__)
@@ -133,11 +133,7 @@ def _sample(pipe: Any, batch: Sequence[Shot], drawn: Drawing, bar: Bar) -> NDArr
         callback_on_step_end=after_step,
         **own,
     ).images
-    broken = np.isnan(images).any(axis=(1, 2, 3))
-    for shot in (shot for shot, nan in zip(batch, broken, strict=True) if nan):
-        log.warning("%r, seed %d: came out as NaN and is kept as a black picture", shot.prompt, shot.seed)
-    images[broken] = 0.0
-    return (images * 255).round().astype(np.uint8)  # type: ignore[no-any-return]  # the pipeline is untyped
+    return pixels(images, [f"{shot.prompt!r}, seed {shot.seed}" for shot in batch])
 
 
 def _save(pixels: NDArray[np.uint8], path: Path, metadata: dict[str, str]) -> None:
