@@ -51,6 +51,8 @@ class Pictures:
     class_noun: str
     groups: Mapping[str, str]
     """Prompt -> recontextualisation, accessory, property or other; a prompt without entry is other."""
+    oracle_samples: Mapping[str, Sequence[Path]] | None = None
+    """The true subject in the same prompts, where a drawn world has it; null: no oracle row."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,9 @@ def evaluate(
     how = Resampling(cfg.resamples, cfg.confidence, cfg.seed)
     real = _read_real(pictures.real)
     rows = _read_rows(pictures, real, cfg)
+    run, base, oracle = rows
     files = [*real, *(file for row in rows for file in row.files())]
-    prompts = {*pictures.samples, *(pictures.base_samples or {})}
+    prompts = {*pictures.samples, *(pictures.base_samples or {}), *(pictures.oracle_samples or {})}
     texts = sorted({*prompts, *(without_token(prompt, pictures.token) for prompt in prompts)})
     notes = _notes(files, texts, backbones.clip)
 
@@ -135,7 +138,6 @@ def evaluate(
         lpips=Distances(backbones.lpips, cfg.batch_size, cache),
         how=how,
     )
-    run, base = rows
     images = {row.name: scorer.images(row) for row in rows}
     scores = {row.name: scorer.prompts(row, images[row.name]) for row in rows}
     of_real = scorer.real_columns()
@@ -146,6 +148,8 @@ def evaluate(
     }
     if base.expected:
         table["base"] = scorer.columns(scores["base"]) | scorer.class_columns(base, None) | base.counts()
+    if oracle.expected:
+        table["oracle"] = scorer.columns(scores["oracle"]) | oracle.counts()
     groups = {
         group: scorer.columns([score for score in scores["run"] if score.group == group])
         for group in dict.fromkeys(score.group for score in scores["run"])
@@ -160,12 +164,12 @@ def evaluate(
         settings=asdict(how),
         rows=table,
         groups=groups,
-        prompts=tuple(score for row in rows for score in scores[row.name]),
-        images=tuple(image for row in rows for image in images[row.name]),
+        prompts=tuple(score for row in (run, base) for score in scores[row.name]),
+        images=tuple(image for row in (run, base) for image in images[row.name]),
         copies=scorer.copies(images["run"]),
         copy_threshold=scorer.threshold,
         notes=tuple(notes),
-        class_images=tuple(image for row in rows for image in scorer.class_images(row)),
+        class_images=tuple(image for row in (run, base) for image in scorer.class_images(row)),
     )
 
 
@@ -189,7 +193,7 @@ def _read_real(paths: Sequence[Path]) -> list[ImageFile]:
     return sorted((file for file in read if file), key=lambda file: file.sha256)
 
 
-def _read_rows(pictures: Pictures, real: Sequence[ImageFile], cfg: EvaluateConfig) -> tuple[Row, Row]:
+def _read_rows(pictures: Pictures, real: Sequence[ImageFile], cfg: EvaluateConfig) -> tuple[Row, Row, Row]:
     problems: list[str] = []
     real_by_hash = {file.sha256: file.path for file in real}
 
@@ -235,6 +239,7 @@ def _read_rows(pictures: Pictures, real: Sequence[ImageFile], cfg: EvaluateConfi
     rows = (
         row("run", pictures.samples, pictures.class_images),
         row("base", pictures.base_samples or {}, pictures.class_images_base),
+        row("oracle", pictures.oracle_samples or {}, ()),
     )
     if problems:
         raise ConfigError(problems)

@@ -27,6 +27,7 @@ from dbexp.lane import Task
 from dbexp.metrics import COLUMNS, ImageScores
 from dbexp.metrics.cache import DiskCache
 from dbexp.models import Model
+from dbexp.oracle import oracle_samples
 from dbexp.sample import Samples
 from dbexp.store import Store, file_hash, key_of, link, link_tree, write_atomic
 from dbexp.train import Trained, train
@@ -214,6 +215,7 @@ def _sample(
         token=subject.token,
         class_noun=subject.class_noun,
         groups=samples.groups,
+        oracle_samples=oracle_samples(config.dataset, samples.prompts, config.sample.images_per_prompt, store),
     )
     return pictures, sheet
 

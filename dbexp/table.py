@@ -40,7 +40,7 @@ TITLES: dict[str, str] = {
 PAPER = ("dino", "clip_i", "clip_t", "pres", "div")
 """The columns of the paper's tables, in the order shown."""
 
-REFERENCES = {"base": "base model", "real": "real images"}
+REFERENCES = {"base": "base model", "oracle": "true subject", "real": "real images"}
 """Rows that no training run owns: key in a report -> name shown."""
 
 _SHOWN_AS_ROWS = ("pres_base", "dino_real", "clip_i_real")  # the same numbers stand in the rows of REFERENCES

@@ -179,6 +179,17 @@ def test_base_and_real_rows_stand_beside_the_run(pictures: Pictures, stubs: Back
     assert nan_columns(without) == dict.fromkeys(("pres_base", "pres_delta"), "no class images of the base model")
 
 
+def test_the_oracle_is_a_row_and_nothing_else_changes(pictures: Pictures, stubs: Backbones) -> None:
+    plain = evaluate(pictures, stubs, CFG)
+    report = evaluate(replace(pictures, oracle_samples=pictures.base_samples), stubs, CFG)
+    assert "oracle" not in plain.rows
+    for column in ("dino", "clip_i", "clip_t", "div"):
+        assert report.rows["oracle"][column] == report.rows["base"][column]
+    assert "pres" not in report.rows["oracle"]
+    assert {name: row for name, row in report.rows.items() if name != "oracle"} == plain.rows
+    assert (report.images, report.prompts) == (plain.images, plain.prompts), "the run's pictures alone"
+
+
 def test_a_sample_equal_to_the_one_real_image_scores_one(tmp_path: Path, stubs: Backbones, pictures: Pictures) -> None:
     same = [paint(tmp_path / f"g{k}.png", (255, 0, 0), note=str(k)) for k in (0, 1)]
     report = evaluate(replace(pictures, real=pictures.real[:1], samples={"a sks dog": same}), stubs, CFG)

@@ -24,7 +24,7 @@ from dbexp.errors import ConfigError
 from dbexp.storybook import export, latent_pool, start, train_metric_nets, train_unet, train_vae
 from dbexp.storybook.training import Recipe, Task, Trainer
 
-BuildTask: TypeAlias = Callable[[Path, torch.device, int, Executor | None], Task]
+BuildTask: TypeAlias = Callable[[argparse.Namespace, torch.device, Executor | None], Task]
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,20 @@ class Stage:
     gpu: Recipe
 
 
-def _vae(out: Path, device: torch.device, seed: int, executor: Executor | None) -> Task:
-    return train_vae.VaeTask(device, seed, executor)
+def _vae(options: argparse.Namespace, device: torch.device, executor: Executor | None) -> Task:
+    return train_vae.VaeTask(device, options.seed, executor)
 
 
-def _unet(out: Path, device: torch.device, seed: int, executor: Executor | None) -> Task:
+def _unet(options: argparse.Namespace, device: torch.device, executor: Executor | None) -> Task:
+    out: Path = options.out
     vae = train_unet.load_vae(out, device)
     pin_vae(out / "unet", latent_pool.weights_hash(vae.encoder))
-    return train_unet.UnetTask(vae, out / "latents", device, seed, executor)
+    return train_unet.UnetTask(vae, out / "latents", device, options.seed, executor, compiled=options.compile)
 
 
 def _metric(name: str) -> BuildTask:
-    def build(out: Path, device: torch.device, seed: int, executor: Executor | None) -> Task:
-        return train_metric_nets.TASKS[name](device, seed, executor)
+    def build(options: argparse.Namespace, device: torch.device, executor: Executor | None) -> Task:
+        return train_metric_nets.TASKS[name](device, options.seed, executor)
 
     return build
 
@@ -73,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, help="pictures until the stage is finished (default: its recipe)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, help="processes that draw (default: 0 with a CPU, cores - 1 with a GPU)")
+    parser.add_argument("--threads", type=int, default=1, help="of a CPU (on a busy machine, two are slower than one)")
+    parser.add_argument("--compile", action="store_true", help="compile the UNet: minutes first, then a fifth faster")
     parser.add_argument(
         "--from", dest="start", type=Path, help="an exported model that stages without a checkpoint go on from"
     )
@@ -96,7 +99,7 @@ def train(options: argparse.Namespace) -> bool:
     workers = options.workers
     if workers is None:
         workers = 0 if device.type == "cpu" else max(1, (os.cpu_count() or 2) - 1)
-    torch.set_num_threads(1)  # two threads on a busy machine are far slower than one
+    torch.set_num_threads(options.threads)
     executor = ProcessPoolExecutor(workers) if workers else None
     try:
         for name in STAGES if options.stage == "all" else [options.stage]:
@@ -104,7 +107,7 @@ def train(options: argparse.Namespace) -> bool:
             recipe = stage.cpu if device.type == "cpu" else stage.gpu
             if options.samples is not None:
                 recipe = replace(recipe, samples=options.samples)
-            task = stage.build(options.out, device, options.seed, executor)
+            task = stage.build(options, device, executor)
             print(f"stage {name}: {recipe} on {device}, {workers} drawing workers", flush=True)
             if not Trainer(task, recipe, options.out / name, device).run(deadline):
                 print(f"stage {name}: time is up; the same command goes on from here", flush=True)

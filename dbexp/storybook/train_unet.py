@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -25,6 +25,8 @@ CAPTION_DROPOUT = 0.1
 """Share of samples that see an empty prompt, for classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598)."""
 EVALUATION_TIMESTEPS = (100, 300, 500, 700, 900)
 EVALUATION_PICTURES = 64
+Predict: TypeAlias = Callable[..., Any]
+"""A UNet as it is called: (latents, timesteps, text states) to an output with `sample`."""
 
 
 def load_vae(out: Path, device: torch.device) -> AutoencoderKL:
@@ -45,6 +47,7 @@ class UnetTask:
         seed: of weights, pictures and noise.
         executor: draws ahead.
         shard: pictures of a shard of latents.
+        compiled: compile the UNet; minutes at the start, a fifth less time afterwards.
     """
 
     name = "unet"
@@ -57,6 +60,7 @@ class UnetTask:
         seed: int,
         executor: Executor | None = None,
         shard: int = 4096,
+        compiled: bool = False,
     ) -> None:
         torch.manual_seed(seed)
         self.tokenizer = build_tokenizer()
@@ -66,6 +70,7 @@ class UnetTask:
             use_plain_attention(self.unet)
             self.text_encoder.set_attn_implementation("eager")
         self.modules: dict[str, nn.Module] = {"unet": self.unet, "text_encoder": self.text_encoder}
+        self.predict: Predict = torch.compile(self.unet) if compiled else self.unet
         self.vae, self.device, self.seed = vae, device, seed
         self.scheduler = build_scheduler()
         self.pool = LatentPool(vae, self.tokenizer, folder, device, seed, executor, shard)
@@ -79,7 +84,7 @@ class UnetTask:
         steps = torch.randint(1000, (count,), generator=random, device=self.device)
         dropped = torch.rand((count, 1), generator=random, device=self.device) < CAPTION_DROPOUT
         ids = torch.where(dropped, self.empty, ids)
-        return {"loss": v_loss(self.unet, self.text_encoder, self.scheduler, latents, noise, steps, ids)}
+        return {"loss": v_loss(self.predict, self.text_encoder, self.scheduler, latents, noise, steps, ids)}
 
     @torch.no_grad()
     def evaluate(self, modules: Mapping[str, nn.Module]) -> dict[str, float]:
@@ -101,7 +106,7 @@ class UnetTask:
 
 
 def v_loss(
-    unet: UNet2DConditionModel,
+    unet: Predict,
     text_encoder: CLIPTextModel,
     scheduler: DDIMScheduler,
     latents: Tensor,
