@@ -257,6 +257,8 @@ def test_two_runs_are_compared_pair_by_pair(pictures: Pictures, stubs: Backbones
         of_class = report.pairs("dog3", "pres", row)
         assert len(of_class) == 2
         assert sum(of_class.values()) / 2 == pytest.approx(report.rows[row]["pres"].value), "a pair per class image"
+        apart = [image.values["div_prior"] for image in report.class_images if image.row == row]
+        assert sum(apart) / 2 == pytest.approx(report.rows[row]["div_prior"].value), "its part of the mean"
     assert Report.from_json(report.to_json()).class_images == report.class_images
     with pytest.raises(KeyError):
         report.pairs("dog3", "div_prior")

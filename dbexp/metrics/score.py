@@ -185,16 +185,20 @@ class Scorer:
         return columns
 
     def class_images(self, row: Row) -> list[ImageScores]:
-        """`pres` of every class image that counts, with the real image it is nearest to."""
+        """`pres` of every class image that counts, the real image it is nearest to, and its part of `div_prior`."""
         files = [(index, file) for index, file in enumerate(row.class_images) if file]
         if not files or self.reasons["pres"]:
             return []
         similarities = self.dino.of([file for _, file in files]) @ self.dino.of(self.real).T  # [C, R]
-        return [
-            ImageScores(row.name, "", index, str(file.path), {"pres": float(to_real.mean())}, str(nearest.path))
-            for (index, file), to_real in zip(files, similarities, strict=True)
-            for nearest in [self.real[int(to_real.argmax())]]
-        ]
+        distances = self.lpips.of([file for _, file in files])
+        scores = []
+        for i, (index, file) in enumerate(files):
+            values = {"pres": float(similarities[i].mean())}
+            if distances is not None:
+                values["div_prior"] = float(distances[i])
+            nearest = self.real[int(similarities[i].argmax())]
+            scores.append(ImageScores(row.name, "", index, str(file.path), values, str(nearest.path)))
+        return scores
 
     def _to_real(self, slots: Sequence[ImageFile | None], length: int) -> FloatArray:
         """[length] mean DINO cosine of each class image to the real images, NaN where there is no picture."""

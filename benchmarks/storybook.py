@@ -1,0 +1,158 @@
+"""What the built-in model shows: five questions, each a sweep over seeds, for the subjects given.
+
+    python benchmarks/storybook.py run --out FOLDER --subject dog
+    python benchmarks/storybook.py run --out FOLDER --subject dog2 --seeds 1 2 3 sample.images_per_prompt=1
+    python benchmarks/storybook.py write --out FOLDER --to benchmarks/REPORT
+
+`run` may be killed and repeated; runs that several questions share are trained once, and two subjects may run side by
+side in two processes. `write` only collects: the tables and sentences are those that the project's own comparison wrote
+for each sweep, with its intervals; it adds the contact sheets, the base model's pictures and where all of it was made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import dbexp
+from dbexp import models, provenance
+from dbexp.compare.markdown import MARKDOWN
+from dbexp.metrics import Report, Resampling
+from dbexp.metrics.functional import estimate_pairs
+from dbexp.store import Store
+from dbexp.storybook.export import sample_sheet
+
+ROOT = Path(__file__).resolve().parents[1]
+QUESTIONS = {
+    "prior": ("Does prior preservation protect the class?", "prior.weight=0,1"),
+    "lr_schedule": ("Constant or polynomial learning rate?", "lr_schedule=constant,polynomial"),
+    "lr": ("Which learning rate?", "train.lr=2e-4,1e-3,5e-3"),
+    "rank": ("Which rank?", "lora.rank=2,4,16"),
+    "text_encoder": ("Should the text encoder be trained?", "lora=attention,text_encoder"),
+}
+"""Name -> what it asks, and what is swept around the defaults."""
+DONE = "questions.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run_parser = commands.add_parser("run")
+    run_parser.add_argument("--out", type=Path, required=True)
+    run_parser.add_argument("--subject", required=True, help="a name of dataset=storybook/...")
+    run_parser.add_argument("--seeds", nargs="+", default=["1", "2", "3"])
+    run_parser.add_argument("--questions", nargs="+", choices=QUESTIONS, default=[*QUESTIONS])
+    run_parser.add_argument("overrides", nargs="*", help="more parameters, the same for every run")
+    write_parser = commands.add_parser("write")
+    write_parser.add_argument("--out", type=Path, required=True, help="the folder that `run` filled")
+    write_parser.add_argument("--to", type=Path, required=True, help="REPORT.md is written, pictures into REPORT/")
+    arguments = parser.parse_args()
+    if arguments.command == "run":
+        run(arguments)
+    else:
+        write(arguments.out, arguments.to)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """The sweeps of one subject; what each was asked is kept beside it."""
+    out = arguments.out.resolve() / arguments.subject
+    out.mkdir(parents=True, exist_ok=True)
+    for name in arguments.questions:
+        words = [
+            f"dataset=storybook/{arguments.subject}",
+            *arguments.overrides,
+            QUESTIONS[name][1],
+            f"seed={','.join(arguments.seeds)}",
+        ]
+        places = [f"store={out.parent / 'store'}", "tracking=disabled", f"hydra.sweep.dir={out / name}"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
+        subprocess.run([sys.executable, "-m", "dbexp.run", "-m", *words, *places], env=environment, check=True)
+        record = _record(out)
+        record[name] = " ".join(words)
+        (out / DONE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def write(out: Path, report: Path) -> None:
+    """The report of everything that was run."""
+    report.mkdir(parents=True, exist_ok=True)
+    parts = [f"Measured on {_machine()}", _base_model(report)]
+    for folder in sorted(path.parent for path in out.glob(f"*/{DONE}")):
+        parts.append(f"## {folder.name}")
+        for name, words in _record(folder).items():
+            body = (folder / name / MARKDOWN).read_text(encoding="utf-8").partition("\n\n")[2].strip()
+            parts.append(f"### {QUESTIONS[name][0]}\n\n`dbexp -m {words}`\n\n{body}")
+            if name == "prior":
+                parts += [_class_diversity(folder / name), _sheets(folder / name, report, f"{folder.name}_{name}")]
+    report.with_suffix(".md").write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+
+
+def _record(folder: Path) -> dict[str, str]:
+    path = folder / DONE
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def _machine() -> str:
+    found: dict[str, Any] = provenance.collect(torch.device("cpu"))
+    return json.dumps(found, indent=1)
+
+
+def _base_model(report: Path) -> str:
+    """48 pictures of the base model, both prompt lists."""
+    with tempfile.TemporaryDirectory() as store:
+        pipeline = models.load(dbexp.compose([]).model, Store(Path(store))).pipeline(None)
+    sheet = sample_sheet(pipeline, report / "base_model.png")
+    return f"## The base model\n\n![48 pictures: a row a class]({report.name}/{sheet.name})"
+
+
+def _class_diversity(sweep: Path) -> str:
+    """`div_prior` with prior preservation less without, paired by seed and class image, whose noise is the same."""
+    found: dict[str, dict[str, dict[int, float]]] = {"prior.weight=0": {}, "prior.weight=1": {}}
+    for path in sorted(sweep.glob("*/evaluate/metrics.json")):
+        overrides = json.loads((path.parents[1] / "result.json").read_text(encoding="utf-8"))["overrides"]
+        report = Report.from_json(json.dumps(json.loads(path.read_text(encoding="utf-8"))["report"]))
+        (weight,) = (word for word in overrides if word in found)
+        (seed,) = (word for word in overrides if word.startswith("seed="))
+        found[weight][seed] = {one.index: one.values["div_prior"] for one in report.class_images if one.row == "run"}
+    differences = [
+        found["prior.weight=1"][seed][k] - value
+        for seed, values in found["prior.weight=0"].items()
+        for k, value in values.items()
+    ]
+    estimate = estimate_pairs(np.array(differences), Resampling())
+    return (
+        f"DIV prior (LPIPS between class images), prior.weight 0 → 1, paired by noise over {len(differences)} class "
+        f"images: {estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]."
+    )
+
+
+def _sheets(sweep: Path, report: Path, name: str) -> str:
+    """Contact sheets of the first run of each setting, as JPEG."""
+    lines = []
+    for folder in sorted(path for path in sweep.iterdir() if (path / "result.json").exists()):
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        if f"seed={min(_seeds(sweep))}" not in result["overrides"]:
+            continue
+        target = report / f"{name}_{folder.name}.jpg"
+        with Image.open(folder / "sample" / "contact_sheet.png") as sheet:
+            sheet.convert("RGB").save(target, quality=85)
+        lines.append(f"{result['name']}:\n\n![contact sheet]({report.name}/{target.name})")
+    return "\n\n".join(lines)
+
+
+def _seeds(sweep: Path) -> list[int]:
+    overrides = [json.loads(path.read_text(encoding="utf-8"))["overrides"] for path in sweep.glob("*/result.json")]
+    return [int(word.partition("=")[2]) for words in overrides for word in words if word.startswith("seed=")]
+
+
+if __name__ == "__main__":
+    main()
