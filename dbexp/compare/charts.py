@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dbexp import table
-from dbexp.compare.comparison import FRONT, MEASURES, Comparison, Entry
+from dbexp.compare.comparison import FRONT, MEASURES, Comparison
 from dbexp.compare.curves import Curve, curves
 from dbexp.compare.factors import Factor
 from dbexp.compare.numbers import exact, written
@@ -65,11 +65,6 @@ def plain(text: str) -> str:
     return html.escape(text, quote=False).replace("$", "&#36;")
 
 
-def _values(entry: Entry, column: str) -> float:
-    report = entry.run.report
-    return report.rows["run"][column].value if report and column in report.rows["run"] else math.nan
-
-
 def _number(value: float) -> float | None:
     """As in results.csv; null for NaN, which JSON lacks."""
     return None if math.isnan(value) else float(exact(value))
@@ -77,18 +72,18 @@ def _number(value: float) -> float | None:
 
 def _front(comparison: Comparison) -> Chart | None:
     x, y = FRONT
-    entries = [e for e in comparison.finished if all(math.isfinite(_values(e, column)) for column in FRONT)]
+    entries = [e for e in comparison.finished if all(math.isfinite(e.run.value(column)) for column in FRONT)]
     if not entries:
         return None
-    drifts = [value for e in entries if math.isfinite(value := _values(e, "pres"))]
+    drifts = [value for e in entries if math.isfinite(value := e.run.value("pres"))]
     traces: list[Figure] = []
-    edge = sorted((e for e in entries if e.on_front), key=lambda e: _values(e, x))
+    edge = sorted((e for e in entries if e.on_front), key=lambda e: e.run.value(x))
     traces.append(
         {
             "type": "scatter",
             "mode": "lines",
-            "x": [_number(_values(e, x)) for e in edge],
-            "y": [_number(_values(e, y)) for e in edge],
+            "x": [_number(e.run.value(x)) for e in edge],
+            "y": [_number(e.run.value(y)) for e in edge],
             "line": {"shape": "hv", "width": 1.5, "dash": "dot", "color": PALETTE[-1]},
             "hoverinfo": "skip",
         }
@@ -99,16 +94,16 @@ def _front(comparison: Comparison) -> Chart | None:
             "symbol": "diamond" if entry.on_front else "circle",
             "line": {"width": 1.5, "color": "#ffffff"},
         }
-        drift = _values(entry, "pres")
+        drift = entry.run.value("pres")
         if math.isfinite(drift):
             marker |= {"color": [_number(drift)], "coloraxis": "coloraxis"}
-        told = "".join(f"<br>{table.TITLES[c]} {written(c, _values(entry, c))}" for c in MEASURES)
+        told = "".join(f"<br>{table.TITLES[c]} {written(c, entry.run.value(c))}" for c in MEASURES)
         traces.append(
             {
                 "type": "scatter",
                 "mode": "markers+text" if len(entries) <= _LEGEND else "markers",
-                "x": [_number(_values(entry, x))],
-                "y": [_number(_values(entry, y))],
+                "x": [_number(entry.run.value(x))],
+                "y": [_number(entry.run.value(y))],
                 "text": [plain(entry.id)],
                 "textposition": "top center",
                 "marker": marker,
@@ -147,10 +142,10 @@ def _parallel(comparison: Comparison) -> Chart | None:
             }
         )
     for column in MEASURES:
-        values = [_number(_values(e, column)) for e in entries]
+        values = [_number(e.run.value(column)) for e in entries]
         if all(value is not None for value in values):
             dimensions.append({"label": table.heading(column), "values": values, "tickformat": ".3f"})
-    objective = [_values(e, comparison.objective) for e in entries]
+    objective = [e.run.value(comparison.objective) for e in entries]
     line: Figure = {"colorscale": SCALE, "color": [0.0 if math.isnan(v) else _number(v) for v in objective]}
     line |= {"showscale": True, "colorbar": {"title": {"text": table.heading(comparison.objective)}, "thickness": 14}}
     trace = {"type": "parcoords", "dimensions": dimensions, "line": line}
@@ -160,7 +155,7 @@ def _parallel(comparison: Comparison) -> Chart | None:
 
 
 def _effect(comparison: Comparison, factor: Factor) -> Chart | None:
-    trials = [Trial(e.settings, {column: _values(e, column) for column in MEASURES}, {}) for e in comparison.finished]
+    trials = [Trial(e.settings, {column: e.run.value(column) for column in MEASURES}, {}) for e in comparison.finished]
     present = [level for level in factor.levels if any(trial.settings[factor.name] == level for trial in trials)]
     if len(present) < 2:
         return None

@@ -99,6 +99,11 @@ def _number(level: str) -> float:
         return math.nan
 
 
+def words(settings: Mapping[str, str], swept: Sequence[Factor]) -> str:
+    """Settings as a title: rank=16 weight=0."""
+    return " ".join(f"{factor.title}={settings[factor.name]}" for factor in swept if factor.name in settings)
+
+
 def short_names(names: Sequence[str]) -> Mapping[str, str]:
     """Dotted name -> its last part (of `lr_schedule.name` the first) where that is enough to know it."""
     ends = {name: name.removesuffix(".name").rpartition(".")[2] for name in names}

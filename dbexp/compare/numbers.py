@@ -26,6 +26,13 @@ def signed(column: str, value: float) -> str:
     return text if value <= 0 or math.isnan(value) else f"+{text}"
 
 
+def percent(share: float) -> str:
+    """A part of a whole, with its sign, in whole percent."""
+    text = f"{100 * share:.0f}"
+    sign = "+" if float(text) > 0 else ""
+    return f"{sign}{_sign(text)} %"
+
+
 def interval(column: str, low: float, high: float) -> str:
     """Both ends in brackets; empty where there is none."""
     if math.isnan(low) or math.isnan(high):

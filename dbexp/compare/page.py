@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import urllib.parse
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,20 @@ from dbexp.compare.comparison import MEASURES, Comparison
 from dbexp.compare.gallery import Sheet, Shot
 from dbexp.compare.numbers import DASH, exact, interval, written
 from dbexp.compare.pictures import BUDGET, Packed, pack
-from dbexp.compare.statements import is_tied, statements
+from dbexp.compare.statements import SMALL, is_tied, statements
+from dbexp.compare.statistics import Moments, moments
 from dbexp.compare.tables import best_cells, best_of, row_cells
 from dbexp.metrics import COLUMNS
 
 PAGE = "report.html"
+_TOLD = {
+    "better": "better: the interval excludes zero",
+    "worse": "worse: the interval excludes zero",
+    "same": "not significant: the interval includes zero",
+    "open": "one value per run, so there is no interval",
+    "spread": "",
+}
+"""Verdict on a change -> what it means."""
 
 
 def page(comparison: Comparison, folder: Path, budget: int = BUDGET) -> str:
@@ -57,10 +66,13 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET) -> str:
         exact=exact,
         dash=DASH,
         is_tied=is_tied,
+        told=_TOLD,
+        small=f"{100 * SMALL:.0f} %",
         cells=row_cells,
         interval=interval,
         best=best_cells(comparison),
         best_means=_best_means(comparison),
+        bounds_over_seeds=_bounds_over_seeds(comparison),
         has_seeds=any(len(standing.entries) > 1 for standing in comparison.standings),
         charts=drawn,
         sheets=shown,
@@ -102,6 +114,26 @@ def _best_means(comparison: Comparison) -> dict[str, set[str]]:
         column: best_of(column, (s.moments[column].mean for s in comparison.standings if column in s.moments))
         for column in MEASURES
     }
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """A kind of reference with its moments over the references of that kind."""
+
+    key: str
+    title: str
+    moments: Mapping[str, Moments]
+
+
+def _bounds_over_seeds(comparison: Comparison) -> list[_Bound]:
+    """Base models and real images as the table of settings shows them: other seeds have other samples of one base."""
+    found = []
+    for key, title in table.REFERENCES.items():
+        own = [reference.columns for reference in comparison.references if reference.key == key]
+        columns = {column: moments([row[column].value for row in own if column in row]) for column in MEASURES}
+        if own:
+            found.append(_Bound(key, title, {column: of for column, of in columns.items() if of.n}))
+    return found
 
 
 def _data(

@@ -81,7 +81,8 @@ def pack(paths: Iterable[Path], budget: int = BUDGET) -> Packed:
 def encode(path: Path, side: int) -> str | None:
     """A picture as a data URI: WebP, at most `side` pixels. None if it cannot be read."""
     try:
-        small = thumbnail(read_rgb(path), side)
+        image = read_rgb(path)
+        small = thumbnail(image, side) if max(image.size) > side else image  # the page enlarges what is smaller
         buffer = io.BytesIO()
         small.save(buffer, "WEBP", quality=_QUALITY, method=2)
     except (OSError, ConfigError, Image.DecompressionBombError) as error:

@@ -49,6 +49,12 @@ class Run:
         """The job's number in its sweep, -1 for a folder that is called otherwise."""
         return int(self.folder.name) if self.folder.name.isdigit() else -1
 
+    def value(self, column: str) -> float:
+        """Of the metric table; NaN for what the run lacks."""
+        if self.report is None or column not in self.report.rows["run"]:
+            return math.nan
+        return self.report.rows["run"][column].value
+
 
 def load(sweep: Path) -> list[Run]:
     """Every job of a sweep that has left a result, by number and name of its folder.

@@ -6,12 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dbexp.compare.comparison import MEASURES, Comparison, Effect, Standing
+from dbexp.compare.comparison import Comparison, Effect, Scale, Standing
 from dbexp.compare.factors import Factor
-from dbexp.compare.numbers import interval, signed, written
-from dbexp.compare.statistics import Difference
+from dbexp.compare.numbers import interval, percent, signed, written
+from dbexp.compare.statistics import Difference, Moments
 from dbexp.metrics import COLUMNS
 from dbexp.table import TITLES
+
+SMALL = 0.05
+"""A significant difference is called a little below this part of the way from the base model to real images."""
+WAY = "of the way from base to real"
 
 
 @dataclass(frozen=True)
@@ -21,13 +25,18 @@ class Change:
     Attributes:
         column: its title.
         value, interval: of the difference; the interval is empty where there is none.
-        verdict: better, worse or same (nothing significant).
+        verdict: better or worse, where the interval excludes zero; same, where it does not; open, without one.
+        share: the difference as a part of the way from base to real; empty where there is no such way.
+        is_small: whether that part is below `SMALL`, or, for a column without it, whether the spread between seeds is
+            larger than the difference.
     """
 
     column: str
     value: str
     interval: str
     verdict: str
+    share: str = ""
+    is_small: bool = False
 
     @property
     def text(self) -> str:
@@ -64,14 +73,16 @@ def statements(comparison: Comparison) -> list[Statement]:
     said = [_best(comparison)] if comparison.standings else []
     for factor in comparison.factors:
         own = [effect for effect in comparison.effects if effect.factor == factor]
-        said += [_effect(effect) for effect in own] or _no_effect(comparison, factor)
+        said += [_effect(effect, comparison) for effect in own] or _no_effect(factor)
     if comparison.noise:
-        spread = ", ".join(
-            f"{TITLES[column]} {written(column, moments.deviation)}" for column, moments in comparison.noise.items()
-        )
+        spread = [
+            Change(TITLES[column], f"± {written(column, moments.deviation)}", "", "spread")
+            for column, moments in comparison.noise.items()
+        ]
+        text = "runs that differ in their seed alone have a standard deviation of "
+        text += ", ".join(f"{one.column} {one.value.removeprefix('± ')}" for one in spread) + "."
         n = max(moments.n for moments in comparison.noise.values())
-        text = f"runs that differ in their seed alone have a standard deviation of {spread}."
-        said.append(Statement("Chance", text, basis=_count(n, "run")))
+        said.append(Statement("Chance", text, tuple(spread), "how far seeds alone move a run", _count(n, "run")))
     return said
 
 
@@ -82,16 +93,27 @@ def _best(comparison: Comparison) -> Statement:
         return Statement(f"Best by {TITLES[column]}", "no run has a value.")
     value = written(column, moments.mean)
     if len(best.entries) > 1:
-        value += f", the mean of {len(best.entries)} seeds"
+        runs = f"mean of runs {_listed([entry.id for entry in best.entries])}"
     else:
         estimate = best.entries[0].run.report
         ends = estimate.rows["run"][column] if estimate else None
         value = " ".join(part for part in (value, ends and interval(column, ends.low, ends.high)) if part)
+        runs = f"run {best.entries[0].id}"
+    scale = comparison.scales.get(column)
+    if scale:
+        value += f", {percent(scale.place(moments.mean)).lstrip('+')} {WAY}"
+    if comparison.factors:
+        value += f" ({runs})"
     return Statement(
         f"Best by {TITLES[column]}",
         f"{best.title} with {value}.{_rivals(comparison.standings, column)}",
         verdict="best",
     )
+
+
+def _listed(words: Sequence[str]) -> str:
+    """1, 2 and 3."""
+    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
 def _rivals(standings: Sequence[Standing], column: str) -> str:
@@ -115,48 +137,83 @@ def is_tied(standing: Standing) -> bool:
     return standing.behind is not None and not standing.behind.is_significant
 
 
-def change(column: str, difference: Difference) -> Change:
-    """A difference as written, and whether it is good news."""
+def change(column: str, difference: Difference, scale: Scale | None = None, noise: Moments | None = None) -> Change:
+    """A difference as written, whether it is good news, and whether it is large.
+
+    Args:
+        column: of the metric table.
+        difference: between two values of a parameter.
+        scale: of the column, if it has one.
+        noise: spread of the column between seeds, if it is known.
+    """
     estimate = difference.estimate
-    verdict = "same"
-    if difference.is_significant:
-        improves = (estimate.value > 0) == (COLUMNS[column].better == "higher")
-        verdict = "better" if improves else "worse"
-    ends = interval(column, estimate.low, estimate.high)
-    return Change(TITLES[column], signed(column, estimate.value), ends, verdict)
+    improves = (estimate.value > 0) == (COLUMNS[column].better == "higher")
+    verdict = "better" if improves else "worse"
+    if not difference.is_significant:
+        verdict = "open" if math.isnan(estimate.low) else "same"
+    share = math.nan if scale is None else scale.part(estimate.value)
+    is_small = abs(share) < SMALL  # False for NaN
+    if scale is None and noise is not None:
+        is_small = abs(estimate.value) < noise.deviation
+    return Change(
+        TITLES[column],
+        signed(column, estimate.value),
+        interval(column, estimate.low, estimate.high),
+        verdict,
+        "" if math.isnan(share) else percent(share),
+        is_small,
+    )
 
 
-def _effect(effect: Effect) -> Statement:
-    found = {column: change(column, effect.differences[column]) for column in MEASURES}
-    there = {column: one for column, one in found.items() if not math.isnan(effect.differences[column].estimate.value)}
-    better, worse, same = (
-        [one for one in there.values() if one.verdict == verdict] for verdict in ("better", "worse", "same")
+def _effect(effect: Effect, comparison: Comparison) -> Statement:
+    changes = [
+        change(column, difference, comparison.scales.get(column), comparison.noise.get(column))
+        for column, difference in effect.differences.items()
+        if not math.isnan(difference.estimate.value)
+    ]
+    better, worse, same, unknown = (
+        [one for one in changes if one.verdict == verdict] for verdict in ("better", "worse", "same", "open")
     )
     parts = []
     if better:
-        parts.append("better " + ", ".join(one.text for one in better))
+        parts.append("better " + _sized(better))
     if worse:
-        parts.append("worse " + ", ".join(one.text for one in worse))
+        parts.append("worse " + _sized(worse))
     if same and (better or worse):
-        parts.append("no significant difference in " + ", ".join(one.text for one in same))
+        parts.append("not significant, for the interval includes zero: " + ", ".join(one.text for one in same))
     elif same:
-        parts.append("nothing is significant: " + ", ".join(one.text for one in same))
+        parts.append("nothing is significant, every interval includes zero: " + ", ".join(one.text for one in same))
+    if unknown:
+        parts.append("without an interval " + ", ".join(one.text for one in unknown))
     if effect.size is not None:
         parts.append(f"{effect.size:.2g} times the parameters")
     text = "; ".join(parts) + "." if parts else "the runs share no score."
     step = f"{effect.factor.name} {effect.low} → {effect.high}"
-    return Statement(step, text, tuple(there.values()), _judgement(better, worse, effect.size), _basis(effect))
+    return Statement(step, text, tuple(changes), _judgement(better, worse, effect.size), _basis(effect))
+
+
+def _sized(changes: Sequence[Change]) -> str:
+    """Significant changes with their share of the way from base to real, which is spelt out once."""
+    told, unit = [], f" {WAY}"
+    for one in changes:
+        told.append(one.text + (f" ({one.share}{unit})" if one.share else ""))
+        unit = "" if one.share else unit
+    return ", ".join(told)
 
 
 def _judgement(better: Sequence[Change], worse: Sequence[Change], size: float | None) -> str:
-    gains, costs = (", ".join(one.column for one in changes) for changes in (better, worse))
-    if gains and costs:
-        return f"gains {gains}; costs {costs}"
-    if gains:
-        return f"gains {gains}"
-    if costs:
-        return f"costs {costs}, gains nothing"
-    return "nothing significant" + (f", at {size:.2g}× the parameters" if size and size > 1 else "")
+    price = f"for {size:.2g}× the parameters" if size and size > 1 else ""
+    if better:
+        verdict = f"gains {_large_first(better)}" + (f", {price}" if price else "")
+        return verdict + (f"; costs {_large_first(worse)}" if worse else "; costs nothing" if not price else "")
+    if worse:
+        return f"gains nothing{', ' + price if price else ''}; costs {_large_first(worse)}"
+    return "nothing significant" + (f", {price}" if price else "")
+
+
+def _large_first(changes: Sequence[Change]) -> str:
+    large, small = ([one.column for one in changes if one.is_small == is_small] for is_small in (False, True))
+    return ", ".join([*large, *([f"a little {', '.join(small)}"] if small else [])])
 
 
 def _basis(effect: Effect) -> str:
@@ -174,7 +231,7 @@ def _basis(effect: Effect) -> str:
     return "; ".join(parts)
 
 
-def _no_effect(comparison: Comparison, factor: Factor) -> list[Statement]:
+def _no_effect(factor: Factor) -> list[Statement]:
     if factor.is_seed:
         return []
     if factor.is_subject:

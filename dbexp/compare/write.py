@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbexp.compare.comparison import Comparison, compare
+from dbexp.compare.comparison import Comparison
+from dbexp.compare.gather import compare
 from dbexp.compare.markdown import MARKDOWN, markdown
 from dbexp.compare.results import RESULTS, csv_text
 from dbexp.compare.runs import UNFINISHED

@@ -128,7 +128,7 @@ def failed(folder: Path, settings: Mapping[str, Any], error: str) -> Path:
 def configured(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The default config with some values, given by dotted names."""
     config: dict[str, Any] = plain(Config())
-    config["dataset"]["name"] = name
+    config["dataset"]["name"], config["model"]["name"] = name, "made-up"
     config["seed"] = 42
     config["seeds"] = dict.fromkeys(("init", "data", "noise", "prior", "sample"), settings.get("seed", 42))
     for key, value in settings.items():

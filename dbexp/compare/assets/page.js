@@ -129,16 +129,20 @@
 
   // -------------------------------------------------------------------------------------------------- pictures
   const picture = (place) => (place === null ? null : (pictures ??= read("pictures"))[place]);
+  const sharp = (image) => {
+    image.onload = () => image.classList.toggle("blocks", image.naturalWidth <= 128); // every pixel a sharp block
+    return image;
+  };
   const shot = (one, caption) => {
     const button = make("button", { type: "button", class: "shot", title: caption });
     const source = picture(one.picture);
-    if (source) button.append(make("img", { src: source, alt: caption, loading: "lazy" }));
+    if (source) button.append(sharp(make("img", { src: source, alt: caption, loading: "lazy" })));
     button.onclick = () => enlarge(source, caption, one.file);
     return button;
   };
   const enlarge = (source, caption, file) => {
     const box = $("#large");
-    const image = $("img", box);
+    const image = sharp($("img", box));
     if (source) image.src = source;
     else image.removeAttribute("src");
     $("figcaption", box).replaceChildren(caption, " ", make("a", { href: file }, "the file"));
@@ -196,6 +200,11 @@
       }
     }
   }, { rootMargin: "200px" });
-  $$("[data-lazy]").forEach((node) => watch.observe(node));
-  document.documentElement.dataset.ready = "yes";
+  const start = () => {
+    $$("[data-lazy]").forEach((node) => watch.observe(node));
+    document.documentElement.dataset.ready = "yes";
+  };
+  // figures and pictures lie below this script, so that tables can be sorted before they are read
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
+  else start();
 })();

@@ -1,0 +1,140 @@
+"""What finished runs support: settings over their seeds, what a step of each parameter changes, what is chance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dbexp.compare.comparison import MEASURES, Effect, Entry, Scale, Standing
+from dbexp.compare.factors import Factor, words
+from dbexp.compare.runs import Group
+from dbexp.compare.statistics import Difference, Moments, Trial, difference, matched, pooled_deviation
+from dbexp.metrics import COLUMNS, Report, Resampling
+
+_CEILINGS = {"dino": "dino", "clip_i": "clip_i", "pres": "dino"}
+"""Column -> column of the real images that bounds it: PRES is a similarity of DINO too."""
+_SHORTEST = 0.05  # a way from base to real that is shorter makes parts of it mean nothing
+
+
+def trial(entry: Entry) -> Trial:
+    """A finished run as statistics see it."""
+    report = entry.run.report
+    assert report is not None
+    subject = str(entry.run.config.get("dataset.name"))
+    pairs = {column: _pairs(report, subject, column) for column in MEASURES}
+    values = {column: estimate.value for column, estimate in report.rows["run"].items()}
+    return Trial(entry.settings, values, pairs)
+
+
+def _pairs(report: Report, subject: str, column: str) -> Mapping[tuple[str, str, int], float]:
+    try:
+        return report.pairs(subject, column)
+    except KeyError:
+        return {}
+
+
+def resampling(finished: Sequence[Entry]) -> Resampling:
+    """As the runs' own intervals were made."""
+    settings = next((e.run.report.settings for e in finished if e.run.report and e.run.report.settings), {})
+    how = Resampling()
+    return Resampling(
+        int(settings.get("resamples", how.resamples)),
+        float(settings.get("confidence", how.confidence)),
+        int(settings.get("seed", how.seed)),
+    )
+
+
+def standings(
+    groups: Sequence[Group],
+    entries: Sequence[Entry],
+    trials: Mapping[Path, Trial],
+    objective: str,
+    swept: Sequence[Factor],
+    how: Resampling,
+) -> list[Standing]:
+    """Groups of runs that differ in their seed alone, best mean first, each with its paired distance from the best."""
+    sign = -1 if COLUMNS[objective].better == "lower" else 1
+    owner = {entry.run.folder: entry for entry in entries}
+
+    def rank(group: Group) -> float:
+        mean = group.mean.get(objective, math.nan)
+        return math.inf if math.isnan(mean) else -sign * mean
+
+    order = sorted(groups, key=rank)
+    found = []
+    for group in order:
+        members = tuple(owner[run.folder] for run in group.runs)
+        settings = {f.name: members[0].settings[f.name] for f in swept if not f.is_seed}
+        moments = {column: Moments(group.mean[column], group.deviation[column], len(members)) for column in group.mean}
+        behind = None if group is order[0] else _between(order[0], group, trials, objective, swept, how)
+        title = words(settings, swept) or (members[0].title if len(members) == 1 else "all runs")
+        found.append(Standing(members, title, settings, moments, behind))
+    return found
+
+
+def _between(
+    best: Group, other: Group, trials: Mapping[Path, Trial], column: str, swept: Sequence[Factor], how: Resampling
+) -> Difference | None:
+    """Paired by seed; None where the two share no picture."""
+    seeds = [factor.name for factor in swept if factor.is_seed]
+
+    def seed(trial: Trial) -> tuple[str, ...]:
+        return tuple(trial.settings[name] for name in seeds)
+
+    mine = {seed(trials[run.folder]): trials[run.folder] for run in best.runs}
+    pairs = [(mine[seed(one)], one) for run in other.runs if seed(one := trials[run.folder]) in mine]
+    if not pairs or column not in MEASURES:
+        return None
+    found = difference(pairs, column, how)
+    return None if math.isnan(found.estimate.low) else found
+
+
+def effects(
+    swept: Sequence[Factor], finished: Sequence[Entry], trials: Mapping[Path, Trial], how: Resampling
+) -> list[Effect]:
+    """One per step of each parameter that can be judged by pairs."""
+    usable = [factor for factor in swept if not (factor.is_seed or factor.is_subject or factor.is_measure)]
+    found = [_effect(factor, low, high, finished, trials, how) for factor in usable for low, high in factor.steps()]
+    return [effect for effect in found if effect is not None]
+
+
+def _effect(
+    factor: Factor, low: str, high: str, finished: Sequence[Entry], trials: Mapping[Path, Trial], how: Resampling
+) -> Effect | None:
+    pairs = matched([trials[entry.run.folder] for entry in finished], factor.name, low, high)
+    if not pairs:
+        return None
+    sizes = [
+        sum(entry.run.parameters or 0 for entry in finished if entry.settings[factor.name] == level)
+        / max(1, sum(entry.settings[factor.name] == level for entry in finished))
+        for level in (low, high)
+    ]
+    ratio = sizes[1] / sizes[0] if all(sizes) else 1.0
+    found = {column: difference(pairs, column, how) for column in MEASURES}
+    return Effect(factor, low, high, found, None if abs(ratio - 1) < 0.01 else ratio)
+
+
+def noise(groups: Sequence[Group]) -> dict[str, Moments]:
+    """Column -> spread between runs that differ in their seed alone; no columns where seeds were not repeated."""
+    found = {
+        column: pooled_deviation([[run.value(column) for run in group.runs] for group in groups]) for column in MEASURES
+    }
+    return {column: moments for column, moments in found.items() if moments.n}
+
+
+def scales(finished: Sequence[Entry]) -> dict[str, Scale]:
+    """Columns for which both the base model and real images were measured, and are apart."""
+    reports = [entry.run.report for entry in finished if entry.run.report]
+    found = {}
+    for column, ceiling in _CEILINGS.items():
+        ends = [
+            (report.rows["base"][column].value, report.rows["real"][ceiling].value)
+            for report in reports
+            if column in report.rows.get("base", {}) and ceiling in report.rows.get("real", {})
+        ]
+        if ends:
+            base, real = (math.fsum(values) / len(ends) for values in zip(*ends, strict=True))
+            if real - base >= _SHORTEST:  # False for NaN
+                found[column] = Scale(base, real)
+    return found
