@@ -17,42 +17,21 @@ import torch
 
 from dbexp.config import EvaluateConfig
 from dbexp.errors import ConfigError
+from dbexp.metrics import kept
 from dbexp.metrics.backbone import ImageEncoder, ImageTextEncoder, PairwiseDistance
-from dbexp.metrics.cache import FeatureCache
-from dbexp.metrics.clip import Clip
-from dbexp.metrics.dino import Dino
-from dbexp.metrics.features import Distances, attempt, embed, read_files
-from dbexp.metrics.functional import COLUMNS, FloatArray, Resampling, normalise, without_token
+from dbexp.metrics.cache import DiskCache, FeatureCache
+from dbexp.metrics.deferred import open_backbone
+from dbexp.metrics.features import Distances, attempt, embed, embed_texts, read_files
+from dbexp.metrics.functional import COLUMNS, Resampling, without_token
 from dbexp.metrics.image import ImageFile
-from dbexp.metrics.lpips import Lpips
+from dbexp.metrics.pictures import Pictures
 from dbexp.metrics.report import Report, summary
 from dbexp.metrics.score import Row, Scorer
+from dbexp.store import Store
 
-__all__ = ["Backbones", "Pictures", "Report", "evaluate", "load_backbones", "summary"]
+__all__ = ["Backbones", "Pictures", "Report", "evaluate", "find_or_evaluate", "load_backbones", "summary"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Everything that `evaluate` reads: paths of PNG or JPEG files."""
-
-    real: tuple[Path, ...]
-    """R: photographs of the subject."""
-    samples: Mapping[str, Sequence[Path]]
-    """G: prompt, token filled in -> K paths in the order of their seeds; files may be missing, and are counted."""
-    base_samples: Mapping[str, Sequence[Path]] | None
-    """The same prompts and seeds with the adapter off; null: no base row."""
-    class_images: tuple[Path, ...]
-    """C: pictures of the class, adapter on."""
-    class_images_base: tuple[Path, ...]
-    """B: the same seeds, adapter off."""
-    token: str
-    class_noun: str
-    groups: Mapping[str, str]
-    """Prompt -> recontextualisation, accessory, property or other; a prompt without entry is other."""
-    oracle_samples: Mapping[str, Sequence[Path]] | None = None
-    """The true subject in the same prompts, where a drawn world has it; null: no oracle row."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +46,13 @@ class Backbones:
 _loaded: dict[str, Backbones] = {}
 
 
-def load_backbones(cfg: EvaluateConfig, device: torch.device) -> Backbones:
+def load_backbones(cfg: EvaluateConfig, device: torch.device, store: Store | None = None) -> Backbones:
     """The backbones of a config, loaded once per process and shared by all runs of a sweep.
+
+    Args:
+        cfg: which they are.
+        device: where they compute.
+        store: backbones that it knows are loaded when first used; None: all are loaded at once.
 
     Raises:
         ConfigError: with the problems of all three backbones at once.
@@ -77,11 +61,11 @@ def load_backbones(cfg: EvaluateConfig, device: torch.device) -> Backbones:
     if key not in _loaded:
         problems: list[str] = []
         with _collecting(problems):
-            dino = Dino(cfg.dino, device)
+            dino = open_backbone(cfg.dino, device, store)
         with _collecting(problems):
-            clip = Clip(cfg.clip, device)
+            clip = open_backbone(cfg.clip, device, store)
         with _collecting(problems):
-            lpips = Lpips(cfg.lpips, device)
+            lpips = open_backbone(cfg.lpips, device, store)
         if problems:
             raise ConfigError(problems)
         _loaded.clear()  # a process that goes on to other backbones does not come back: free the memory
@@ -96,6 +80,22 @@ def _collecting(problems: list[str]) -> Iterator[None]:
         yield
     except ConfigError as error:
         problems.extend(error.problems)
+
+
+def find_or_evaluate(pictures: Pictures, backbones: Backbones, cfg: EvaluateConfig, store: Store) -> Report:
+    """What `evaluate` gives, from the store if the same pictures were evaluated before."""
+    networks = (backbones.dino, backbones.clip, backbones.lpips)
+    with store.claim("evaluate", kept.inputs_of(pictures, networks, cfg)) as entry:
+        if entry.finished:
+            report = kept.read(entry.folder, pictures)
+            for note in report.notes:
+                log.warning(note)
+            return report
+        report = evaluate(pictures, backbones, cfg, DiskCache(store.root / "features"))
+        if kept.is_sound(report):
+            kept.write(entry.folder, report, pictures)
+            entry.publish()
+        return report
 
 
 def evaluate(
@@ -125,16 +125,13 @@ def evaluate(
     texts = sorted({*prompts, *(without_token(prompt, pictures.token) for prompt in prompts)})
     notes = _notes(files, texts, backbones.clip)
 
-    def embed_texts() -> dict[str, FloatArray]:
-        return dict(zip(texts, normalise(backbones.clip.embed_texts(texts), texts), strict=True)) if texts else {}
-
     scorer = Scorer(
         token=pictures.token,
         groups=pictures.groups,
         real=real,
         dino=attempt("dino", lambda: embed(backbones.dino, files, cfg.batch_size, cache)),
         clip=attempt("clip", lambda: embed(backbones.clip, files, cfg.batch_size, cache)),
-        texts=attempt("clip", embed_texts),
+        texts=attempt("clip", lambda: embed_texts(backbones.clip, texts, cache)),
         lpips=Distances(backbones.lpips, cfg.batch_size, cache),
         how=how,
     )
@@ -251,7 +248,7 @@ def _notes(files: Sequence[ImageFile], texts: Sequence[str], clip: ImageTextEnco
     notes = []
     oblong = [file.path for file in files if file.width != file.height]
     if oblong:
-        notes.append(f"{len(oblong)} pictures are not square and are center-cropped, such as {oblong[0]}")
+        notes.append(f"{len(oblong)} pictures are not square and are center-cropped, such as {oblong[0].name}")
     long = [text for text, cut in zip(texts, clip.truncated(texts), strict=True) if cut] if texts else []
     if long:
         notes.append(

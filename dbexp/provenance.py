@@ -5,6 +5,7 @@ Nothing here tells who ran it or where: no host name, no user name, no path.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -97,6 +98,19 @@ def package_versions() -> dict[str, str | None]:
             return None
 
     return {name: installed(name) for name in PACKAGES}
+
+
+def code_hash(*names: str) -> str:
+    """sha256 over source files of this package, hexadecimal: what they compute may change with any of them.
+
+    Args:
+        names: of files, or of folders for every module in them.
+    """
+    root, digest = Path(dbexp.__file__).parent, hashlib.sha256()
+    for name in names:
+        for path in sorted((root / name).rglob("*.py")) if (root / name).is_dir() else [root / name]:
+            digest.update(f"{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def device_record(device: torch.device) -> dict[str, Any]:

@@ -33,7 +33,11 @@ _WHAT = {
     "latents": "encoded pictures",
     "train": "LoRAs with their checkpoints",
     "sample": "samples and class images for PRES",
+    "sheet": "contact sheets",
+    "evaluate": "metric tables of sets of pictures",
     "features": "features and distances of metrics",
+    "backbone": "what metric networks are called",
+    "tokens": "what is odd about the tokens of prompts",
     "hashes": "remembered hashes of files",
     PACKS: "states of interrupted packs",
 }

@@ -29,7 +29,12 @@ CORNERS = {
 }
 
 # from the top of the program to the ground; what is named nowhere is a part: below the stages, above the config
-TOP = ({"run", "generate", "export", "api", "compare_command"}, {"sweep", "memory", "dashboard"}, {"stages"}, STAGES)
+TOP = (
+    {"run", "generate", "export", "api", "compare_command"},
+    {"sweep", "memory", "dashboard"},
+    {"stages", "outcome", "run_pictures"},
+    STAGES,
+)
 GROUND = ({"config"}, {"schema"}, {"errors"})
 
 

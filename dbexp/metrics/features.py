@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,12 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from dbexp.errors import ConfigError
-from dbexp.metrics.backbone import ImageEncoder, PairwiseDistance, first_line
+from dbexp.metrics.backbone import ImageEncoder, ImageTextEncoder, PairwiseDistance, first_line
 from dbexp.metrics.cache import FeatureCache, feature_key
 from dbexp.metrics.functional import FloatArray, normalise
 from dbexp.metrics.image import ImageFile, inspect
 
 log = logging.getLogger(__name__)
+
+FAILED = "failed: "
+"""Is in the reason of every column that a backbone's failure cost its value."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,27 @@ def embed(
     return dict(zip(unique, unit, strict=True))
 
 
+def embed_texts(backbone: ImageTextEncoder, texts: Sequence[str], cache: FeatureCache | None) -> dict[str, FloatArray]:
+    """Unit vectors by text.
+
+    Raises:
+        ConfigError: naming every text whose embedding is zero or not finite.
+    """
+    hashes = {text: hashlib.sha256(text.encode()).hexdigest() for text in texts}
+    keys = {text: feature_key(backbone.id, "text", one) for text, one in hashes.items()}
+    raw = {text: cache.get(key) if cache else None for text, key in keys.items()}
+    absent = [text for text, array in raw.items() if array is None]
+    if absent:
+        raw.update(zip(absent, backbone.embed_texts(absent).numpy(), strict=True))
+    if not texts:
+        return {}
+    unit = normalise(np.array([raw[text] for text in texts]), texts)
+    if cache:
+        for text in absent:
+            cache.put(keys[text], np.asarray(raw[text]))
+    return dict(zip(texts, unit, strict=True))
+
+
 def mean_distances(
     backbone: PairwiseDistance, files: Sequence[ImageFile], batch_size: int, cache: FeatureCache | None
 ) -> FloatArray:
@@ -130,4 +155,4 @@ class Distances:
 def _failure(name: str, error: BaseException) -> str:
     """Log the traceback; return the reason recorded for the columns of a backbone that failed."""
     log.error("%s failed: its columns have no values", name, exc_info=error)
-    return f"{name} failed: {type(error).__name__}: {first_line(error)}"
+    return f"{name} {FAILED}{type(error).__name__}: {first_line(error)}"

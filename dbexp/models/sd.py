@@ -6,36 +6,24 @@ import inspect
 import json
 import logging
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import diffusers
 import torch
-import transformers
-from diffusers import (
-    AutoencoderKL,
-    DDPMScheduler,
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionInpaintPipeline,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from dbexp.config import ModelConfig
 from dbexp.device import pick_device, pick_dtype
 from dbexp.errors import ConfigError
-from dbexp.models import random_weights
 from dbexp.packaged import locate
 from dbexp.store import Store, key_of
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
 
-# a bar per file of weights says nothing to somebody who waits for a run
-diffusers.utils.logging.disable_progress_bar()
-transformers.utils.logging.disable_progress_bar()
+log = logging.getLogger(__name__)
 
 _SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     # latents have no bounds to clip to, and some checkpoints' settings forget to say so
@@ -58,13 +46,34 @@ _SITES: dict[str, Callable[[str], bool]] = {
     "linear": lambda name: ".transformer_blocks." in name,
 }
 _TEXT_SITES = (".q_proj", ".k_proj", ".v_proj", ".out_proj")
-_PIPELINES: dict[str, Any] = {
-    "text": StableDiffusionPipeline,
-    "image": StableDiffusionImg2ImgPipeline,
-    "inpaint": StableDiffusionInpaintPipeline,
+_PIPELINES = {
+    "text": "StableDiffusionPipeline",
+    "image": "StableDiffusionImg2ImgPipeline",
+    "inpaint": "StableDiffusionInpaintPipeline",
 }
 _INPAINT_CHANNELS = 9  # of the noisy latents (4), the mask (1) and the masked picture's latents (4)
 _PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+
+
+# Both libraries take seconds to import, which a run that finds everything in the store should not wait for. A bar per
+# file of weights says nothing to somebody who waits for a run.
+
+
+@cache
+def _diffusers() -> Any:
+    import diffusers
+
+    _transformers()  # which pipelines use
+    diffusers.utils.logging.disable_progress_bar()
+    return diffusers
+
+
+@cache
+def _transformers() -> Any:
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
 
 
 class StableDiffusion:
@@ -102,26 +111,33 @@ class StableDiffusion:
     @cached_property
     def vae(self) -> AutoencoderKL:
         """The autoencoder between pixels and latents."""
-        return self._load(AutoencoderKL, self._vae_folder)
+        vae: AutoencoderKL = self._load(_diffusers().AutoencoderKL, self._vae_folder)
+        return vae
 
     @cached_property
     def unet(self) -> UNet2DConditionModel:
         """The denoiser."""
-        return self._load(UNet2DConditionModel, self._folder / "unet")
+        unet: UNet2DConditionModel = self._load(_diffusers().UNet2DConditionModel, self._folder / "unet")
+        return unet
 
     @cached_property
     def text_encoder(self) -> CLIPTextModel:
         """The text encoder."""
-        return self._load(CLIPTextModel, self._folder / "text_encoder")
+        encoder: CLIPTextModel = self._load(_transformers().CLIPTextModel, self._folder / "text_encoder")
+        return encoder
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
         """The tokenizer."""
-        return CLIPTokenizer.from_pretrained(self._folder / "tokenizer", local_files_only=True)
+        folder = self._folder / "tokenizer"
+        tokenizer: CLIPTokenizer = _transformers().CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        return tokenizer
 
     @cached_property
     def _noise(self) -> DDPMScheduler:
-        return DDPMScheduler.from_pretrained(self._folder / "scheduler", local_files_only=True)
+        folder = self._folder / "scheduler"
+        noise: DDPMScheduler = _diffusers().DDPMScheduler.from_pretrained(folder, local_files_only=True)
+        return noise
 
     def part(self, name: str) -> nn.Module:
         module: nn.Module = {"unet": lambda: self.unet, "text_encoder": lambda: self.text_encoder}[name]()
@@ -218,11 +234,11 @@ class StableDiffusion:
     def pipeline(self, sampler: str | None, task: str = "text") -> Any:
         own = json.loads((self._folder / "scheduler" / "scheduler_config.json").read_text())
         class_name, extra = (own["_class_name"], {}) if sampler is None else _SAMPLERS[sampler]
-        cls = getattr(diffusers, class_name)
+        cls = getattr(_diffusers(), class_name)
         # the checkpoint's settings that this sampler knows: handing on the others only draws warnings
         known = set(inspect.signature(cls.__init__).parameters)
         scheduler = cls.from_config({key: value for key, value in own.items() if key in known}, **extra)
-        pipe = _PIPELINES[task](
+        pipe = getattr(_diffusers(), _PIPELINES[task])(
             vae=self.vae,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
@@ -236,9 +252,10 @@ class StableDiffusion:
         return pipe
 
     def stock_pipeline(self, lora: Path | None) -> Any:
-        pipe = StableDiffusionPipeline.from_pretrained(
+        diffusers = _diffusers()
+        pipe = diffusers.StableDiffusionPipeline.from_pretrained(
             self._folder,
-            vae=self._load(AutoencoderKL, self._vae_folder),
+            vae=self._load(diffusers.AutoencoderKL, self._vae_folder),
             variant=self._variant,
             dtype=self.dtype,
             safety_checker=None,
@@ -286,6 +303,8 @@ def load(cfg: ModelConfig, store: Store) -> StableDiffusion:
 def _find(cfg: ModelConfig, store: Store) -> Path:
     """The pipeline folder of a checkpoint, on this machine."""
     if cfg.path == "random":
+        from dbexp.models import random_weights
+
         size = random_weights.SMALL
         inputs = {"version": random_weights.VERSION, "size": size.to_json(), "seed": 0}
 
@@ -302,7 +321,7 @@ def _find(cfg: ModelConfig, store: Store) -> Path:
         raise ConfigError(f"model.path={cfg.path}: there is no such folder or file, and it is no hub id (owner/name)")
     try:
         return Path(
-            StableDiffusionPipeline.download(
+            _diffusers().StableDiffusionPipeline.download(
                 cfg.path, revision=cfg.revision, variant=cfg.variant, safety_checker=None, feature_extractor=None
             )
         )
@@ -319,7 +338,7 @@ def _convert_single_file(cfg: ModelConfig, file: Path, store: Store) -> Path:
 
     def make(place: Path) -> None:
         try:
-            pipe = StableDiffusionPipeline.from_single_file(
+            pipe = _diffusers().StableDiffusionPipeline.from_single_file(
                 str(file), config=cfg.single_file_config, safety_checker=None, local_files_only=False
             )
         except Exception as error:
