@@ -5,7 +5,8 @@
 
 Everything runs in processes of its own, one after the other, on the same machine in one go: ratios count, absolute
 times drift. Every command starts with an empty store, except those whose point is that it is not. The scores of both
-ways are printed side by side: their noise differs, so they agree only as far as two seeds do.
+ways are printed side by side: their noise differs, so they agree only as far as two seeds do. All figures come as JSON,
+the ratios as a table in Markdown after it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from dbexp.store import Store
 ROOT = Path(__file__).resolve().parents[1]
 SWEPT = {"lora.rank": ("4", "16"), "prior.weight": ("0", "1"), "seed": ("1", "2")}
 NINTH = ["lora.rank=8", "prior.weight=1", "seed=1"]
+TRAINING_ALONE = ["sample.images_per_prompt=1", "sample.steps=1", "sample.class_images=0", "sample.base=false"]
+"""The training is all that is wanted of these runs."""
 COLUMNS = ("dino", "clip_i", "clip_t", "pres", "div")
 
 
@@ -50,11 +53,39 @@ def dbexp(folder: Path, *words: str) -> float:
     return timed([sys.executable, "-m", "dbexp.run", *words], folder)[0]
 
 
+def training(folder: Path) -> list[float]:
+    """Seconds that each job of a sweep trained, in a pack or alone; without loading, encoding and class images."""
+    return [json.loads(path.read_text())["seconds"] for path in sorted(folder.glob("*/train/train.json"))]
+
+
+def compared(summary: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """What is set against what, and the seconds of both."""
+    seconds, count = summary["seconds"], summary["runs"]
+    sweep, packed = seconds["sweep"], seconds["sweep_training"]
+    loops = sum(stages["train"] for stages in summary["plain_stages"])
+    return [
+        (f"{count} plain scripts / sweep of {count}", sum(seconds["plain"]), sweep),
+        ("their training loops / training packed", loops, packed),
+        ("training one by one / training packed", sum(seconds["solo_training"]), packed),
+        ("one run more / a run of the sweep", seconds["ninth"], sweep / count),
+        ("one run more / the same with an empty store", seconds["ninth"], seconds["alone"]),
+        ("the finished sweep again / the sweep", seconds["again"], sweep),
+        ("the finished sweep again, a job / a second", seconds["again"] / count, 1.0),
+    ]
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The ratios in Markdown."""
+    title = f"{summary['model']}, {summary['unet_parameters'] / 1e6:.2f} M parameters, {summary['threads']} thread(s)"
+    lines = [f"| {title} | ratio | seconds |", "|---|---|---|"]
+    lines += [f"| {what} | {one / other:.2f} | {one:.2f} / {other:.2f} |" for what, one, other in compared(summary)]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="storybook", help="option of the group `model`")
     parser.add_argument("--runs", type=int, default=8, choices=(2, 4, 8))
-    parser.add_argument("--solo", action="store_true", help="also the eight runs by dbexp, one process and store each")
     parser.add_argument("--caches", action="store_true", help="let the plain script encode pictures and prompts once")
     parser.add_argument("overrides", nargs="*", help="more parameters, the same for every run")
     arguments = parser.parse_args()
@@ -71,16 +102,13 @@ def main() -> None:
         folder = Path(temporary)
         sweep = ["-m", *common, "store=store", "tracking=disabled", *grid]
         seconds: dict[str, Any] = {"sweep": dbexp(folder, *sweep, "hydra.sweep.dir=sweep")}
-        train = [json.loads(path.read_text()) for path in (folder / "sweep").glob("*/train/train.json")]
-        seconds["sweep_training"] = max(record["seconds"] for record in train)
+        seconds["sweep_training"] = max(training(folder / "sweep"))
         seconds["again"] = dbexp(folder, *sweep, "hydra.sweep.dir=again")
         seconds["ninth"] = dbexp(folder, *common, "store=store", "tracking=disabled", *NINTH, "hydra.run.dir=ninth")
         seconds["alone"] = dbexp(folder, *common, "store=other", "tracking=disabled", *NINTH, "hydra.run.dir=alone")
-        if arguments.solo:
-            seconds["solo"] = [
-                dbexp(folder, *common, f"store=solo{at}", "tracking=disabled", *run, f"hydra.run.dir=solo/{at}")
-                for at, run in enumerate(runs)
-            ]
+        one_by_one = [*TRAINING_ALONE, "store=solo", "hydra.launcher.size=1", "hydra.sweep.dir=solo"]
+        dbexp(folder, "-m", *common, "tracking=disabled", *grid, *one_by_one)
+        seconds["solo_training"] = training(folder / "solo")
         model = models.load(api.compose(common).model, Store(folder / "store"))
         model.stock_pipeline(None).save_pretrained(folder / "pipeline")
         plain = []
@@ -91,23 +119,17 @@ def main() -> None:
             plain.append({"wall": took, **json.loads(said.splitlines()[-1])})
             print(f"plain script, {' '.join(run)}: {took:.1f} s", file=sys.stderr, flush=True)
         with (folder / "sweep" / "results.csv").open(newline="") as file:
-            table = {row["job"]: row for row in csv.DictReader(file)}
+            scored = {row["job"]: row for row in csv.DictReader(file)}
         unet = sum(parameter.numel() for parameter in model.part("unet").parameters())
     ours = {
-        column: statistics.mean(float(table[str(at)][column] or "nan") for at in range(len(runs))) for column in COLUMNS
+        column: statistics.mean(float(scored[str(at)][column] or "nan") for at in range(len(runs)))
+        for column in COLUMNS
     }
     theirs = {column: statistics.mean(one["scores"][column] for one in plain) for column in COLUMNS}
-    whole, training = sum(one["wall"] for one in plain), sum(one["seconds"]["train"] for one in plain)
     summary = {
         "model": arguments.model,
         "runs": len(runs),
         "unet_parameters": unet,
-        "plain_over_sweep": round(whole / seconds["sweep"], 2),
-        "plain_over_sweep_training": round(training / seconds["sweep_training"], 2),
-        "again_over_sweep": round(seconds["again"] / seconds["sweep"], 3),
-        "again_seconds_per_job": round(seconds["again"] / len(runs), 2),
-        "ninth_over_sweep_per_run": round(seconds["ninth"] / (seconds["sweep"] / len(runs)), 2),
-        "ninth_over_alone": round(seconds["ninth"] / seconds["alone"], 2),
         "seconds": seconds | {"plain": [round(one["wall"], 1) for one in plain]},
         "plain_stages": [one["seconds"] for one in plain],
         "scores": {"dbexp": ours, "plain": theirs},
@@ -115,6 +137,7 @@ def main() -> None:
         "provenance": provenance.collect(model.device),
     }
     print(json.dumps(summary, indent=1))
+    print(f"\n{table(summary)}")
 
 
 if __name__ == "__main__":

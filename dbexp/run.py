@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable
@@ -29,6 +30,8 @@ _RAISE = "HYDRA_FULL_ERROR"
 # OpenMP's threads spin while they wait, unless told before torch loads it. On a machine with anything else to do, the
 # small layers of a small model then take many times longer with two threads than with one.
 _WAIT = "OMP_WAIT_POLICY"
+# what Hydra says of several values without --multirun
+_SEVERAL = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'")
 
 
 def main() -> None:
@@ -108,6 +111,10 @@ def explain(error: Exception) -> str:
     name = getattr(cause, "full_key", None)
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and name:
         return f"{name}: there is no such parameter; {_suggest(name, help.parameters())}"
+    if several := _SEVERAL.match(_first_line(error)):
+        given, name = several[1], several[1].partition("=")[0]
+        sweep = f"several values make a sweep, one job each: add -m, as in `dbexp -m {given}`"
+        return f"{given}: {sweep}; one value that is a list is written {name}=[a,b]"
     what = _first_line(error).removeprefix("Error merging override ")
     return what if cause is error else f"{what}: {_first_line(cause)}"
 

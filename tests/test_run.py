@@ -119,6 +119,9 @@ def test_the_command_line_narrows_a_table(cli: Cli, jobs: list[dict[str, Any]]) 
         ("sample.prompts=[a", "sample.prompts=[a: "),
         ("lora.rank=0", "lora.rank=0: must be at least 1"),
         ("lora=4", "must be a string"),
+        ("train.steps=1,2", "train.steps=1,2: several values make a sweep, one job each: add -m"),
+        ("lora=attention,linear", "as in `dbexp -m lora=attention,linear`"),
+        ("lora.rank=range(2,5)", "lora.rank=range(2,5): several values make a sweep"),
         ("--resolve", "--resolve"),
     ],
 )
