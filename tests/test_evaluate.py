@@ -20,10 +20,11 @@ from torch import Tensor
 
 from dbexp.config import ClipConfig, DinoConfig, EvaluateConfig, LpipsConfig
 from dbexp.errors import ConfigError
-from dbexp.evaluate import Backbones, Pictures, Report, evaluate, load_backbones, summary
-from dbexp.metrics import COLUMNS, Resampling, paired_difference
+from dbexp.evaluate import Backbones, Pictures, Report, evaluate, find_or_evaluate, load_backbones, summary
+from dbexp.metrics import COLUMNS, Resampling, kept, paired_difference
 from dbexp.metrics.cache import DiskCache
 from dbexp.metrics.functional import FloatArray
+from dbexp.store import Store
 
 Colour = tuple[int, int, int]
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared/data/dreambooth"
@@ -468,6 +469,85 @@ def test_features_are_computed_once_by_content_and_kept(tmp_path: Path, pictures
     other = replace(stubs, dino=StubEncoder(id="another"))
     evaluate(pictures, other, CFG, cache)
     assert isinstance(other.dino, StubEncoder) and len(other.dino.asked) == 14, "another backbone shares nothing"
+
+
+class TestAReportIsFoundAgain:
+    """By the content of its pictures, whatever they are called now."""
+
+    BROKEN = Backbones(
+        StubEncoder(id="dino", error=AssertionError("computed again")),
+        StubEncoder(id="clip", error=AssertionError("computed again")),
+        StubDistance(error=AssertionError("computed again")),
+    )
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        return Store(tmp_path / "store")
+
+    def test_in_another_folder(self, tmp_path: Path, pictures: Pictures, stubs: Backbones, store: Store) -> None:
+        first = find_or_evaluate(pictures, stubs, CFG, store)
+        assert first.copies and any(image.nearest for image in first.images)
+
+        def moved(path: Path) -> Path:
+            target = tmp_path / "elsewhere" / path.relative_to(tmp_path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+            return target
+
+        def all_moved(samples: Mapping[str, Sequence[Path]] | None) -> dict[str, list[Path]]:
+            return {prompt: [moved(path) for path in paths] for prompt, paths in (samples or {}).items()}
+
+        elsewhere = replace(
+            pictures,
+            real=tuple(map(moved, pictures.real)),
+            samples=all_moved(pictures.samples),
+            base_samples=all_moved(pictures.base_samples),
+            class_images=tuple(map(moved, pictures.class_images)),
+            class_images_base=tuple(map(moved, pictures.class_images_base)),
+        )
+        found = find_or_evaluate(elsewhere, self.BROKEN, CFG, store)
+        assert found.to_json() == first.to_json().replace(str(tmp_path), str(tmp_path / "elsewhere"))
+        assert found.to_json() == evaluate(elsewhere, stubs, CFG).to_json()
+
+    @pytest.mark.parametrize("change", ["picture", "order", "seed", "label", "backbone", "library", "code", "group"])
+    def test_not_when_anything_else_changed(
+        self, pictures: Pictures, stubs: Backbones, store: Store, monkeypatch: pytest.MonkeyPatch, change: str
+    ) -> None:
+        find_or_evaluate(pictures, stubs, CFG, store)
+        other, cfg = pictures, CFG
+        if change == "picture":
+            paint(pictures.samples["a red sks dog"][0], (1, 2, 3))
+        elif change == "order":
+            other = replace(pictures, class_images=pictures.class_images[::-1])
+        elif change == "seed":
+            cfg = replace(CFG, seed=1)
+        elif change == "label":
+            cfg = replace(CFG, label="another")
+        elif change == "backbone":
+            stubs = replace(stubs, dino=StubEncoder(id="other weights"))
+        elif change == "library":
+            monkeypatch.setattr("dbexp.provenance.package_versions", lambda: {"numpy": "0"})
+        elif change == "group":
+            other = replace(pictures, groups={})
+        else:
+            monkeypatch.setattr(kept, "_CODE", "other formulas")
+        found = find_or_evaluate(other, stubs, cfg, store)
+        assert len(list((store.root / "evaluate").glob("??/*/report.json"))) == 2
+        assert found.to_json() == evaluate(other, stubs, cfg).to_json()
+
+    def test_not_when_a_backbone_failed(self, pictures: Pictures, stubs: Backbones, store: Store) -> None:
+        short = replace(stubs, lpips=StubDistance(error=RuntimeError("out of memory")))
+        assert math.isnan(summary(find_or_evaluate(pictures, short, CFG, store))["div"])
+        assert not math.isnan(summary(find_or_evaluate(pictures, stubs, CFG, store))["div"])
+
+    def test_its_warnings_are_told_again(
+        self, tmp_path: Path, pictures: Pictures, stubs: Backbones, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        wide = (*pictures.real, paint(tmp_path / "wide.png", (9, 9, 9), size=(16, 8)))
+        for backbones in (stubs, self.BROKEN):
+            caplog.clear()
+            find_or_evaluate(replace(pictures, real=wide), backbones, CFG, store)
+            assert "1 pictures are not square and are center-cropped, such as wide.png" in caplog.text
 
 
 def test_broken_features_are_not_kept(tmp_path: Path, pictures: Pictures, stubs: Backbones) -> None:
