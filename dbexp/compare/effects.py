@@ -64,7 +64,7 @@ def standings(
     order = sorted(groups, key=rank)
     found = []
     for group in order:
-        members = tuple(owner[run.folder] for run in group.runs)
+        members = tuple(owner[run.folder] for run in sorted(group.runs, key=lambda run: run.number))
         settings = {f.name: members[0].settings[f.name] for f in swept if not f.is_seed}
         moments = {column: Moments(group.mean[column], group.deviation[column], len(members)) for column in group.mean}
         behind = None if group is order[0] else _between(order[0], group, trials, objective, swept, how)

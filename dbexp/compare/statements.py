@@ -203,12 +203,11 @@ def _sized(changes: Sequence[Change]) -> str:
 
 def _judgement(better: Sequence[Change], worse: Sequence[Change], size: float | None) -> str:
     price = f"for {size:.2g}× the parameters" if size and size > 1 else ""
-    if better:
-        verdict = f"gains {_large_first(better)}" + (f", {price}" if price else "")
-        return verdict + (f"; costs {_large_first(worse)}" if worse else "; costs nothing" if not price else "")
+    parts = [f"gains {_large_first(better)}" if better else "gains nothing"]
     if worse:
-        return f"gains nothing{', ' + price if price else ''}; costs {_large_first(worse)}"
-    return "nothing significant" + (f", {price}" if price else "")
+        parts.append(f"costs {_large_first(worse)}")
+    told = "; ".join(parts) if better or worse else "nothing significant"
+    return ", ".join(part for part in (told, price) if part)
 
 
 def _large_first(changes: Sequence[Change]) -> str:

@@ -1,0 +1,148 @@
+"""The page in a real browser: sorted, filtered, pointed at and clicked, without an error and without a network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbexp import compare
+from tests.compare import sweeps
+
+pytest.importorskip("selenium", reason="needs selenium: pip install '.[test]'")
+from selenium import webdriver
+from selenium.webdriver import ActionChains
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason="needs a browser: apt-get install chromium chromium-driver"
+)
+PATIENCE = 300  # seconds; a quiet machine needs few of them
+SWITCHES = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> compare.Written:
+    folder = sweeps.sweep(tmp_path_factory.mktemp("sweep"), {"lora.rank": (4, 8), "prior.weight": (0, 1)})
+    return compare.write_comparison([folder], "dino")
+
+
+@pytest.fixture(scope="module")
+def browser(written: compare.Written, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    options = Options()
+    options.binary_location = str(BROWSER)
+    profile = tmp_path_factory.mktemp("profile")
+    for switch in (*SWITCHES, "--window-size=1440,900", f"--user-data-dir={profile}"):
+        options.add_argument(switch)
+    options.page_load_strategy = "none"  # the page says itself when it is ready
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    try:
+        driver.get(written.page.resolve().as_uri())
+        wait(driver, lambda b: find(b, "html[data-ready='yes']"))
+        yield driver
+    finally:
+        driver.quit()
+
+
+def wait(browser: webdriver.Chrome, condition: Any) -> Any:
+    """What `condition(browser)` gives, once it is true."""
+    return WebDriverWait(browser, PATIENCE).until(condition)
+
+
+def find(browser: webdriver.Chrome, selector: str) -> list[WebElement]:
+    return browser.find_elements(By.CSS_SELECTOR, selector)
+
+
+def show(browser: webdriver.Chrome, selector: str) -> WebElement:
+    """Scroll to a part of the page, as a reader does."""
+    (found,) = find(browser, selector)
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", found)
+    return found
+
+
+def runs_shown(browser: webdriver.Chrome) -> list[str]:
+    """Ids of the rows of the table that can be seen, from above."""
+    rows = find(browser, "#runs tbody tr[data-run]")
+    return [str(row.get_attribute("data-run")) for row in rows if row.is_displayed()]
+
+
+def test_a_click_on_a_heading_sorts(browser: webdriver.Chrome, written: compare.Written) -> None:
+    value = {entry.id: entry.run.value("pres") for entry in written.comparison.finished}
+    values = [value[run] for run in runs_shown(browser)]
+    assert values != sorted(values)
+    (heading,) = [one for one in find(browser, "#runs thead button") if one.text.startswith("PRES")]
+    heading.click()
+    assert [value[run] for run in runs_shown(browser)] == sorted(values), "lower is better, so it comes first"
+    heading.click()
+    assert [value[run] for run in runs_shown(browser)] == sorted(values, reverse=True)
+
+
+def test_a_click_on_a_value_hides_its_runs(browser: webdriver.Chrome, written: compare.Written) -> None:
+    (level,) = find(browser, "#filter button[data-factor='lora.rank'][data-level='8']")
+    level.click()
+    own = {entry.id for entry in written.comparison.finished if entry.settings["lora.rank"] == "4"}
+    assert len(own) == 2 and set(runs_shown(browser)) == own
+    assert find(browser, "#count")[0].text == "2 of 4 runs shown"
+    level.click()
+    assert len(runs_shown(browser)) == 4
+
+
+def test_a_point_of_the_front_tells_its_run(browser: webdriver.Chrome) -> None:
+    show(browser, ".plot[data-key='front']")
+    points = wait(browser, lambda b: find(b, ".plot[data-key='front'].js-drawn .scatterlayer .point"))
+    assert len(points) == 4
+    ActionChains(browser).move_to_element(points[-1]).perform()
+    told = wait(browser, lambda b: "".join(one.text for one in find(b, ".plot[data-key='front'] .hoverlayer")))
+    assert "rank=" in told and "PRES" in told
+
+
+def test_pictures_change_with_the_seed_and_are_enlarged(browser: webdriver.Chrome) -> None:
+    show(browser, "[data-lazy='sheet']")
+    wait(browser, lambda b: find(b, "#sheet tbody tr img"))
+
+    def sources() -> list[str | None]:
+        return [image.get_attribute("src") for image in find(browser, "#sheet tbody tr:first-child img")]
+
+    first = sources()
+    assert len(first) == 5, "the base model and four runs"
+    Select(find(browser, "#seed-choice")[0]).select_by_index(1)
+    assert len(sources()) == 5 and set(sources()).isdisjoint(first)
+    shot = find(browser, "#sheet tbody tr:first-child .shot")[1]
+    shot.click()
+    wait(browser, lambda b: find(b, "#large[open]"))
+    assert sweeps.PROMPTS[0] in find(browser, "#large figcaption")[0].text
+    find(browser, "#large img")[0].click()
+    assert not find(browser, "#large[open]")
+
+
+def test_the_heat_map_changes_its_column(browser: webdriver.Chrome) -> None:
+    menu = Select(show(browser, "select[data-chart='prompts']"))
+    wait(browser, lambda b: find(b, ".plot[data-key='prompts'].js-drawn"))
+    menu.select_by_index(1)
+    visible = browser.execute_script(
+        "return document.querySelector('.plot[data-key=prompts]').data.map((trace) => trace.visible)"
+    )
+    assert visible[1] is True and not any(visible[:1] + visible[2:])
+
+
+def test_no_error_and_no_request_leaves_the_machine(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    """The last: everything has been drawn by now."""
+    for y in range(0, int(browser.execute_script("return document.documentElement.scrollHeight")), 700):
+        browser.execute_script(f"scrollTo(0, {y})")
+    wait(browser, lambda b: len(find(b, ".plot")) == len(find(b, ".plot.js-drawn")))
+    assert [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
+    assert any(url.startswith("file:") for url in asked), "requests are not on record, so none can be judged"
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []

@@ -1,0 +1,121 @@
+"""The sentences of a comparison, from a sweep whose effects are known."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from dbexp.compare.comparison import Comparison, Scale
+from dbexp.compare.gather import compare
+from dbexp.compare.markdown import markdown
+from dbexp.compare.statements import Statement, change, statements
+from dbexp.compare.statistics import Difference, Moments
+from dbexp.metrics import Estimate
+from tests.compare import sweeps
+
+NONE = math.nan
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    """Two ranks, two weights, two seeds."""
+    folder = sweeps.sweep(tmp_path_factory.mktemp("sweep"))
+    sweeps.failed(folder / "8", {"lora.rank": 4, "prior.weight": 2}, "it | failed\nat once")
+    return compare([folder])
+
+
+def about(comparison: Comparison, subject: str) -> Statement:
+    (found,) = [one for one in statements(comparison) if one.subject.startswith(subject)]
+    return found
+
+
+def test_the_best_is_the_highest_mean_and_stands_between_base_and_real(comparison: Comparison) -> None:
+    means = [standing.moments["dino"].mean for standing in comparison.standings]
+    assert len(means) == 4 and means == sorted(means, reverse=True)
+    assert comparison.standings[0].settings == {"lora.rank": "8", "prior.weight": "0"}
+    bases = [one.columns["dino"].value for one in comparison.references if one.key == "base"]
+    part = (means[0] - sum(bases) / len(bases)) / (0.82 - sum(bases) / len(bases))
+    said = about(comparison, "Best by DINO").sentence
+    assert f"rank=8 weight=0 with {means[0]:.3f}, {100 * part:.0f} % of the way from base to real" in said
+    assert "(mean of runs 4 and 5)" in said
+
+
+def test_what_a_weight_does(comparison: Comparison) -> None:
+    said = about(comparison, "prior.weight 0 → 1")
+    by_column = {one.column: one for one in said.changes}
+    assert {column: one.verdict for column, one in by_column.items()} == {
+        "DINO": "worse",
+        "CLIP-I": "worse",
+        "CLIP-T": "better",
+        "PRES": "better",
+        "DIV": "better",
+    }
+    assert by_column["DIV"].value == "+0.030" and not by_column["PRES"].is_small
+    assert float(by_column["PRES"].value.replace("−", "-")) == pytest.approx(-0.12, abs=0.02)
+    assert "gains" in said.verdict and "costs" in said.verdict
+    assert said.basis.startswith("4 pairs of runs; 32 pairs of pictures")
+    assert said.sentence.count("of the way from base to real") == 2  # once with what is better, once with what is worse
+
+
+def test_a_larger_rank_says_what_it_costs(comparison: Comparison) -> None:
+    said = about(comparison, "lora.rank 4 → 8")
+    assert "2 times the parameters" in said.text and said.verdict.endswith("for 2× the parameters")
+    (still,) = [one for one in said.changes if one.column == "DIV"]
+    assert still.verdict == "same" and "the interval includes zero" in said.text
+
+
+def test_chance_is_the_spread_between_seeds(comparison: Comparison) -> None:
+    assert f"DINO {comparison.noise['dino'].deviation:.3f}" in about(comparison, "Chance").text
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "low", "high", "scale", "noise", "verdict", "share", "is_small"),
+    [
+        ("dino", 0.1, 0.05, 0.2, Scale(0.3, 0.8), None, "better", "+20 %", False),
+        ("dino", -0.02, -0.03, -0.01, Scale(0.3, 0.8), 0.001, "worse", "−4 %", True),
+        ("pres", -0.1, -0.2, -0.05, None, None, "better", "", False),
+        ("clip_t", 0.01, 0.005, 0.02, None, 0.02, "better", "", True),
+        ("clip_t", 0.01, -0.005, 0.02, None, 0.001, "same", "", False),
+        ("div", 0.1, NONE, NONE, None, None, "open", "", False),
+    ],
+)
+def test_a_change_is_judged_by_its_interval_and_its_size(
+    column: str,
+    value: float,
+    low: float,
+    high: float,
+    scale: Scale | None,
+    noise: float | None,
+    verdict: str,
+    share: str,
+    is_small: bool,
+) -> None:
+    found = change(
+        column,
+        Difference(Estimate(value, low, high, 10), 1, 1),
+        scale,
+        None if noise is None else Moments(NONE, noise, 4),
+    )
+    assert (found.verdict, found.share, found.is_small) == (verdict, share, is_small)
+
+
+def test_results_md_has_the_sentences_and_the_rows(comparison: Comparison) -> None:
+    written = markdown(comparison)
+    table = [line.split(" | ") for line in written.splitlines() if line.startswith("| ")]
+    by_run = {cells[0].removeprefix("| "): cells for cells in table}
+    for entry in comparison.finished:
+        assert entry.run.report is not None
+        estimate = entry.run.report.rows["run"]["dino"]
+        cell = by_run[entry.id][1 + len(comparison.factors)]
+        assert cell.replace("*", "") == f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+        assert cell.startswith("**") == (f"{estimate.value:.3f}" == f"{comparison.finished[0].run.value('dino'):.3f}")
+    assert "- **prior.weight 0 → 1:** better CLIP-T" in written
+    assert "it \\| failed" in written and "at once" not in written, "a cell must not break its table"
+
+
+def test_a_sweep_of_one_has_nothing_to_compare(tmp_path: Path) -> None:
+    sweeps.run(tmp_path / "0", {}, sweeps.PROMPTS, 1, 8)
+    said = statements(compare([tmp_path]))
+    assert [one.subject for one in said] == ["Best by DINO"]
