@@ -10,7 +10,8 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,3 +101,26 @@ def start(folder: Path, *argv: str, variables: Mapping[str, str] | None = None) 
             stderr=said,
             text=True,
         )
+
+
+def fork(work: Callable[[], int]) -> int:
+    """Begin a piece of work in a process forked from this one, which has imported everything already.
+
+    Args:
+        work: its result is the exit status; an exception is printed, and makes it 1.
+
+    Returns:
+        Id of the process, for `os.waitpid`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which sleep here
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = work()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return child

@@ -11,14 +11,12 @@ import os
 import random
 import signal
 import sys
-import traceback
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.sweeps import dbexp_command, tiny
+from tests.sweeps import dbexp_command, fork, tiny
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="only here can a process be forked")
 
@@ -39,30 +37,24 @@ def counted(folder: Path, argv: Sequence[str], kill_at: int = 0) -> int:
         How many writes it made; -1 if it was killed.
     """
     reader, writer = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which sleep here
-        child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            replace, calls = os.replace, 0
 
-            def fatal(source: object, target: object) -> None:
-                nonlocal calls
-                calls += 1
-                if calls == kill_at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                replace(source, target)  # type: ignore[arg-type]  # whatever os.replace takes
+    def work() -> int:
+        replace, calls = os.replace, 0
 
-            os.replace = fatal  # type: ignore[assignment]
-            outcome = dbexp_command(folder, *argv)
-            sys.stderr.write(outcome.err if outcome.status else "")
-            os.write(writer, str(calls).encode())
-            status = outcome.status
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
+        def fatal(source: object, target: object) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(source, target)  # type: ignore[arg-type]  # whatever os.replace takes
+
+        os.replace = fatal  # type: ignore[assignment]
+        outcome = dbexp_command(folder, *argv)
+        sys.stderr.write(outcome.err if outcome.status else "")
+        os.write(writer, str(calls).encode())
+        return outcome.status
+
+    child = fork(work)
     os.close(writer)
     with os.fdopen(reader) as pipe:
         told = pipe.read()

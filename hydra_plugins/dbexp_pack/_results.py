@@ -19,6 +19,13 @@ class Results(Callback):
     `hydra/launcher=pack` prints the jobs and the table itself; for every other launcher this does.
     """
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Let a search go on with its study."""
+        from hydra_plugins.dbexp_pack import _search
+
+        if _search.is_search(config):
+            _search.resume(config)
+
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write the results so far; print the job's line if nobody else will."""
         if not _is_sweep(config):
