@@ -309,6 +309,7 @@ def _find(cfg: ModelConfig, store: Store) -> Path:
         inputs = {"version": random_weights.VERSION, "size": size.to_json(), "seed": 0}
 
         def make(place: Path) -> None:
+            _diffusers()  # which silences the bars of what is saved, too
             random_weights.build(place, size, seed=0)
 
         return store.get("model", inputs, make)
