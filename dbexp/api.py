@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 # settings -> the overrides they were composed from, which name a run
 _composed_from: dict[str, list[str]] = {}
+
+
+_ONE = "several values make a sweep, and compose makes one config: compose each value by itself"
 
 
 def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Config:
@@ -53,6 +58,9 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
             raise ConfigError(f"config_dir={config_dir}: there is no such folder")
         given.append(f"hydra.searchpath=['file://{place}']")
     try:
+        several = [one.input_line for one in _parsed(given) if one.is_sweep_override()]
+        if several:
+            raise ConfigError([f"{word}: {_ONE}; or run `dbexp -m {word}`" for word in several])
         with initialize_config_dir(str(config.conf_dir()), version_base="1.3", job_name="dbexp"):
             composed = hydra_compose("config", overrides=given)
         checked = config.check(composed)
@@ -62,6 +70,11 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
         raise ConfigError(explain(error)) from None
     _composed_from[key_of(plain(checked))] = [str(word) for word in overrides]
     return checked
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    parsed: list[Override] = OverridesParser.create().parse_overrides(list(overrides))
+    return parsed
 
 
 def run(cfg: Config | DictConfig | Sequence[str], folder: str | Path | None = None) -> Run:

@@ -1,6 +1,7 @@
 """One picture that shows a run: a row per prompt, a column per model, and the subject's own pictures above.
 
-The same layout serves one run (base model beside adapter) and a comparison (one column per run). PIL only.
+The same layout serves one run (base model beside adapter) and a comparison (one column per run). Where columns are few,
+rows stand in several panels side by side. PIL only.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ THUMBNAIL = 192
 _LEGIBLE = 128  # smaller pictures are enlarged by whole factors up to this, pixel by pixel
 _MARGIN, _GAP, _COLUMN_GAP, _LABEL_WIDTH, _LEAST_WIDTH = 28, 4, 20, 190, 640
 _STRIP_LEAST = 64
+_PANELS_WIDTH, _PANEL_ROWS = 2000, 5  # panels together are at most so wide, and have at least so many rows
 _TITLE_SIZE, _TEXT_SIZE, _SMALL_SIZE = 26, 16, 14
 _PAPER, _INK, _FAINT, _RULE, _HOLE = "white", "#1c1c1e", "#6b6b70", "#d8d8dc", "#ededf0"
 
@@ -68,13 +70,21 @@ def contact_sheet(
     rows = {prompt: [_cells(column, prompt) for column in columns] for prompt in prompts}
     sides = (max(thumb.size) for row in rows.values() for cells in row for thumb in cells if thumb)
     cell = max(sides, default=_LEGIBLE)
-    sheet = _Sheet(_width([column.width for column in columns], cell))
+    counts = [column.width for column in columns]
+    width = _width(counts, cell)
+    panels = max(1, min(_PANELS_WIDTH // width, len(rows) // _PANEL_ROWS))
+    sheet = _Sheet(max(_LEAST_WIDTH, panels * width))
     sheet.heading(title, label)
     if real:
         sheet.strip("the subject", [read_rgb(file) for file in real], cell)
-    sheet.column_headings([column.heading for column in columns], [column.width for column in columns], cell)
-    for prompt, row in rows.items():
-        sheet.row(prompt, row, cell)
+    parts, length = [], -(-len(rows) // panels)
+    for start in range(0, len(rows), length):
+        panel = _Sheet(width if panels > 1 else max(_LEAST_WIDTH, width), margin=0)
+        panel.column_headings([column.heading for column in columns], counts, cell)
+        for prompt in prompts[start : start + length]:
+            panel.row(prompt, rows[prompt], cell)
+        parts.append(panel.finish())
+    sheet.side_by_side(parts)
     buffer = io.BytesIO()
     kind = Image.registered_extensions().get(path.suffix.lower(), "PNG")
     sheet.finish().save(buffer, format=kind)
@@ -109,15 +119,14 @@ def _span(count: int, cell: int) -> int:
 
 
 def _width(counts: Sequence[int], cell: int) -> int:
-    spans = sum(_span(count, cell) + _COLUMN_GAP for count in counts)
-    return max(_LEAST_WIDTH, _MARGIN + _LABEL_WIDTH + spans + _MARGIN)
+    return _MARGIN + _LABEL_WIDTH + sum(_COLUMN_GAP + _span(count, cell) for count in counts) + _MARGIN
 
 
 class _Sheet:
     """A page that grows downwards; every method paints below what is there."""
 
-    def __init__(self, width: int) -> None:
-        self._width, self._y = width, _MARGIN
+    def __init__(self, width: int, margin: int = _MARGIN) -> None:
+        self._width, self._margin, self._y = width, margin, margin
         self._bands: list[tuple[int, Image.Image]] = []
 
     def heading(self, title: str, label: str | None) -> None:
@@ -173,8 +182,14 @@ class _Sheet:
                 x += cell + _GAP
             x += _COLUMN_GAP - _GAP
 
+    def side_by_side(self, panels: Sequence[Image.Image]) -> None:
+        """Finished panels beside one another, their first lines level."""
+        band, _ = self._band(max(panel.height for panel in panels))
+        for place, panel in enumerate(panels):
+            band.paste(panel, (place * panel.width, 0))
+
     def finish(self) -> Image.Image:
-        page = Image.new("RGB", (self._width, self._y + _MARGIN), _PAPER)
+        page = Image.new("RGB", (self._width, self._y + self._margin), _PAPER)
         for y, band in self._bands:
             page.paste(band, (0, y))
         return page

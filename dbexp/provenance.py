@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -43,6 +45,7 @@ CODE = ("dbexp", "conf", "hydra_plugins")
 """Folders of the checkout that a result depends on; a change anywhere else does not make it dirty."""
 
 _MIB = 1 << 20
+_PLACES = re.compile(r"(?:^|(?<=:))(?:~|/|[A-Za-z]:[\\/]).*[\\/](?=.)")
 
 
 def collect(device: torch.device) -> dict[str, Any]:
@@ -175,3 +178,12 @@ def _peak_resident_mib() -> int | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // _MIB if sys.platform == "darwin" else peak // 1024  # bytes on macOS, KiB elsewhere
+
+
+def public(value: Any) -> Any:
+    """Plain settings without the places of this machine: of an absolute path, only its last name stays."""
+    if isinstance(value, Mapping):
+        return {key: public(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [public(item) for item in value]
+    return _PLACES.sub("", value) if isinstance(value, str) else value

@@ -40,7 +40,7 @@ def gather(
     class_on = _linked_files(sample.sample_class(config, model, lora, store), place / "class")
     class_off = _linked_files(sample.sample_class(config, model, None, store), place / "class_base")
     columns = [Column("base model", base.images, limit=1)] if base else []
-    columns.append(Column(name, samples.images))
+    columns.append(Column("with the LoRA", samples.images))
     label = joined(config.model.label, config.evaluate.label)
     sheet = _sheet(columns, store, title=f"{subject.name}: {name}", label=label, real=subject.paths)
     link(sheet, place / SHEET)

@@ -113,9 +113,10 @@ def checkpoint(lane: Lane, lines: Sequence[Line], model: Model) -> None:
 def _provenance(task: Task, step: int, model: Model) -> dict[str, Any]:
     """What a LoRA file tells of its making; nothing that would differ from one making to the next."""
     made_with = provenance.collect(model.device)
+    config = replace(task.config, dataset=replace(task.config.dataset, path=None, root=None), store=None)
     return {
         "inputs": inputs_of(task, model),
-        "config": plain(replace(task.config, dataset=replace(task.config.dataset, path=None, root=None), store=None)),
+        "config": provenance.public(plain(config)),
         "step": step,
         "model": model.name,
         "provenance": {name: made_with[name] for name in ("dbexp", "git", "packages", "python", "device")},

@@ -18,7 +18,7 @@ import dbexp
 from dbexp import compare, stages
 from dbexp.config import Config
 from dbexp.errors import ConfigError
-from tests import run_folders
+from tests import builders, run_folders
 
 
 def test_importing_dbexp_costs_nothing() -> None:
@@ -68,7 +68,7 @@ class TestCompose:
             (["model=sd_15"], "model=sd_15: there is no such option; did you mean sd15?"),
             (["lora.rank=x"], "lora.rank=x: Value 'x' of type 'str' could not be converted to Integer"),
             (["lora.rank=0", "train.steps=0"], "lora.rank=0: must be at least 1\ntrain.steps=0: must be at least 1"),
-            (["lora.rank=1,2"], "lora.rank=1,2"),
+            (["lora.rank=1,2"], "lora.rank=1,2: several values make a sweep, and compose makes one config"),
         ],
     )
     def test_a_mistake_is_the_commands_message(self, overrides: list[str], says: str) -> None:
@@ -88,7 +88,8 @@ class TestRun:
         assert list(run.overrides) == run_folders.overrides()
         assert OmegaConf.load(run.folder / ".hydra" / "overrides.yaml") == run_folders.overrides()
         assert OmegaConf.load(run.folder / ".hydra" / "config.yaml").lora.rank == 2
-        assert (run.folder / "train" / "lora.safetensors").is_file()
+        weights = (run.folder / "train" / "lora.safetensors").read_bytes()
+        assert str(builders.scratch()).encode() not in weights, "the file is uploaded and shared: no places in it"
 
     def test_it_is_the_commands_code(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         calls = []

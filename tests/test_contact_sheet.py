@@ -63,6 +63,19 @@ def test_rows_are_prompts_and_columns_are_models(tmp_path: Path, picture: Painte
     assert red[0][0] == red[1][0]
 
 
+def test_many_rows_of_few_columns_stand_in_panels(tmp_path: Path, picture: Painter) -> None:
+    sheet = tmp_path / "sheet.png"
+    red, lime = picture("red"), picture("lime")
+    contact_sheet([Column("x", {f"p{row}": [lime if row == 5 else red] for row in range(11)})], sheet, title="run")
+    boxes = blocks(sheet, "red")
+    lefts = sorted({box[0] for box in boxes})
+    assert [sum(box[0] == left for box in boxes) for left in lefts] == [5, 5], "six rows with lime, and the other five"
+    assert len({box[1] for box in boxes}) == 5
+    (other,) = blocks(sheet, "lime")
+    assert other[0] == lefts[0] and other[1] > max(box[1] for box in boxes), "rows go on below, then beside"
+    assert max(box[0] + box[2] for box in boxes) < read(sheet).shape[1]
+
+
 def test_the_subjects_pictures_stand_above_in_one_line(tmp_path: Path, picture: Painter) -> None:
     tall = picture("red", (300, 400))
     column = Column("adapter on", {"p": [picture("lime", (512, 512))] * 4})

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from huggingface_hub import EvalResult, ModelCardData
@@ -16,6 +14,7 @@ from dbexp import table
 from dbexp.config import Config, fill, plain
 from dbexp.export.check import LEAST_PSNR, Check
 from dbexp.metrics import Estimate, Report
+from dbexp.provenance import public
 
 LICENCES = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
@@ -27,7 +26,6 @@ LICENCES = {
 OWN_LICENCE = "apache-2.0"
 """Of the models that come with dbexp."""
 
-_PLACES = re.compile(r"(?:^|(?<=:))(?:~|/|[A-Za-z]:[\\/]).*[\\/](?=.)")
 _NOT_ON_THE_CARD = ("store", "tracking")  # where and how a run was kept
 
 
@@ -59,15 +57,6 @@ def card(facts: Facts) -> str:
         parts.append(f"![the base model beside this LoRA, prompt by prompt]({facts.grid})\n")
     parts += [_how_to_load(facts), _metrics(facts), _checked(facts), _licence(facts), _settings(facts)]
     return "\n".join(part for part in parts if part)
-
-
-def public(value: Any) -> Any:
-    """Plain settings without the places of this machine: of an absolute path, only its last name stays."""
-    if isinstance(value, Mapping):
-        return {key: public(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [public(item) for item in value]
-    return _PLACES.sub("", value) if isinstance(value, str) else value
 
 
 def _front_matter(facts: Facts) -> str:

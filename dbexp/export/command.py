@@ -68,8 +68,8 @@ def export(settings: ExportConfig) -> Exported:
     if problems:
         raise ConfigError(problems)
     from dbexp import lora, models  # torch and diffusers: seconds, so after the check
-    from dbexp.export.card import public
     from dbexp.generate import runs
+    from dbexp.provenance import public
     from dbexp.render import slug
     from dbexp.store import Store
 

@@ -19,8 +19,8 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 
-from dbexp import help, lora
-from dbexp.export import card, check, command, hub
+from dbexp import help, lora, provenance
+from dbexp.export import check, command, hub
 from dbexp.export.settings import ExportConfig, problems
 from tests import builders, run_folders
 
@@ -133,7 +133,7 @@ def test_no_place_of_this_machine_leaves_it(export: Export, tmp_path: Path) -> N
     ],
 )
 def test_public(value: Any, shown: Any) -> None:
-    assert card.public({"a": [value]}) == {"a": [shown]}
+    assert provenance.public({"a": [value]}) == {"a": [shown]}
 
 
 @pytest.fixture(scope="module")
