@@ -96,8 +96,9 @@ def bars(stream: TextIO | None = None) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("elapsed,"),
         TimeRemainingColumn(),
+        TextColumn("left"),
         TextColumn("{task.fields[fields]}", style="dim"),
         console=Console(file=stream or sys.stderr),
     )

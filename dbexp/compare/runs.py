@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,21 @@ def _read_any(folder: Path) -> Run:
 
 def read(folder: Path) -> Run:
     """The job of one folder; raises as `load` does."""
+    return _read_unchanged(folder, *(_state(folder / name) for name in ("result.json", "evaluate/metrics.json")))
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """What changes with a file's content, for files that are replaced and never written into."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
+# A sweep looks at all of its jobs after each of them.
+@lru_cache(maxsize=256)
+def _read_unchanged(folder: Path, *_states: tuple[int, int, int] | None) -> Run:
     result = json.loads((folder / "result.json").read_text())
     name, status, overrides = result["name"], result["status"], tuple(result["overrides"])
     if status != "finished":

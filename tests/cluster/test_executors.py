@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 
 SWEPT = ["hydra.sweep.dir=sweep", "lora.rank=2,4"]
 PACKS_OF_ONE = "hydra.launcher.size=1"
+SMALL_RAY = ["+hydra.launcher.ray.init.include_dashboard=false", "+hydra.launcher.ray.init.num_cpus=1"]
 
 
 def needs(library: str) -> None:
@@ -97,7 +98,7 @@ def _command(pid: int) -> str:
     [
         ("submitit", ["hydra/launcher=pack_submitit_local", PACKS_OF_ONE]),
         ("submitit", ["hydra/launcher=pack_submitit_local", "hydra.launcher.submitit.cluster=debug"]),
-        ("ray", ["hydra/launcher=pack_ray", "+hydra.launcher.ray.init.include_dashboard=false", PACKS_OF_ONE]),
+        ("ray", ["hydra/launcher=pack_ray", *SMALL_RAY, PACKS_OF_ONE]),
         ("ray", ["hydra/launcher=ray"]),
         ("joblib", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
         ("submitit", ["hydra/launcher=submitit_local"]),
