@@ -111,8 +111,8 @@ def explain(error: Exception) -> str:
     name = getattr(cause, "full_key", None)
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and name:
         return f"{name}: there is no such parameter; {_suggest(name, help.parameters())}"
-    if several := _SEVERAL.match(_first_line(error)):
-        given, name = several[1], several[1].partition("=")[0]
+    if sweeps := _SEVERAL.match(_first_line(error)):
+        given, name = sweeps[1], sweeps[1].partition("=")[0]
         sweep = f"several values make a sweep, one job each: add -m, as in `dbexp -m {given}`"
         return f"{given}: {sweep}; one value that is a list is written {name}=[a,b]"
     what = _first_line(error).removeprefix("Error merging override ")
