@@ -105,12 +105,9 @@ def _effect(
     pairs = matched([trials[entry.run.folder] for entry in finished], factor.name, low, high)
     if not pairs:
         return None
-    sizes = [
-        sum(entry.run.parameters or 0 for entry in finished if entry.settings[factor.name] == level)
-        / max(1, sum(entry.settings[factor.name] == level for entry in finished))
-        for level in (low, high)
-    ]
-    ratio = sizes[1] / sizes[0] if all(sizes) else 1.0
+    sizes = {id(trials[entry.run.folder]): entry.run.parameters or 0 for entry in finished}
+    ratios = [sizes[id(second)] / sizes[id(first)] for first, second in pairs if sizes[id(first)] and sizes[id(second)]]
+    ratio = math.fsum(ratios) / len(ratios) if ratios else 1.0
     found = {column: difference(pairs, column, how) for column in MEASURES}
     return Effect(factor, low, high, found, None if abs(ratio - 1) < 0.01 else ratio)
 

@@ -114,7 +114,7 @@ def _read_unchanged(folder: Path, *_states: tuple[int, int, int] | None) -> Run:
     if status != "finished":
         return Run(folder, name, status, overrides, flatten(result["config"]), None, result["error"])
     record = json.loads((folder / "evaluate" / "metrics.json").read_text())
-    report = Report.from_json(json.dumps(record["report"]))
+    report = Report.from_plain(record["report"])
     parameters = record.get("train", {}).get("parameters")
     total = sum(parameters.values()) if isinstance(parameters, dict) else parameters
     return Run(folder, name, status, overrides, flatten(record["config"]), report, None, total)

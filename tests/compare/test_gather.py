@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,13 @@ def test_several_sweeps_are_compared_together_and_repeats_count_once(tmp_path: P
     assert {entry.id: entry.settings["lora.rank"] for entry in found.finished} == {"A0": "4", "A1": "8", "B1": "16"}
     assert found.notes == ("B0 repeats A1 and is left out.",)
     assert [(effect.low, effect.high) for effect in found.effects] == [("4", "8"), ("8", "16")]
+
+
+def test_only_runs_that_make_pairs_are_compared_in_size(tmp_path: Path) -> None:
+    sweeps.sweep(tmp_path, {"lora.rank": (4, 8), "prior.weight": (0, 1)}, each=1, side=8)
+    shutil.rmtree(tmp_path / "3")  # rank 8 with a weight: now the runs with a weight are smaller, but not their pairs
+    sizes = {effect.factor.name: effect.size for effect in gather([tmp_path]).effects}
+    assert sizes == {"lora.rank": 2, "prior.weight": None}
 
 
 def test_a_damaged_run_is_told_and_the_rest_compared(tmp_path: Path) -> None:
