@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +228,12 @@ def fill(template: str, dataset: DatasetConfig) -> str:
     return template.format(**{"token": dataset.token, "class": dataset.class_noun})
 
 
+@cache
+def _schema() -> DictConfig:
+    """The dataclasses as OmegaConf has them, made once: a sweep checks every job twice."""
+    return OmegaConf.structured(Config)
+
+
 def check(cfg: DictConfig | Config) -> Config:
     """Turn a composed config into plain dataclasses, having applied every rule.
 
@@ -240,7 +248,7 @@ def check(cfg: DictConfig | Config) -> Config:
     """
     try:
         plain = OmegaConf.to_container(OmegaConf.structured(cfg) if isinstance(cfg, Config) else cfg, resolve=True)
-        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(plain))
+        merged = OmegaConf.merge(_schema(), OmegaConf.create(plain))
     except (ConfigKeyError, ConfigAttributeError) as error:
         raise ConfigError(f"{error.full_key}: there is no such parameter; `dbexp --help` lists all") from None
     except OmegaConfBaseException as error:
@@ -289,7 +297,14 @@ def plain(value: Any) -> Any:
     """A dataclass or OmegaConf node as dicts, lists and scalars, ready for JSON."""
     if isinstance(value, (DictConfig, ListConfig)):
         return OmegaConf.to_container(value, resolve=True, enum_to_str=True)
-    return OmegaConf.to_container(OmegaConf.structured(value), resolve=True, enum_to_str=True)
+    return _listed(asdict(value))
+
+
+def _listed(value: Any) -> Any:
+    """The same with lists for tuples, as JSON has them."""
+    if isinstance(value, dict):
+        return {key: _listed(one) for key, one in value.items()}
+    return [_listed(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

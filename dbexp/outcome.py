@@ -18,6 +18,7 @@ from dbexp.errors import ConfigError, Interrupted, TrainingDiverged
 from dbexp.evaluate import Report
 from dbexp.metrics import ImageScores
 from dbexp.models import Model
+from dbexp.readable import readable
 from dbexp.store import file_hash, key_of, link, write_atomic
 from dbexp.train import Trained
 
@@ -66,7 +67,7 @@ def write(
     """metrics.json with everything the numbers depend on, then result.json, whose presence means the run is done."""
     settings = plain(job.config)
     record = {
-        "report": json.loads(_relative(report, job.folder).to_json()),
+        "report": _relative(report, job.folder).plain(),
         "config": settings,
         "config_hash": key_of(settings),
         "model": {"name": model.name, "identity": model.identity, "dtype": str(model.dtype)},
@@ -77,7 +78,7 @@ def write(
         "memory": provenance.peak_memory(model.device),
         "provenance": provenance.collect(model.device),
     }
-    write_atomic(job.folder / "evaluate" / "metrics.json", json.dumps(record, indent=1, ensure_ascii=False))
+    write_atomic(job.folder / "evaluate" / "metrics.json", readable(record))
     result = {
         "name": job.name,
         "overrides": list(job.overrides),

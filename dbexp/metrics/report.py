@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from dbexp.metrics.functional import METRIC_VERSION, Estimate, PairKey
+from dbexp.readable import readable
 
 
 @dataclass(frozen=True)
@@ -86,16 +87,26 @@ class Report:
 
     def to_json(self) -> str:
         """Strict JSON, NaN as null."""
-        return json.dumps(_nan_to_none(asdict(self)), indent=2, allow_nan=False, ensure_ascii=False)
+        return readable(self.plain())
+
+    def plain(self) -> dict[str, Any]:
+        """The same as dicts and lists."""
+        made: dict[str, Any] = _plain(self)
+        return made
 
     @classmethod
     def from_json(cls, text: str) -> Report:
-        """The report that `to_json` wrote.
+        """The report that `to_json` wrote; raises as `from_plain` does."""
+        return cls.from_plain(json.loads(text))
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Report:
+        """The report that `plain` gave.
 
         Raises:
             ValueError: it was written by another metric version, whose numbers are not comparable.
         """
-        data: dict[str, Any] = json.loads(text)
+        data = dict(plain)
         if data["metric_version"] != METRIC_VERSION:
             raise ValueError(f"metric_version {data['metric_version']} is not {METRIC_VERSION}: evaluate again")
         data["rows"] = {row: _estimates(columns) for row, columns in data["rows"].items()}
@@ -147,9 +158,12 @@ def _float(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _nan_to_none(node: Any) -> Any:
+def _plain(node: Any) -> Any:
+    """Dataclasses as dicts, tuples as lists, NaN as None, all the way down."""
+    if isinstance(node, float):
+        return None if math.isnan(node) else node
     if isinstance(node, dict):
-        return {key: _nan_to_none(value) for key, value in node.items()}
+        return {key: _plain(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
-        return [_nan_to_none(value) for value in node]
-    return None if isinstance(node, float) and math.isnan(node) else node
+        return [_plain(value) for value in node]
+    return _plain(vars(node)) if is_dataclass(node) else node

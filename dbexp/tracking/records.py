@@ -28,6 +28,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dbexp.metrics import Report
+from dbexp.readable import readable
 from dbexp.store import file_hash, key_of, write_atomic
 
 FOLDER = "tracking"
@@ -160,7 +161,7 @@ class Records:
         """Write result.json."""
         images = tuple(replace(image, path=self._relative(Path(image.path))) for image in report.images)
         content = {
-            "report": json.loads(replace(report, images=images).to_json()),
+            "report": replace(report, images=images).plain(),
             "contact_sheet": contact_sheet and self._relative(contact_sheet),
             "lora": self._relative(lora),
         }
@@ -175,7 +176,7 @@ class Records:
         read = self._read("result.json")
         if read is None:
             return None
-        report = Report.from_json(json.dumps(read["report"]))
+        report = Report.from_plain(read["report"])
         images = tuple(replace(image, path=str(self.folder / image.path)) for image in report.images)
         sheet = read["contact_sheet"]
         return replace(report, images=images), sheet and self.folder / sheet, self.folder / read["lora"]
@@ -222,7 +223,7 @@ class Records:
         return Path(os.path.relpath(path, self.folder)).as_posix()
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        write_atomic(self.place / name, json.dumps(content, indent=1, ensure_ascii=False))
+        write_atomic(self.place / name, readable(content))
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
