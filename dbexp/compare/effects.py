@@ -121,8 +121,15 @@ def noise(groups: Sequence[Group]) -> dict[str, Moments]:
 
 
 def scales(finished: Sequence[Entry]) -> dict[str, Scale]:
-    """Columns for which both the base model and real images were measured, and are apart."""
+    """Columns for which both the base model and real images were measured, and are apart.
+
+    None where runs differ in their base model or in their backbones: the ends are then not the same for all.
+    """
     reports = [entry.run.report for entry in finished if entry.run.report]
+    measures = {str(sorted(report.backbones.items())) for report in reports}
+    models = {str(entry.run.config.get("model.path")) for entry in finished}
+    if len(measures) > 1 or len(models) > 1:
+        return {}
     found = {}
     for column, ceiling in _CEILINGS.items():
         ends = [

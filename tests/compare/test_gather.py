@@ -54,6 +54,10 @@ def test_the_way_from_base_to_real_is_left_out_where_the_base_is_as_good(tmp_pat
     for record in tmp_path.glob("*/evaluate/metrics.json"):
         record.write_text(record.read_text().replace('"value": 0.82', '"value": 0.31'))
     assert "dino" not in gather([tmp_path]).scales
+    record = tmp_path / "0" / "evaluate" / "metrics.json"
+    record.write_text(record.read_text().replace('"dino": "dino"', '"dino": "another"'))
+    found = gather([tmp_path])
+    assert found.scales == {} and "different backbones" in found.notes[0]
 
 
 def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
