@@ -138,6 +138,8 @@ def model_card(out: Path) -> str:
         figures = last_figures(out, stage)
         if figures:
             held_out = {key.removeprefix("eval/"): value for key, value in figures.items() if key.startswith("eval/")}
+            if stage == "vae" and (out / "dino" / "checkpoint.pt").exists():
+                held_out["reconstruction_similarity"] = reconstruction_similarity(out)
             measured = ", ".join(f"{key} {value:.4g}" for key, value in held_out.items())
             rows.append(f"| {stage} | {figures['seen']:,} | {figures['seconds'] / 3600:.2f} h | {measured} |")
     return CARD.format(rows="\n".join(rows), names=NAME_COUNT, classes=", ".join(CLASS_NOUNS))
@@ -155,12 +157,20 @@ Drawn on the fly by `dbexp.storybook`: {classes}; the contexts, outfits and prop
 sets show, and their markings, never occur; neither does the token "sks".
 
 ## Recipe
-`python -m dbexp.storybook.pretrain --out FOLDER`: AdamW, bfloat16 autocast, averaged weights; v-prediction, 10 % of
-the captions dropped; the autoencoder and the metric networks also see random hues and abstract shapes.
+`python -m dbexp.storybook.pretrain --out FOLDER`: Muon for maps between hidden states, AdamW for the rest, averaged
+weights, bfloat16 where the hardware has it. The encoder is the principal components of 4 x 4 blocks and stays so; the
+decoder and the metric networks also see random hues and abstract shapes. The denoiser predicts v, with 10 % of the
+captions dropped. `--from` goes on from the weights in this folder.
 
-| stage | pictures | duration | held-out figures |
+| stage | pictures | core hours | held-out figures |
 |---|---|---|---|
 {rows}
+
+`psnr_*` in dB, of held-out subjects and of pictures with colours that no caption names; `reconstruction_similarity`: mean
+cosine, in the space of `dino`, of a held-out subject's pictures and what the autoencoder makes of them; `same_found`:
+nearest neighbours that are the same character in another scene, among 128; `caption_found`: captions found among
+different ones; `*_oracle`, `*_strangers`: mean cosine of a held-out subject's pictures to itself, and to others of its
+class, in prompted scenes; `order_right`: pairs of which the more alike one has the smaller distance.
 
 ## Limits
 Four classes in one drawing style; nothing else can be asked of it.
