@@ -20,6 +20,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dbexp.errors import ConfigError
+from dbexp.generate import keeping
 from dbexp.generate.grid import Drawing, GridColumn, Shot, paste
 from dbexp.lora import merged
 from dbexp.models import Model
@@ -61,9 +62,13 @@ def draw_column(column: GridColumn, drawn: Drawing, model: Model, folder: Path, 
     lora = None if column.scale is None else column.run.lora
     with merged(model, lora, 1.0 if column.scale is None else column.scale):
         pipe = model.pipeline(drawn.sampler, drawn.task)
+        keeps = drawn.task == "inpaint" and keeping.is_needed(pipe)
+        if keeps:
+            pipe = model.pipeline(drawn.sampler, "image")
         for batch in missing:
             try:
-                pictures = _sample(pipe, batch, drawn, bar)
+                keep = keeping.keeping(pipe, batch, drawn) if keeps else None
+                pictures = _sample(pipe, batch, drawn, bar, keep)
             except torch.OutOfMemoryError:
                 raise ConfigError(_memory_message(drawn)) from None
             for shot, pixels in zip(batch, pictures, strict=True):
@@ -107,20 +112,23 @@ def _is_there(path: Path, expected: dict[str, str]) -> bool:
         return False
 
 
-def _sample(pipe: Any, batch: Sequence[Shot], drawn: Drawing, bar: Bar) -> NDArray[np.uint8]:
-    """The pixels of a batch, uint8 [B, H, W, 3]."""
+def _sample(
+    pipe: Any, batch: Sequence[Shot], drawn: Drawing, bar: Bar, keep: keeping.Keep | None = None
+) -> NDArray[np.uint8]:
+    """The pixels of a batch, uint8 [B, H, W, 3]; with `keep`, inpainted by a pipeline that draws from a picture."""
 
     def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         bar.advance(0, step=f"{step + 1}/{pipe.num_timesteps}")
-        return {}
+        return {} if keep is None else {"latents": keep(pipe, step, tensors["latents"])}
 
+    task = drawn.task if keep is None else "image"
     own: dict[str, Any] = {}
-    if drawn.task != "image":
+    if task != "image":
         own |= {"height": drawn.height, "width": drawn.width}
     if drawn.task != "text":
         # as many as prompts, so that each is encoded with its own generator
         own |= {"image": [drawn.init] * len(batch), "strength": drawn.strength}
-    if drawn.task == "inpaint":
+    if task == "inpaint":
         own["mask_image"] = [drawn.mask] * len(batch)
     images = pipe(
         prompt=[shot.prompt for shot in batch],

@@ -209,6 +209,21 @@ class TestInpainting:
         other = only(generate(words[0], f"init_image={inverted}", words[2], own, "paste=false"))
         assert (other != only(generate(*words, own, "paste=false")))[:, 24:].any(), "it sees the picture"
 
+    def test_latents_of_any_number_of_channels_are_inpainted_as_diffusers_does(
+        self, generate: Generate, garden: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With 4 channels both ways are open, and give the same picture."""
+        settings = (*words, "strength=0.7", "paste=false", "images=2")
+        stock = pixels(generate(*settings))
+        monkeypatch.setattr("dbexp.generate.keeping.is_needed", lambda pipe: True)
+        own = pixels(generate(*settings))
+        assert len(stock) == 2
+        for path, picture in stock.items():
+            assert np.abs(own[path] - picture).max() <= 1
+        monkeypatch.setattr("dbexp.generate.keeping.keeping", lambda *given: lambda pipe, step, latents: latents)
+        without = pixels(generate(*settings))
+        assert all(np.abs(without[path] - picture).max() > 8 for path, picture in stock.items()), "nothing is kept here"
+
     def test_it_needs_a_mask(
         self, run: Path, inpainting: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
