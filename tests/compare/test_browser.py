@@ -47,6 +47,7 @@ def browser(written: compare.Written, tmp_path_factory: pytest.TempPathFactory) 
     options.page_load_strategy = "none"  # the page says itself when it is ready
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    driver.set_script_timeout(PATIENCE)
     try:
         driver.get(written.page.resolve().as_uri())
         wait(driver, lambda b: find(b, "html[data-ready='yes']"))
