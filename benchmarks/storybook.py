@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS = {
     "prior": ("Does prior preservation protect the class?", "prior.weight=0,1"),
     "lr_schedule": ("Constant or polynomial learning rate?", "lr_schedule=constant,polynomial"),
-    "lr": ("Which learning rate?", "train.lr=2e-4,1e-3,5e-3"),
+    "lr": ("Which learning rate?", "train.lr=2e-4,2e-3,6e-3"),
     "rank": ("Which rank?", "lora.rank=2,4,16"),
     "text_encoder": ("Should the text encoder be trained?", "lora=attention,text_encoder"),
 }

@@ -276,10 +276,11 @@ def advice(config: Config, real_images: int) -> list[str]:
     """
     said = []
     train = config.train
+    high = 1e-3 if config.model.resolution >= 256 else 5e-3  # narrow models, which draw small pictures, bear more
     if train.optimizer != "prodigy":
         for name, lr in (("train.lr", train.lr), ("train.text_encoder_lr", train.text_encoder_lr)):
-            if lr is not None and lr > 1e-3:
-                said.append(f"{name}={lr:g} is high for LoRA: above 1e-3 pictures tend to break")
+            if lr is not None and lr > high:
+                said.append(f"{name}={lr:g} is high for LoRA: above {high:g} pictures tend to break")
             if lr is not None and lr < 1e-6:
                 said.append(f"{name}={lr:g} is low for LoRA: below 1e-6 little is learnt")
     per_image = train.steps / max(real_images, 1)

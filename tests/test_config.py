@@ -200,6 +200,13 @@ def test_nothing_to_advise(values: dict[str, Any]) -> None:
     assert config.advice(changed(**values), real_images=5) == []
 
 
+def test_a_model_of_small_pictures_bears_a_higher_rate() -> None:
+    small = {"model__resolution": 64, "sample__resolution": 64}
+    assert config.advice(changed(**small, train__lr=2e-3), real_images=5) == []
+    (sentence,) = config.advice(changed(**small, train__lr=1e-2), real_images=5)
+    assert "train.lr=0.01 is high for LoRA: above 0.005" in sentence
+
+
 def test_a_usual_prodigy_rate_is_no_advice() -> None:
     assert config.advice(changed(train__optimizer="prodigy", train__lr=1.0), real_images=5) == []
 
