@@ -231,7 +231,8 @@ def fill(template: str, dataset: DatasetConfig) -> str:
 @cache
 def _schema() -> DictConfig:
     """The dataclasses as OmegaConf has them, made once: a sweep checks every job twice."""
-    return OmegaConf.structured(Config)
+    schema: DictConfig = OmegaConf.structured(Config)
+    return schema
 
 
 def check(cfg: DictConfig | Config) -> Config:

@@ -158,7 +158,7 @@ class TestFinished:
         def fails(*_: Any) -> None:
             raise RuntimeError("no luck")
 
-        monkeypatch.setattr(stages.evaluate, "evaluate", fails)
+        monkeypatch.setattr(stages.evaluate, "find_or_evaluate", fails)
         argv = ["hydra/launcher=basic", "hydra.sweep.dir=failing", *tiny(place / "store"), "lora.rank=2", "seed=1"]
         outcome = dbexp_command(place, "-m", *argv)
         assert outcome.status == 1

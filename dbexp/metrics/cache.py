@@ -7,6 +7,8 @@ import io
 import logging
 import os
 import uuid
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +29,10 @@ class FeatureCache(Protocol):
         """Remember an array."""
         ...
 
+    def put_all(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Remember arrays that were computed in one batch: all of them or, if the process dies, none."""
+        ...
+
 
 def feature_key(backbone_id: str, transform: str, *image_sha256: str) -> str:
     """Key of the features that a backbone computes from one picture, or from an ordered list of them."""
@@ -34,10 +40,24 @@ def feature_key(backbone_id: str, transform: str, *image_sha256: str) -> str:
 
 
 class DiskCache:
-    """One .npy file per key in two-level folders; safe for several writers: a file appears whole or not at all."""
+    """One .npy file per key in two-level folders; safe for several writers: a file appears whole or not at all.
+
+    What belongs together is first written to one file, which the next process finishes with if this one dies: rows of a
+    batch depend in their last bits on the size of the batch, so that a part of it, computed again, would differ.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        for path in sorted((root / "pending").glob("*.npz")):
+            try:
+                with np.load(path, allow_pickle=False) as pending:
+                    for key in pending.files:
+                        self.put(key, pending[key])
+            except FileNotFoundError:
+                continue  # another process was at it
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                log.warning("%s is damaged (%s): computing these features again", path, error)
+            path.unlink(missing_ok=True)
 
     def path(self, key: str) -> Path:
         """Where the array of a key is kept."""
@@ -61,13 +81,32 @@ class DiskCache:
         Raises:
             OSError: the disk is full or not writable.
         """
-        path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=False)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            temporary.write_bytes(buffer.getvalue())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        _write(self.path(key), lambda stream: np.save(stream, array, allow_pickle=False))
+
+    def put_all(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Remember arrays that were computed in one batch.
+
+        Raises:
+            OSError: the disk is full or not writable.
+        """
+        if not arrays:
+            return
+        digest = hashlib.sha256("\n".join(sorted(arrays)).encode()).hexdigest()
+        pending = self.root / "pending" / f"{digest}.npz"
+        _write(pending, lambda stream: np.savez(stream, **arrays))
+        for key, array in arrays.items():
+            self.put(key, array)
+        pending.unlink(missing_ok=True)
+
+
+def _write(path: Path, save: Callable[[io.BytesIO], None]) -> None:
+    """Write a file so that it appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    save(buffer)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_bytes(buffer.getvalue())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

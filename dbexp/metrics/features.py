@@ -75,8 +75,7 @@ def embed(
     rows = np.array([raw[sha] for sha in unique])
     unit = normalise(rows, [file.path for file in unique.values()]) if unique else rows
     if cache:  # only now: what is kept is known to be sound
-        for sha in absent:
-            cache.put(keys[sha], np.asarray(raw[sha]))
+        cache.put_all({keys[sha]: np.asarray(raw[sha]) for sha in absent})
     return dict(zip(unique, unit, strict=True))
 
 
@@ -96,8 +95,7 @@ def embed_texts(backbone: ImageTextEncoder, texts: Sequence[str], cache: Feature
         return {}
     unit = normalise(np.array([raw[text] for text in texts]), texts)
     if cache:
-        for text in absent:
-            cache.put(keys[text], np.asarray(raw[text]))
+        cache.put_all({keys[text]: np.asarray(raw[text]) for text in absent})
     return dict(zip(texts, unit, strict=True))
 
 

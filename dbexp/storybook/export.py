@@ -168,9 +168,9 @@ captions dropped. `--from` goes on from the weights in this folder.
 
 `psnr_*` in dB, of held-out subjects and of pictures with colours that no caption names; `reconstruction_similarity`:
 mean cosine, in the space of `dino`, of a held-out subject's pictures and what the autoencoder makes of them;
-`same_found`: nearest neighbours that are the same character in another scene, among 128; `caption_found`: captions found
-among different ones; `*_oracle`, `*_strangers`: mean cosine of a held-out subject's pictures to itself, and to others of
-its class, in prompted scenes; `order_right`: pairs of which the more alike one has the smaller distance.
+`same_found`: nearest neighbours that are the same character in another scene, among 128; `caption_found`: captions
+found among different ones; `*_oracle`, `*_strangers`: mean cosine of a held-out subject's pictures to itself, and to
+others of its class, in prompted scenes; `order_right`: pairs of which the more alike one has the smaller distance.
 
 ## Limits
 Four classes in one drawing style; nothing else can be asked of it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +56,40 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(OSError, match="No space"):
         DiskCache(tmp_path).put("abcd", np.ones(3))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("writes", [1, 2, 3])
+def test_a_batch_is_remembered_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """What a dead process left is finished by the next: part of a batch, computed again, has other last bits."""
+    batch = {"aaaa": np.ones(3), "bbbb": np.zeros(2), "cccc": np.arange(4.0)}
+    replace, done = os.replace, 0
+
+    def dies(source: Path, target: Path) -> None:
+        nonlocal done
+        done += 1
+        if done > writes:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    cache = DiskCache(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", dies)
+        with pytest.raises(KeyboardInterrupt):
+            cache.put_all(batch)
+    assert cache.get("cccc") is None
+    after = DiskCache(tmp_path)
+    for key, array in batch.items():
+        found = after.get(key)
+        assert found is not None
+        np.testing.assert_array_equal(found, array)
+    assert not list(tmp_path.rglob("*.npz")), "and nothing else stays"
+
+
+def test_a_damaged_batch_is_forgotten(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "pending").mkdir()
+    (tmp_path / "pending" / "0.npz").write_bytes(b"PK no archive")
+    with caplog.at_level(logging.WARNING):
+        assert DiskCache(tmp_path).get("abcd") is None
+    assert "damaged" in caplog.text and not list(tmp_path.rglob("*.npz"))
