@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
 def write(out: Path, report: Path) -> None:
     """The report of everything that was run."""
     report.mkdir(parents=True, exist_ok=True)
-    parts = [f"Measured on {_machine()}", _base_model(report)]
+    parts = [f"- Hardware and versions: {_machine()}", _base_model(report)]
     for folder in sorted(path.parent for path in out.glob(f"*/{DONE}")):
         parts.append(f"## {folder.name}")
         for name, words in _record(folder).items():
@@ -103,7 +103,8 @@ def _record(folder: Path) -> dict[str, str]:
 
 def _machine() -> str:
     found: dict[str, Any] = provenance.collect(torch.device("cpu"))
-    return json.dumps(found, indent=1)
+    packages = ", ".join(f"{name} {found['packages'][name]}" for name in ("torch", "diffusers", "transformers"))
+    return f"{found['device']['name']}, {found['cpus']} cores; Python {found['python']}, {packages}"
 
 
 def _base_model(report: Path) -> str:
