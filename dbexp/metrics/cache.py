@@ -93,7 +93,7 @@ class DiskCache:
             return
         digest = hashlib.sha256("\n".join(sorted(arrays)).encode()).hexdigest()
         pending = self.root / "pending" / f"{digest}.npz"
-        _write(pending, lambda stream: np.savez(stream, **arrays))
+        _write(pending, lambda stream: np.savez(stream, **arrays))  # type: ignore[arg-type]  # stubs take every name for an option
         for key, array in arrays.items():
             self.put(key, array)
         pending.unlink(missing_ok=True)
