@@ -6,6 +6,7 @@ import json
 import math
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dbexp.config import Config
 from dbexp.metrics import Estimate, ImageScores, PromptScores, Report
 
 ROOT = Path(__file__).parents[2]
+_PATIENCE = 10.0  # seconds
 KEY = "0123456789abcdef" * 2 + "fedcba98"
 ROWS = [{"step": step, "loss": 1 / step, "lr": 1e-4} for step in range(1, 21)]
 PROMPTS = ("a sks dog in the snow", "a red sks dog")
@@ -82,8 +84,15 @@ def inspect(folder: Path) -> list[list[dict[str, Any]]]:
         # what `wandb leet inspect --json` runs, without the seconds that its command line takes to start
         arguments = ["--no-observability", "--json", "--run-file", str(path), str(path.parents[1])]
         command = [get_core_path(), "leet", "inspect", *arguments]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        read.append([json.loads(line) for line in done.stdout.splitlines()])
+        # W&B's own process may still be writing when `finish` has returned; a run that was killed has no exit
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            records = [json.loads(line) for line in done.stdout.splitlines()]
+            if of_type(records, "exit") or time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        read.append(records)
     return read
 
 
