@@ -158,7 +158,10 @@ def evaluate(
 ) -> dict[str, float]:
     """Load the networks; compare all pairs."""
     backbones = load_backbones(config.evaluate, pick_device(config.model.device))
-    unit = lambda vectors: F.normalize(vectors.double(), dim=1)  # noqa: E731
+
+    def unit(vectors: torch.Tensor) -> torch.Tensor:
+        return F.normalize(vectors.double(), dim=1)
+
     size = config.evaluate.batch_size
     flat = [path for paths in samples.values() for path in paths]
     real = {}

@@ -99,7 +99,8 @@ def _references(runs: Sequence[Run]) -> list[tracking.Row]:
 
 def _values(columns: Mapping[str, Estimate]) -> dict[str, tuple[float | None, float | None, float | None]]:
     """Column -> value and interval, None for NaN."""
-    return {
-        name: tuple(None if math.isnan(number) else number for number in (e.value, e.low, e.high))  # type: ignore[misc]
-        for name, e in columns.items()
-    }
+
+    def known(number: float) -> float | None:
+        return None if math.isnan(number) else number
+
+    return {name: (known(e.value), known(e.low), known(e.high)) for name, e in columns.items()}

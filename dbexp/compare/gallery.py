@@ -119,7 +119,8 @@ def extremes(comparison: Comparison) -> dict[str, tuple[list[Shot], list[Shot]]]
     found = {}
     for column in EXTREMES:
         shots = [shot for shot in _all(comparison, column) if math.isfinite(shot.values.get(column, math.nan))]
-        shots.sort(key=lambda shot, name=column: shot.values[name], reverse=COLUMNS[column].better == "higher")  # type: ignore[misc]
+        values = {id(shot): shot.values[column] for shot in shots}
+        shots.sort(key=lambda shot: values[id(shot)], reverse=COLUMNS[column].better == "higher")
         few = min(_SHOWN, len(shots) // 2)
         if few:
             found[column] = (shots[:few], shots[::-1][:few])

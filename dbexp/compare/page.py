@@ -100,12 +100,12 @@ def _heading(comparison: Comparison) -> str:
     models = list(dict.fromkeys(str(entry.run.config.get("model.name")) for entry in comparison.finished))
     runs = f"{finished} runs" if finished != 1 else "1 run"
     missing = f", {all_runs - finished} without a result" if all_runs > finished else ""
-    of = f" of {_few(subjects)} on {_few(models)}" if subjects else ""
+    of = f" of {_few(subjects, 'subjects')} on {_few(models, 'models')}" if subjects else ""
     return f"{runs}{of}{missing}"
 
 
-def _few(words: Sequence[str]) -> str:
-    return ", ".join(words) if len(words) < 4 else f"{len(words)} subjects"
+def _few(words: Sequence[str], noun: str) -> str:
+    return ", ".join(words) if len(words) < 4 else f"{len(words)} {noun}"
 
 
 def _best_means(comparison: Comparison) -> dict[str, set[str]]:

@@ -138,13 +138,17 @@ class Distances:
     def __init__(self, backbone: PairwiseDistance, batch_size: int, cache: FeatureCache | None) -> None:
         self.backbone, self.batch_size, self.cache = backbone, batch_size, cache
         self.failure: str | None = None
+        self._known: dict[tuple[str, ...], FloatArray] = {}
 
     def of(self, files: Sequence[ImageFile]) -> FloatArray | None:
         """[K] mean distance of each picture to the others; null for fewer than two, or once the backbone has failed."""
         if self.failure or len(files) < 2:
             return None
+        key = tuple(file.sha256 for file in files)  # class images are asked for twice: for their mean, and one by one
         try:
-            return mean_distances(self.backbone, files, self.batch_size, self.cache)
+            if key not in self._known:
+                self._known[key] = mean_distances(self.backbone, files, self.batch_size, self.cache)
+            return self._known[key]
         except (RuntimeError, MemoryError) as error:
             self.failure = _failure("lpips", error)
             return None

@@ -39,7 +39,8 @@ class ImageScores:
     path: str
     """As the caller gave it."""
     values: Mapping[str, float]
-    """dino, clip_i, clip_t, clip_t_token, dino_max; NaN where a backbone failed."""
+    """dino, clip_i, clip_t, clip_t_token, dino_max; of a class image pres, and div_prior: its mean distance to the
+    others. NaN where a backbone failed."""
     nearest: str | None
     """Path of the real image with the largest DINO cosine; null without real images or DINO."""
 
