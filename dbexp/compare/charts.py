@@ -120,6 +120,8 @@ def _front(comparison: Comparison) -> Chart | None:
     if drifts:
         layout["coloraxis"] = {
             "colorscale": SCALE,
+            "cmin": _number(min(drifts)),  # said, for plotly widens the range of traces of one point each
+            "cmax": _number(max(drifts)),
             "colorbar": {"title": {"text": table.heading("pres")}, "thickness": 14, "outlinewidth": 0},
         }
     caption = "Diamonds: no other run is better in both. Up is more like the subject, right is more like the prompt."

@@ -33,6 +33,9 @@ def test_a_point_per_run_where_its_scores_are(comparison: Comparison, drawn: dic
         assert own["x"] == [pytest.approx(entry.run.value("clip_t"))]
         assert own["y"] == [pytest.approx(entry.run.value("dino"))]
         assert (own["marker"]["symbol"] == "diamond") == entry.on_front
+    colours = drawn["front"].figure["layout"]["coloraxis"]
+    pres = [entry.run.value("pres") for entry in comparison.finished]
+    assert (colours["cmin"], colours["cmax"]) == (pytest.approx(min(pres)), pytest.approx(max(pres)))
 
 
 def test_means_per_value(comparison: Comparison, drawn: dict[str, Chart]) -> None:
