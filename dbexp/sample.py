@@ -16,6 +16,9 @@ from dbexp.prompts import Prompt, choose
 from dbexp.render import Sampling, draw
 from dbexp.store import Store
 
+FEWEST_CLASS_IMAGES = 25
+"""Unless fewer are asked for: the mean similarity of a handful of pictures says little of a class."""
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -93,14 +96,20 @@ def sample_class(cfg: Config, model: Model, lora: Path | None, store: Store) -> 
         store: where the pictures are kept.
 
     Returns:
-        `sample.class_images` PNG files; none when that is 0.
+        `class_count` PNG files; none when `sample.class_images` is 0.
 
     Raises:
         ConfigError: memory does not suffice for `sample.batch_size`.
     """
-    count = cfg.sample.class_images
+    count = class_count(cfg)
     prompt = fill(cfg.sample.class_prompt, cfg.dataset)
     return _draw(cfg, model, lora, store, stream="class", prompts=(prompt,), each=count) if count else ()
+
+
+def class_count(cfg: Config) -> int:
+    """Class images of a run: `sample.class_images`, or as many as it has samples, where that gives PRES some ground."""
+    chosen = cfg.sample.class_images
+    return max(FEWEST_CLASS_IMAGES, len(prompts(cfg)) * cfg.sample.images_per_prompt) if chosen is None else chosen
 
 
 def _draw(

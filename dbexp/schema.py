@@ -192,8 +192,9 @@ class SampleConfig:
     """Width and height in pixels; by default the model's."""
     batch_size: int = 8
     """Pictures sampled at once. It does not change them beyond rounding."""
-    class_images: int = 100
-    """Pictures of 'a {class}' with the adapter on, and as many with it off, for PRES; 0: no PRES."""
+    class_images: int | None = None
+    """Pictures of 'a {class}' with the adapter on, and as many with it off, for PRES; null: as many as there are
+    samples (100 in the paper's protocol), but not below 25; 0: no PRES."""
     class_prompt: str = "a {class}"
     """Their prompt."""
     base: bool = True

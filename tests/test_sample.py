@@ -191,6 +191,23 @@ def test_no_class_images_when_none_are_wanted(cfg: Config, model: Model, store: 
     assert not store.root.exists()
 
 
+@pytest.mark.parametrize(
+    ("asked", "listed", "each", "count"),
+    [
+        (None, "live", 4, 100),
+        (None, "live", 1, 25),
+        (None, ["a {token} {class}"], 2, 25),
+        (7, "live", 4, 7),
+        (0, "live", 4, 0),
+    ],
+)
+def test_there_are_as_many_class_images_as_samples(
+    cfg: Config, asked: int | None, listed: Any, each: int, count: int
+) -> None:
+    cfg.sample.class_images, cfg.sample.prompts, cfg.sample.images_per_prompt = asked, listed, each
+    assert sample.class_count(cfg) == count
+
+
 def test_prompts_that_miss_the_subject_or_are_too_long_are_warned_about(cfg: Config, model: Model) -> None:
     cfg.sample.prompts = ["a {token}, red", "a sksy dog", "a {token} {class} " + "in the snow " * 20]
     said = sample.warnings(cfg, model)

@@ -106,7 +106,8 @@ class StableDiffusion:
 
     def _load(self, cls: Any, folder: Path) -> Any:
         loaded = cls.from_pretrained(folder, variant=self._variant, dtype=self.dtype, local_files_only=True)
-        return loaded.to(self.device).requires_grad_(False).eval()
+        # the layout that convolutions want on tensor cores and on CPUs (oneDNN) alike; the others are left as they are
+        return loaded.to(self.device, memory_format=torch.channels_last).requires_grad_(False).eval()
 
     @cached_property
     def vae(self) -> AutoencoderKL:
@@ -197,7 +198,7 @@ class StableDiffusion:
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         posterior = self.vae.encode(pixels.to(self.device, self.dtype)).latent_dist
         scale = float(self.vae.config.scaling_factor)
-        return posterior.mean.float() * scale, posterior.std.float() * scale
+        return posterior.mean.float().contiguous() * scale, posterior.std.float().contiguous() * scale
 
     @property
     def train_timesteps(self) -> int:
