@@ -74,10 +74,10 @@ def job(cfg: DictConfig) -> float | tuple[float, ...] | None:
         SystemExit: a signal stopped the run. It ends a sweep too, where an ordinary exception would fail only the job.
     """
     checked = config.check(cfg)
-    from dbexp import stages  # torch and diffusers: seconds, so after the check
+    from dbexp import stages, tracking  # torch and diffusers: seconds, so after the check
 
     here = HydraConfig.get()
-    sweep = "/".join(Path(here.sweep.dir).parts[-2:]) if here.mode == RunMode.MULTIRUN else None
+    sweep = tracking.sweep_name(Path(here.sweep.dir)) if here.mode == RunMode.MULTIRUN else None
     try:
         values = stages.run(checked, Path(here.runtime.output_dir), list(here.overrides.task), sweep)
     except Interrupted as stop:

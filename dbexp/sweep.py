@@ -10,15 +10,17 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeAlias
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dbexp import live, memory, models, pack, pack_state, stages
+from dbexp import live, memory, models, outcome, pack, pack_state, stages, tracking
 from dbexp.compare import print_grid
 from dbexp.config import Config
 from dbexp.errors import ConfigError, Interrupted, Problems
@@ -42,12 +44,16 @@ class Job:
         overrides: all of the user's, as on the command line.
         differs: what tells it from the others, in short.
         config: checked.
+        folder: of its run, for what is tracked while its pack trains; None: nothing is.
+        sweep: name of its sweep, which groups what is tracked.
     """
 
     number: int
     overrides: tuple[str, ...]
     differs: tuple[str, ...]
     config: Config
+    folder: Path | None = None
+    sweep: str | None = None
 
     @property
     def title(self) -> str:
@@ -252,22 +258,50 @@ def _train(runs: _Lane, model: Model, store: Store) -> bool:
     view, numbers = live.current(), [job.number for job, _ in runs]
     log.info("training jobs %s together", ", ".join(map(str, numbers)))
     view.trains({job.number: job.config.train.steps for job, _ in runs})
+    with ExitStack() as stack:
+        trackers = [_track(job, stack) for job, _ in runs]
+
+        def on_rows(number: int, rows: Sequence[Mapping[str, float]]) -> None:
+            view.losses(numbers[number], rows)
+            trackers[number].train(rows)
+
+        results = _results([task for _, task in runs], model, store, on_rows)
+    if results is None:
+        memory.release()
+        return False
+    for (job, _), result in zip(runs, results):
+        if isinstance(result, Exception):
+            log.warning("%s: %s", job.title, result)
+    return True
+
+
+def _track(job: Job, stack: ExitStack) -> tracking.Tracker:
+    """Where the losses of a job go while its pack trains. Its run goes on with the same W&B run.
+
+    Only the dashboard of a run that is online has somebody who looks. All else the run itself writes, from the history.
+    """
+    if job.folder is None or job.config.tracking.mode != "online":
+        return tracking.Disabled()
+    config = outcome.named(job.config)
+    name = tracking.run_name(config, job.overrides)
     try:
-        tasks = [task for _, task in runs]
-        results = train(tasks, model, store, lambda number, rows: view.losses(numbers[number], rows))
+        started = tracking.start(config, folder=job.folder, name=name, group=job.sweep, overrides=job.overrides)
+        return stack.enter_context(started)
+    except ConfigError as error:  # a machine without the login, say: the run will tell
+        log.warning("%s: no live losses: %s", job.title, error)
+        return tracking.Disabled()
+
+
+def _results(
+    tasks: Sequence[Task], model: Model, store: Store, on_rows: Callable[[int, Sequence[Mapping[str, float]]], None]
+) -> Sequence[object] | None:
+    """What became of each of the runs that trained together, as far as that is known; None: memory did not suffice."""
+    try:
+        return train(tasks, model, store, on_rows)
     except Interrupted:
         raise
     except Exception as error:
         if memory.is_out_of_memory(error):
-            # what the exception holds in memory is freed when this block is left
-            results = None
-        else:
-            log.warning("the pack failed (%s: %s); each of its jobs trains alone", type(error).__name__, error)
-            return True
-    if results is None:
-        memory.release()
-        return False
-    for (job, _), result in zip(runs, results, strict=True):
-        if isinstance(result, Exception):
-            log.warning("%s: %s", job.title, result)
-    return True
+            return None  # what the exception holds in memory is freed with this block
+        log.warning("the pack failed (%s: %s); each of its jobs trains alone", type(error).__name__, error)
+        return ()

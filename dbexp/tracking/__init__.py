@@ -30,7 +30,7 @@ Modules: `records` is the disk, `session` opens W&B runs, `content` makes tables
 
 from dbexp.tracking.comparison import REFERENCE, Comparison, Row, summarise
 from dbexp.tracking.live import Disabled, Tracker, start
-from dbexp.tracking.names import run_name
+from dbexp.tracking.names import run_name, sweep_name
 from dbexp.tracking.records import FOLDER
 from dbexp.tracking.session import problems
 from dbexp.tracking.upload import Synced, sync
@@ -47,5 +47,6 @@ __all__ = [
     "run_name",
     "start",
     "summarise",
+    "sweep_name",
     "sync",
 ]

@@ -48,6 +48,11 @@ def run_name(cfg: Config, overrides: Sequence[str], now: datetime | None = None)
     return _cut(" ".join([*names, *words]), _NAME_LENGTH)
 
 
+def sweep_name(folder: Path) -> str:
+    """How W&B calls the sweep in a folder: the last two parts, by default its day and its time."""
+    return "/".join(folder.parts[-2:])
+
+
 def tags(cfg: Config) -> tuple[str, ...]:
     """Experiment, dataset, model, and the user's own; each once."""
     all_tags = [cfg.experiment, cfg.dataset.name, cfg.model.name, *cfg.tracking.tags]

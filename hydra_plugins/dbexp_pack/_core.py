@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dbexp.errors import ConfigError
 from hydra_plugins.dbexp_pack import _executors, _report
-from hydra_plugins.dbexp_pack._work import Work, run_one
+from hydra_plugins.dbexp_pack._work import Work, places, run_one
 
 if TYPE_CHECKING:
     from dbexp.config import Config
@@ -80,7 +80,7 @@ def _is_ours(cfg: DictConfig) -> bool:
 
 def _plan(launcher: PackLauncher, composed: Sequence[DictConfig]) -> Plan:
     """Check all jobs, decide what trains with what, and show it."""
-    from dbexp import compare, sweep
+    from dbexp import compare, sweep, tracking
 
     numbers = [int(cfg.hydra.job.num) for cfg in composed]
     overrides = [tuple(str(word) for word in cfg.hydra.overrides.task) for cfg in composed]
@@ -94,7 +94,8 @@ def _plan(launcher: PackLauncher, composed: Sequence[DictConfig]) -> Plan:
     jobs: list[Job] = []
     for number, own, words, cfg in zip(numbers, overrides, differs, composed, strict=True):
         try:
-            jobs.append(sweep.Job(number, own, words, _checked(cfg)))
+            whole, folder = places(cfg, Path.cwd())
+            jobs.append(sweep.Job(number, own, words, _checked(cfg), folder, tracking.sweep_name(whole)))
         except ConfigError as error:
             problems += [f"{sweep.title(number, words)}: {problem}" for problem in error.problems]
     elsewhere = launcher.executor in _executors.ELSEWHERE

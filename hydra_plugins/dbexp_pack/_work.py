@@ -93,6 +93,22 @@ def run_one(hydra_context: HydraContext, task_function: TaskFunction, cfg: DictC
     return returned
 
 
+def places(cfg: DictConfig, base: Path) -> tuple[Path, Path]:
+    """Folders of the sweep and of the job, which Hydra only tells while the job runs.
+
+    Args:
+        cfg: of the job, with its `hydra` node.
+        base: what they are relative to.
+    """
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(cfg)
+    try:
+        sweep = base / str(cfg.hydra.sweep.dir)
+        return sweep, sweep / str(cfg.hydra.sweep.subdir)
+    finally:
+        HydraConfig.instance().cfg = before
+
+
 # -- in another process ------------------------------------------------------------------------------------------------
 
 
@@ -148,15 +164,9 @@ def recover(work: Work, missing: Sequence[int], reason: str) -> Iterator[Returne
 def _recovered(job: Job, cfg: DictConfig, base: Path, reason: str) -> JobReturn:
     from dbexp import stages
 
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(cfg)
-    try:
-        sweep = base / str(cfg.hydra.sweep.dir)
-        folder = sweep / str(cfg.hydra.sweep.subdir)
-        with_hydra: Any = OmegaConf.create({"hydra": OmegaConf.to_container(cfg.hydra, resolve=False)})
-        with_hydra.hydra.sweep.dir, with_hydra.hydra.runtime.output_dir = str(sweep), str(folder)
-    finally:
-        HydraConfig.instance().cfg = before
+    sweep, folder = places(cfg, base)
+    with_hydra: Any = OmegaConf.create({"hydra": OmegaConf.to_container(cfg.hydra, resolve=False)})
+    with_hydra.hydra.sweep.dir, with_hydra.hydra.runtime.output_dir = str(sweep), str(folder)
     returned = JobReturn(overrides=list(job.overrides), hydra_cfg=with_hydra, task_name=str(cfg.hydra.job.name))
     metrics = _metrics(folder, job)
     if metrics is not None:
