@@ -31,6 +31,8 @@ __all__ = ["TRACEBACK", "check_inputs", "find_task", "load", "make_task", "open_
 log = logging.getLogger(__name__)
 
 _SAID = "said.json"
+_warned: set[str] = set()
+"""What the user of this process has read: the jobs of a sweep need not all say it."""
 _CODE = provenance.code_hash("sample.py", "stages.py")
 
 
@@ -60,7 +62,9 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
         with times.measure("dataset"):
             subject = dataset.load(config.dataset, store)
         for sentence in _warnings(config, subject, model, store):
-            log.warning("%s", sentence)
+            if sweep is None or sentence not in _warned:
+                log.warning("%s", sentence)
+            _warned.add(sentence)
         with times.measure("prior"), main_process_first():
             class_images = prior.class_images(config, model, store)
         if processes()[0] > 0:

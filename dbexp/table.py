@@ -145,9 +145,17 @@ def _references(reports: Sequence[tuple[str, Report]]) -> list[_Row]:
                 owners.setdefault(written, []).append(name)
                 columns[written] = content
         for written, content in columns.items():
-            shared = len(columns) == 1
-            rows.append(_Row(title if shared else f"{title} of {_some(owners[written])}", content, False))
+            own = owners[written]
+            others = [name for name, _ in reports if name not in own]
+            whose = common_words(own, others) or _some(own)
+            rows.append(_Row(title if len(columns) == 1 else f"{title} of {whose}", content, False))
     return rows
+
+
+def common_words(own: Sequence[str], others: Sequence[str]) -> str:
+    """Words that the names of some runs have in common, and no other run has: seed=2, say; empty if there are none."""
+    theirs = {word for name in others for word in name.split()}
+    return " ".join(word for word in own[0].split() if word not in theirs and all(word in one.split() for one in own))
 
 
 def _grid(rows: Sequence[_Row], columns: Sequence[str], style: _Style, *, intervals: bool) -> Table:

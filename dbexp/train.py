@@ -233,7 +233,8 @@ def _begin(
     if state is not None and state["micro"] <= course.lines[0].steps * lane.train.grad_accum:
         lane.load_state(state)
         log.info("train: going on from step %d of %d", lane.step, lane.steps)
-    log.info("train: %s parameters", lora.parameter_count(lane.adapter))
+    counts = lora.parameter_count(lane.adapter).items()
+    log.info("train: %s", " and ".join(f"{count:,} parameters of the {part}" for part, count in counts))
 
 
 def _run(

@@ -143,6 +143,18 @@ def test_runs_with_different_base_models_name_theirs() -> None:
     assert sum(row.startswith("real images") for row in shown) == 1
 
 
+def test_runs_with_different_base_models_name_them_by_what_they_have_in_common() -> None:
+    other = {"dino": Estimate(0.1, 0.0, 0.2)}
+    runs = [
+        (f"rank={rank} seed={seed}", report(**({"base": other} if seed == 2 else {})))
+        for rank in (4, 8)
+        for seed in (1, 2)
+    ]
+    shown = lines(*runs)
+    assert line("base model of seed=1 ", shown)
+    assert line("base model of seed=2 ", shown)
+
+
 def test_labels_that_differ_go_to_their_runs() -> None:
     shown = lines(("model=a", report("storybook")), ("model=b", report()), ("model=c", report("random weights")))
     assert shown[0] == "3 runs  (storybook; random weights)"

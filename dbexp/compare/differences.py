@@ -57,6 +57,8 @@ def titles(runs: Sequence[Run]) -> dict[Path, str]:
 
 def setting(value: Any) -> str:
     """A parameter's value as one would write it on the command line."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -126,12 +126,17 @@ def _references(finished: Sequence[Entry]) -> list[Reference]:
                 owners.setdefault(written, []).append(entry.id)
                 columns[written] = rows[key]
         for written, content in columns.items():
-            own = owners[written]
-            more = f" and {len(own) - 4} more" if len(own) > 4 else ""
-            found.append(
-                Reference(key, title if len(columns) == 1 else f"{title} of {', '.join(own[:4])}{more}", content)
-            )
+            name = title if len(columns) == 1 else f"{title} of {_whose(owners[written], finished)}"
+            found.append(Reference(key, name, content))
     return found
+
+
+def _whose(own: Sequence[str], finished: Sequence[Entry]) -> str:
+    """What some runs alone have in common, else their ids."""
+    names = {entry.id: entry.title.removeprefix(f"{entry.id}: ") for entry in finished}
+    more = f" and {len(own) - 4} more" if len(own) > 4 else ""
+    common = table.common_words([names[one] for one in own], [name for one, name in names.items() if one not in own])
+    return common or f"{', '.join(own[:4])}{more}"
 
 
 def _label(run: Run) -> str | None:

@@ -144,7 +144,7 @@ def _metrics(facts: Facts) -> str:
     confidence = report.settings.get("confidence")
     intervals = f", {confidence:.0%} bootstrap intervals over prompts" if confidence else ""
     backbones = "; ".join(f"{name}: {public(identity)}" for name, identity in report.backbones.items())
-    caveat = f"\n**{report.label}.**\n" if report.label else ""
+    caveat = f"\n**{report.label}**. These numbers compare only among themselves.\n" if report.label else ""
     return "\n".join(
         [
             "## Metrics\n",

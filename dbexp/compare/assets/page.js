@@ -18,6 +18,7 @@
     node.append(...children);
     return node;
   };
+  const breakable = (title) => title.split(/(?<=[=_])/).flatMap((part) => [part, make("wbr")]); // rank=16, not rank=1 6
 
   // ---------------------------------------------------------------------------------------------------- theme
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -162,7 +163,7 @@
       return make("td", column.run === "base" ? {} : { "data-run": column.run }, one ? shot(one, told(one)) : "–");
     });
     const headings = columns.map((column) =>
-      make("th", { scope: "col", ...(column.run === "base" ? {} : { "data-run": column.run }) }, column.title));
+      make("th", { scope: "col", ...(column.run === "base" ? {} : { "data-run": column.run }) }, ...breakable(column.title)));
     const rows = own.prompts.map((prompt, line) => make("tr", {}, make("th", { scope: "row" }, prompt), ...cells(line)));
     node.replaceChildren(make("table", {}, make("thead", {}, make("tr", {}, make("th"), ...headings)), make("tbody", {}, ...rows)));
     $("#real").replaceChildren(...own.real.map((one) => shot(one, "photograph of the subject")));
