@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dbexp import lora
+from dbexp import cores, lora
 from dbexp.device import autocast, mean_of_numbers
 from dbexp.lane import Draw, Lane, Row
 from dbexp.models import Model
@@ -44,6 +44,7 @@ class Loop:
         self.lanes = lanes
         self._slots, self._model, self._bar, self._on_rows = slots, model, bar, on_rows
         self._pending: list[tuple[Tensor, list[tuple[int, int, int]]]] = []
+        self._weights = sum(weight.numel() for weight in model.part("unet").parameters())
 
     def microbatch(self, lanes: Sequence[Lane] | None = None) -> bool:
         """One forward and backward pass, and the optimizer steps that are due.
@@ -56,8 +57,10 @@ class Loop:
         """
         active = [slot for slot, lane in enumerate(self.lanes) if lane.running and (lanes is None or lane in lanes)]
         draws = {slot: self.lanes[slot].draw() for slot in active}
-        per_row = self._losses(draws)
-        self._backward(per_row, draws)
+        work = self._weights * sum(draw.noise[:, 0].numel() for draw in draws.values())
+        with cores.as_many_as_pay(work, self._model.device):
+            per_row = self._losses(draws)
+            self._backward(per_row, draws)
         spans = [(slot, len(draw.instance), len(draw.prior)) for slot, draw in draws.items()]
         self._pending.append((per_row.detach(), spans))
         stepped = [self.lanes[slot] for slot in active if self.lanes[slot].after_backward()]

@@ -3,9 +3,10 @@
 The core that the prior and sample stages share. Every picture has a random generator of its own, seeded by what the
 picture is (seed, stream, prompt, number) and not by where it stands, so neither the order of the prompts, nor the batch
 size, nor an interruption changes its noise. Rounding is another matter: matrix products of another batch size may
-differ in the last bits. So batches are cut from the list by configuration alone, an interrupted batch is drawn again
-as a whole, and the same command gives the same bytes. Batch size is no part of the store's key: pictures drawn at one
-batch size are found at another, where they would differ by rounding only.
+differ in the last bits. So batches are cut from the list by configuration and the number of CPU cores alone, an
+interrupted batch is drawn again as a whole, and the same command gives the same bytes on the same machine. Batch size
+is no part of the store's key: pictures drawn at one batch size are found at another, where they would differ by
+rounding only.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import io
 import logging
 import re
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock, local
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from dbexp import cores
 from dbexp.errors import ConfigError
 from dbexp.lora import merged, seed_of
 from dbexp.models import Model
@@ -120,7 +123,7 @@ def draw(
         store: where the entry is.
         lora: LoRA file that is merged into the model meanwhile; None: the base model.
         lora_scale: its strength.
-        batch_size: pictures drawn at once.
+        batch_size: pictures drawn at once; on a CPU its cores share them.
         description: for the progress bar.
 
     Returns:
@@ -135,34 +138,40 @@ def draw(
 
     def make(folder: Path) -> None:
         _remove_strays(folder, wanted)
+        at_once = cores.count(model.device)
         batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
+        batches = [part for batch in batches for part in cores.split(batch, at_once)]
         missing = [batch for batch in batches if not all(_opens(folder / shot.path) for shot in batch)]
         done = len(wanted) - sum(map(len, missing))
         if done:
             log.info("%s: %d of %d pictures are there from an interrupted run", description, done, len(wanted))
         with merged(model, lora, lora_scale), progress(description, len(wanted), done=done) as bar:
-            pipe = model.pipeline(sampling.sampler)
+            pipelines = _Pipelines(model, sampling.sampler, at_once)
             provenance = {
                 "model": model.name,
                 "model_hash": model.identity,
                 "dtype": inputs["dtype"],
                 "lora": inputs["lora"] or "base",
                 "lora_scale": lora_scale,
-                "sampler": sampling.sampler or type(pipe.scheduler).__name__,
+                "sampler": sampling.sampler or type(pipelines.own().scheduler).__name__,
                 "stream": sampling.stream,
                 "steps": sampling.steps,
                 "guidance_scale": sampling.guidance_scale,
                 "negative_prompt": sampling.negative_prompt,
             }
-            for batch in missing:
-                try:
-                    pictures = _sample(pipe, batch, sampling, bar)
-                except torch.OutOfMemoryError:
-                    raise ConfigError(_memory_message(stage, batch_size, sampling.resolution)) from None
-                for shot, pixels in zip(batch, pictures, strict=True):
-                    own = {"prompt": shot.prompt, "k": shot.k, "seed": image_seed(sampling, shot)}
-                    _save(pixels, folder / shot.path, {**own, **provenance})
-                    bar.advance(step=None)
+
+            def work(batch: Sequence[Shot], check: cores.Check) -> NDArray[np.uint8]:
+                return _sample(pipelines.own(), batch, sampling, bar, check)
+
+            try:
+                with closing(cores.side_by_side(work, missing, at_once)) as drawn:
+                    for batch, pictures in drawn:
+                        for shot, pixels in zip(batch, pictures, strict=True):
+                            own = {"prompt": shot.prompt, "k": shot.k, "seed": image_seed(sampling, shot)}
+                            _save(pixels, folder / shot.path, {**own, **provenance})
+                            bar.advance(step=None)
+            except torch.OutOfMemoryError:
+                raise ConfigError(_memory_message(stage, batch_size, sampling.resolution)) from None
 
     folder = store.get(stage, inputs, make)
     return tuple(folder / shot.path for shot in wanted)
@@ -201,10 +210,41 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise ConfigError(f"{path}: cannot be read as PNG ({error})") from None
 
 
-def _sample(pipe: Any, batch: Sequence[Shot], sampling: Sampling, bar: Bar) -> NDArray[np.uint8]:
+class _Pipelines:
+    """A pipeline for each thread, around the same networks: a sampler counts its steps, so it cannot be shared.
+
+    Args:
+        model: gives pipelines.
+        sampler: of all of them.
+        threads: how many will ask.
+    """
+
+    def __init__(self, model: Model, sampler: str | None, threads: int) -> None:
+        self._model, self._sampler, self._threads = model, sampler, threads
+        self._local, self._lock = local(), Lock()
+
+    def own(self) -> Any:
+        """The pipeline of the calling thread."""
+        if not hasattr(self._local, "pipe"):
+            with self._lock:  # the first one loads the networks
+                self._local.pipe = self._model.pipeline(self._sampler)
+            if self._threads == 1:
+                return self._local.pipe
+            encode = self._local.pipe.encode_prompt
+
+            def encode_prompt(*arguments: Any, **named: Any) -> Any:
+                with self._lock:  # a fast tokenizer refuses to work for two at a time ("Already borrowed")
+                    return encode(*arguments, **named)
+
+            self._local.pipe.encode_prompt = encode_prompt
+        return self._local.pipe
+
+
+def _sample(pipe: Any, batch: Sequence[Shot], sampling: Sampling, bar: Bar, check: cores.Check) -> NDArray[np.uint8]:
     """The pixels of a batch, uint8 [B, H, W, 3]."""
 
     def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        check()
         bar.advance(0, step=f"{step + 1}/{pipe.num_timesteps}")
         return {}
 

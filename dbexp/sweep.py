@@ -269,7 +269,7 @@ def _train(runs: _Lane, model: Model, store: Store) -> bool:
     if results is None:
         memory.release()
         return False
-    for (job, _), result in zip(runs, results):
+    for (job, _), result in zip(runs, results, strict=False):  # none, where the pack failed as a whole
         if isinstance(result, Exception):
             log.warning("%s: %s", job.title, result)
     return True

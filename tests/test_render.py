@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,44 @@ def test_precision_and_the_lora_are_part_of_the_key(
     assert on != draw(model, store, adapter=other)
     monkeypatch.setattr(model, "dtype", torch.bfloat16)
     assert base != draw(model, store)
+
+
+def test_cores_share_a_batch_and_draw_the_same_pictures(
+    model: Model, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = draw(model, Store(tmp_path / "alone"), images_per_prompt=5)
+    drawn: dict[int, int] = {}
+    original = render._sample
+
+    def sample(pipe: Any, batch: Sequence[Shot], *others: Any) -> NDArray[np.uint8]:
+        drawn[threading.get_ident()] = drawn.get(threading.get_ident(), 0) + len(batch)
+        return original(pipe, batch, *others)
+
+    monkeypatch.setattr(render, "_sample", sample)
+    monkeypatch.setattr(render.cores, "count", lambda device: 3)
+    together = draw(model, store, images_per_prompt=5)
+    assert len(drawn) > 1 and sum(drawn.values()) == len(together) == 15
+    assert all(distance(one, other) <= 1 for one, other in zip(alone, together, strict=True))
+
+
+def test_what_stops_one_core_stops_all_and_leaves_whole_pictures(
+    model: Model, adapter: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: value.clone() for name, value in model.part("unet").state_dict().items()}
+    monkeypatch.setattr(render.cores, "count", lambda device: 2)
+    original = render._save
+
+    def save(pixels: NDArray[np.uint8], path: Path, metadata: dict[str, Any]) -> None:
+        if path.name == "1.png":
+            raise KeyboardInterrupt
+        original(pixels, path, metadata)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(render, "_save", save)
+        draw(model, store, adapter=adapter)
+    assert all(torch.equal(value, before[name]) for name, value in model.part("unet").state_dict().items())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("dbexp-core")]
+    assert len(draw(model, store, adapter=adapter)) == 6
 
 
 # -- interruption -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """A look at the world that the built-in model was trained on.
 
-    python -m dbexp.storybook.show world.png
+python -m dbexp.storybook.show world.png
 """
 
 from __future__ import annotations

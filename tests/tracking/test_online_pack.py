@@ -26,4 +26,3 @@ def test_jobs_tell_their_losses_while_they_train_together_and_go_on_with_the_sam
             assert run.exit_codes == [0, 0], "once when the pack was trained, once when the job was done"
             assert run.steps == [1, 2, 3, 4], "what came live is not sent again"
             assert "metrics/dino" in run.summary
-
