@@ -193,8 +193,7 @@ class SampleConfig:
     batch_size: int = 8
     """Pictures sampled at once. It does not change them beyond rounding."""
     class_images: int | None = None
-    """Pictures of 'a {class}' with the adapter on, and as many with it off, for PRES; null: as many as there are
-    samples (100 in the paper's protocol), but not below 25; 0: no PRES."""
+    """Pictures of 'a {class}' with the adapter on, as many with it off, for PRES; null: as samples, 25 or more; 0: none."""
     class_prompt: str = "a {class}"
     """Their prompt."""
     base: bool = True

@@ -179,7 +179,7 @@ class TestCard:
         assert "# Rex\n" in text
         assert 'from_pretrained("me/base", dtype' in text
         assert 'weight_name="pytorch_lora_weights.safetensors"' in text
-        assert f"**{run.report.label}.**" in text
+        assert f"**{run.report.label}**. These numbers compare only among themselves." in text
         estimate = run.report.rows["run"]["dino"]
         assert f"| this LoRA | {estimate.value:.3f} ({estimate.low:.3f}…{estimate.high:.3f}) |" in text
         assert re.search(r"\n\| base model \| 0\.\d+", text) and re.search(r"\n\| real images \| 0\.\d+", text)
