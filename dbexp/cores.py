@@ -8,7 +8,7 @@ with two threads than with one.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from itertools import pairwise
@@ -70,7 +70,7 @@ def split(whole: Sequence[Part], parts: int) -> list[Sequence[Part]]:
 
 def side_by_side(
     work: Callable[[Part, Check], Result], parts: Sequence[Part], workers: int
-) -> Iterator[tuple[Part, Result]]:
+) -> Generator[tuple[Part, Result], None, None]:
     """Work on all parts, several at a time; close the iterator (`contextlib.closing`) to give up what is not done.
 
     Args:

@@ -139,8 +139,8 @@ def draw(
     def make(folder: Path) -> None:
         _remove_strays(folder, wanted)
         at_once = cores.count(model.device)
-        batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
-        batches = [part for batch in batches for part in cores.split(batch, at_once)]
+        whole = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
+        batches = [part for batch in whole for part in cores.split(batch, at_once)]
         missing = [batch for batch in batches if not all(_opens(folder / shot.path) for shot in batch)]
         done = len(wanted) - sum(map(len, missing))
         if done:
