@@ -21,6 +21,10 @@ _WORTH_A_THREAD = 7e9
 """Weights times positions of a forward pass that a thread must have to be worth waking: measured on two cores of an AMD
 EPYC with the built-in model, where four rows are as fast with one thread as with two."""
 
+SMALL = 1e11
+"""Weights times positions of a lane up to which passes side by side beat a large one: the built-in model
+has 4e9. With many more weights each pass would read them all again."""
+
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
@@ -68,6 +72,40 @@ def split(whole: Sequence[Part], parts: int) -> list[Sequence[Part]]:
     return [whole[start:end] for start, end in pairwise(ends)]
 
 
+class Workers:
+    """Threads that stay until they are closed, each with a share of torch's threads; for work of a moment, many times.
+
+    Args:
+        count: how many.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count, self._threads = count, torch.get_num_threads()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def map(self, work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+        """What comes of every part, in order. A single part is worked on in the caller's thread."""
+        if len(parts) == 1:
+            return [work(parts[0])]
+        if self._pool is None:
+            self._pool = _pool(self.count, self._threads)
+        return list(self._pool.map(work, parts))
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            torch.set_num_threads(self._threads)
+            self._pool = None
+
+
+def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
+    def begin() -> None:
+        torch.set_num_threads(max(1, threads // workers))  # of this thread alone, and of threads yet to come
+
+    return ThreadPoolExecutor(workers, "dbexp-core", begin)
+
+
 def side_by_side(
     work: Callable[[Part, Check], Result], parts: Sequence[Part], workers: int
 ) -> Generator[tuple[Part, Result], None, None]:
@@ -95,10 +133,7 @@ def side_by_side(
         if stopping.is_set():
             raise Stopped
 
-    def begin() -> None:
-        torch.set_num_threads(max(1, threads // workers))  # of this thread alone, and of threads yet to come
-
-    with ThreadPoolExecutor(workers, "dbexp-core", begin) as pool:
+    with _pool(workers, threads) as pool:
         futures = {pool.submit(work, part, check): part for part in parts}
         try:
             for future in as_completed(futures):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -44,7 +44,12 @@ class Loop:
         self.lanes = lanes
         self._slots, self._model, self._bar, self._on_rows = slots, model, bar, on_rows
         self._pending: list[tuple[Tensor, list[tuple[int, int, int]]]] = []
+        self._workers = cores.Workers(cores.count(model.device))
         self._weights = sum(weight.numel() for weight in model.part("unet").parameters())
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._workers.close()
 
     def microbatch(self, lanes: Sequence[Lane] | None = None) -> bool:
         """One forward and backward pass, and the optimizer steps that are due.
@@ -57,12 +62,9 @@ class Loop:
         """
         active = [slot for slot, lane in enumerate(self.lanes) if lane.running and (lanes is None or lane in lanes)]
         draws = {slot: self.lanes[slot].draw() for slot in active}
-        work = self._weights * sum(draw.noise[:, 0].numel() for draw in draws.values())
-        with cores.as_many_as_pay(work, self._model.device):
-            per_row = self._losses(draws)
-            self._backward(per_row, draws)
+        per_row = self._passes(draws)
         spans = [(slot, len(draw.instance), len(draw.prior)) for slot, draw in draws.items()]
-        self._pending.append((per_row.detach(), spans))
+        self._pending.append((per_row, spans))
         stepped = [self.lanes[slot] for slot in active if self.lanes[slot].after_backward()]
         self._bar.advance(len(stepped))
         due = any(lane.step % lane.train.log_every == 0 or not lane.running for lane in stepped)
@@ -103,6 +105,28 @@ class Loop:
         if shown:
             mean_loss = sum(row["loss"] for row in shown) / len(shown)
             self._bar.advance(0, loss=mean_loss, lr=max(row["lr"] for row in shown))
+
+    def _passes(self, draws: dict[int, Draw]) -> Tensor:
+        """Forward and backward passes of lanes; the squared error of every row, fp32 [N].
+
+        On a CPU the cores share the lanes of a small model. Lanes have no gradient in common, so this is a sum with
+        zeros for each of them.
+        """
+        apart = self._workers.count > 1 and not any(self.lanes[slot].trains_text for slot in draws)
+        if not apart or max(self._work([draw]) for draw in draws.values()) > cores.SMALL:
+            return self._pass(draws)
+        groups = [{slot: draws[slot] for slot in slots} for slots in cores.split(list(draws), self._workers.count)]
+        return torch.cat(self._workers.map(self._pass, groups))
+
+    def _pass(self, draws: dict[int, Draw]) -> Tensor:
+        with cores.as_many_as_pay(self._work(draws.values()), self._model.device):
+            per_row = self._losses(draws)
+            self._backward(per_row, draws)
+        return per_row.detach()
+
+    def _work(self, draws: Iterable[Draw]) -> float:
+        """Weights times positions of a forward pass."""
+        return float(self._weights * sum(draw.noise[:, 0].numel() for draw in draws))
 
     def _losses(self, draws: dict[int, Draw]) -> Tensor:
         """Squared error of every row, fp32 [N], weighted by min-SNR where a lane asks for it."""

@@ -12,6 +12,7 @@ import gc
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import psutil
@@ -145,9 +146,9 @@ def _step(task: Task, count: int, model: Model, store: Store, microbatches: int)
         with open_slots(lanes, model) as slots:
             for slot, lane in enumerate(lanes):
                 enter_slot(lane, slot, slots, model)
-            loop = Loop(lanes, slots, model, _Silent(), lambda slot, rows: None)
-            for _ in range(microbatches):
-                loop.microbatch()
+            with closing(Loop(lanes, slots, model, _Silent(), lambda slot, rows: None)) as loop:
+                for _ in range(microbatches):
+                    loop.microbatch()
             return sum(parameter.numel() * parameter.element_size() for parameter in lanes[0].parameters)
     finally:
         model.enable_gradient_checkpointing(False)

@@ -155,7 +155,8 @@ def _train_pack(
                     if is_main():
                         begun.save(store, [lane.state() for lane in lanes])
 
-                results = _run(Loop(lanes, slots, model, bar, tell), courses, model, signals, save)
+                with contextlib.closing(Loop(lanes, slots, model, bar, tell)) as loop:
+                    results = _run(loop, courses, model, signals, save)
             if is_main():
                 begun.end(store)
             if signals.received is not None:
