@@ -18,9 +18,9 @@ from typing import TypeVar
 import torch
 
 _WORTH_A_THREAD = 7e9
-"""Weights times positions of a forward pass that a thread must have to be worth waking. Between what was measured on two
-cores of an AMD EPYC with the built-in model: two rows (4e9) are as fast with one thread as with two, eight (1.5e10) a
-tenth faster with two."""
+"""Weights times positions of a forward pass that a thread must have to be worth waking. Between what was measured on
+two cores of an AMD EPYC with the built-in model: two rows (4e9) are as fast with one thread as with two, eight (1.5e10)
+a tenth faster with two."""
 
 SMALL = 1e11
 """Weights times positions of a lane up to which passes side by side beat a large one: the built-in model

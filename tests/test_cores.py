@@ -11,14 +11,13 @@ import pytest
 import torch
 
 from dbexp import cores
+from tests.builders import torch_threads
 
 
 @pytest.fixture(autouse=True)
 def four_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(4):
+        yield
 
 
 @pytest.mark.parametrize(("length", "parts"), [(25, 2), (25, 4), (3, 4), (1, 4), (8, 1), (50, 7)])

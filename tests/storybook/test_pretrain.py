@@ -31,16 +31,15 @@ from dbexp.storybook.train_metric_nets import TASKS, caption_loss, distorted, id
 from dbexp.storybook.train_unet import UnetTask, v_loss
 from dbexp.storybook.train_vae import VaeTask, psnr, to_tensor
 from dbexp.storybook.training import Recipe, Task, Trainer, generator
+from tests.builders import torch_threads
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture
