@@ -70,18 +70,26 @@ def job(cfg: DictConfig) -> float | tuple[float, ...] | None:
         than the first, which have no table.
 
     Raises:
-        ConfigError: with every problem of the config.
-        SystemExit: a signal stopped the run. It ends a sweep too, where an ordinary exception would fail only the job.
+        ConfigError: in a sweep, with every problem of the config; it fails only the job.
+        TrainingDiverged: in a sweep; it fails only the job.
+        SystemExit: with the message, where a run that is no sweep fails in one of these ways; or a signal stopped the
+            run, which ends a sweep too.
     """
-    checked = config.check(cfg)
-    from dbexp import stages, tracking  # torch and diffusers: seconds, so after the check
-
     here = HydraConfig.get()
-    sweep = tracking.sweep_name(Path(here.sweep.dir)) if here.mode == RunMode.MULTIRUN else None
+    sweeps = here.mode == RunMode.MULTIRUN
     try:
+        checked = config.check(cfg)
+        from dbexp import stages, tracking  # torch and diffusers: seconds, so after the check
+
+        sweep = tracking.sweep_name(Path(here.sweep.dir)) if sweeps else None
         values = stages.run(checked, Path(here.runtime.output_dir), list(here.overrides.task), sweep)
     except Interrupted as stop:
         raise SystemExit(_stopped(stop)) from None
+    except (ConfigError, TrainingDiverged) as error:
+        if sweeps:
+            raise
+        # past Hydra, which prints a line of its own above an ordinary exception
+        raise SystemExit(f"dbexp: {explain(error)}") from None
     wanted = tuple(values[name.strip()] for name in checked.objective.split(",")) if values else ()
     return wanted[0] if len(wanted) == 1 else wanted or None
 
