@@ -11,13 +11,14 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dbexp.store import PACKS, Store, key_of, write_atomic
+from dbexp.store import PACKS, TEMPORARY, Store, key_of, lock_of, write_atomic
 
 _VERSION = 1
 
@@ -42,26 +43,33 @@ class Pack:
 
     def begin(self, store: Store) -> None:
         """Remember who trains together."""
-        write_atomic(self.path(store), json.dumps({"version": _VERSION, **asdict(self)}, indent=1))
+        with _alone(store):
+            self._describe(store)
 
     def save(self, store: Store, states: Sequence[Mapping[str, Any]]) -> None:
         """Replace the states of all lanes, slot by slot, at once."""
-        self.begin(store)  # anew: who prunes the store sees by its time that it is in use
         buffer = io.BytesIO()
         torch.save(dict(zip(self.lanes, states, strict=True)), buffer)
-        write_atomic(_states(self.path(store)), buffer.getvalue())
+        with _alone(store):
+            self._describe(store)  # anew: who prunes the store sees by its time that it is in use
+            write_atomic(_states(self.path(store)), buffer.getvalue())
 
     def end(self, store: Store) -> None:
         """Forget it: all of its runs are where they will stay. So are those of others, perhaps."""
-        _delete(self.path(store))
-        for path, other in _all(store):
-            if all((store.root / entry).is_dir() for lane in other.entries for entry in lane):
-                _delete(path)
+        with _alone(store):
+            _delete(self.path(store))
+            for path, other in _all(store):
+                if all((store.root / entry).is_dir() for lane in other.entries for entry in lane):
+                    _delete(path)
 
     def give_up(self, store: Store) -> None:
         """Forget it if it has come nowhere."""
-        if not _states(self.path(store)).exists():
-            _delete(self.path(store))
+        with _alone(store):
+            if not _states(self.path(store)).exists():
+                _delete(self.path(store))
+
+    def _describe(self, store: Store) -> None:
+        write_atomic(self.path(store), json.dumps({"version": _VERSION, **asdict(self)}, indent=1))
 
 
 def begun(store: Store) -> list[Pack]:
@@ -110,6 +118,17 @@ def resume(store: Store, fresh: Pack, device: torch.device) -> tuple[Pack, dict[
         if set(fresh.lanes) <= set(pack.lanes):
             ranks = {part: max(rank, pack.ranks.get(part, 0)) for part, rank in ranks.items()}
     return replace(fresh, ranks=ranks), states
+
+
+@contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    """Hold the folder of packs. What is half written in it by then is left from a process that was killed."""
+    folder = store.root / PACKS
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock_of(folder):
+        for stray in folder.glob(f".*{TEMPORARY}"):
+            stray.unlink()
+        yield
 
 
 def _all(store: Store) -> Iterator[tuple[Path, Pack]]:

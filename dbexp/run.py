@@ -86,7 +86,7 @@ def job(cfg: DictConfig) -> float | tuple[float, ...] | None:
     except Interrupted as stop:
         raise SystemExit(_stopped(stop)) from None
     except (ConfigError, TrainingDiverged) as error:
-        if sweeps or os.environ.get(_RAISE) == "0":
+        if sweeps or os.environ.get(_RAISE) != "1":
             raise
         # past Hydra, which prints a line of its own above an ordinary exception
         raise SystemExit(f"dbexp: {explain(error)}") from None

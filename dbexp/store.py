@@ -38,7 +38,7 @@ PARTIAL = ".partial"
 _READ_BYTES = 1 << 20
 DOOMED = ".doomed"
 """Ends the name of an entry that is being deleted."""
-_TEMPORARY = ".tmp"
+TEMPORARY = ".tmp"
 """Ends the name of a file that is being written; one that a killed process left is swept up before publishing."""
 
 
@@ -64,7 +64,7 @@ def key_of(inputs: Mapping[str, Any]) -> str:
 def write_atomic(path: Path, data: str | bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part, whatever happens meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
     try:
         with temporary.open("wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
@@ -118,7 +118,7 @@ class Entry:
         """Flush every file, write the manifest, and give the folder its final name."""
         files = {}
         for path in sorted(self.folder.rglob("*")):
-            if path.name.endswith(_TEMPORARY):
+            if path.name.endswith(TEMPORARY):
                 path.unlink()
             elif path.is_file() and path != self.folder / MANIFEST:  # an attempt that was killed right here left one
                 with path.open("rb") as file:

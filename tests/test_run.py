@@ -140,6 +140,14 @@ def test_several_mistakes_come_together(cli: Cli, jobs: list[dict[str, Any]]) ->
     assert said == "dbexp: 2 problems\n  lora.rank=0: must be at least 1\n  train.steps=0: must be at least 1\n"
 
 
+def test_hydras_own_report(cli: Cli, jobs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    status, said = cli("lora.rank=0")
+    assert status == 1
+    assert "Error executing job with overrides: ['lora.rank=0']" in said
+    assert "ConfigError: lora.rank=0: must be at least 1" in said
+
+
 @pytest.mark.parametrize(
     ("error", "status", "says"),
     [
