@@ -340,3 +340,13 @@ def test_runs_of_different_length_are_one_training(tmp_path: Path, monkeypatch: 
     assert trained == [1]
     lengths = [len((tmp_path / "sweep" / job / "train" / "history.jsonl").read_text().splitlines()) for job in "01"]
     assert lengths == [2, 4]
+
+
+def test_the_time_in_a_folder_is_that_of_the_start(tmp_path: Path) -> None:
+    """By default a sweep's folder is called by day and time, and everything of the sweep must find it again."""
+    by_time = "hydra.sweep.dir='multirun/${now:%H-%M-%S-%f}'"
+    outcome = dbexp_command(tmp_path, "-m", by_time, *tiny(tmp_path / "store"), "lora.rank=2,3")
+    assert outcome.status == 0
+    (folder,) = (tmp_path / "multirun").iterdir()
+    assert f"results        multirun/{folder.name}/results.csv" in outcome.out
+    assert (folder / "report.html").is_file()

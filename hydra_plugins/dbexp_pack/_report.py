@@ -90,7 +90,8 @@ def summary(planned: Plan, returns: Mapping[int, JobReturn], cfg: DictConfig) ->
     """
     from dbexp import stages
 
-    show_results(sweep_folder(next(iter(returns.values()))), planned.jobs[0].config.objective)
+    # from the config: in what a job returns, Hydra has forgotten when `now` was
+    show_results(Path(str(cfg.hydra.sweep.dir)), planned.jobs[0].config.objective)
     failed = [job for job in planned.jobs if returns[job.number].status is not JobStatus.COMPLETED]
     for job in failed:
         returned = returns[job.number]
@@ -104,12 +105,6 @@ def summary(planned: Plan, returns: Mapping[int, JobReturn], cfg: DictConfig) ->
         told = JobsFailed(f"{len(failed)} of {len(planned.jobs)} jobs failed; see above")
         told.__cause__, told.__suppress_context__ = None, True
         returns[job.number].return_value = told
-
-
-def sweep_folder(returned: JobReturn) -> Path:
-    """The folder of the sweep that a job belongs to."""
-    assert returned.hydra_cfg is not None
-    return Path(str(returned.hydra_cfg.hydra.sweep.dir))
 
 
 def job_folder(returned: JobReturn) -> Path:
