@@ -21,6 +21,7 @@ from hydra_plugins.dbexp_pack import launcher as plugin
 from hydra_plugins.dbexp_pack._work import Work
 from hydra_plugins.dbexp_pack.launcher import PackLauncher
 from tests import builders
+from tests.sweeps import start, tiny
 from tests.worker_jobs import always_kills_its_process, fails_oddly, kills_its_process_once, where
 
 Works = Callable[[Callable[[DictConfig], Any], Sequence[Sequence[int]]], list[Work]]
@@ -168,3 +169,12 @@ def test_directions_of_a_search(objective: str, direction: Any, says: str | None
     cfg = OmegaConf.create({"objective": objective, "hydra": {"sweeper": {"direction": direction}}})
     problems = _core._directions(cfg)
     assert [says in problem for problem in problems] == ([True] if says else [])
+
+
+def test_a_sweep_in_two_processes(tmp_path: Path) -> None:
+    """All of it, in the folder that it gets by default: what Hydra gives the launcher must travel."""
+    words = ["hydra/launcher=pack_gpus", "hydra.launcher.devices=[cpu,cpu]", "hydra.launcher.size=1", "lora.rank=2,4"]
+    process = start(tmp_path, "-m", *words, *tiny(tmp_path / "store"))
+    assert process.wait(600) == 0, (tmp_path / "said.log").read_text()
+    (page,) = (tmp_path / "multirun").glob("*/*/report.html")
+    assert len(list(page.parent.glob("*/evaluate/metrics.json"))) == 2

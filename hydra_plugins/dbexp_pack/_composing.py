@@ -15,16 +15,20 @@ def remember(loader: ConfigLoader) -> None:
     Args:
         loader: of the sweep.
     """
-    if "load_sweep_config" in vars(loader):
-        return
-    compose, kept = loader.load_sweep_config, dict[tuple[str, ...], DictConfig]()
+    if "load_sweep_config" not in vars(loader):
+        loader.load_sweep_config = _Once(loader)  # type: ignore[method-assign]
 
-    def load_sweep_config(master_config: DictConfig, sweep_overrides: list[str], *others: Any) -> DictConfig:
+
+class _Once:
+    """Stands for a loader's method. No function inside a function: loaders are sent to other processes."""
+
+    def __init__(self, loader: ConfigLoader) -> None:
+        self._loader, self._kept = loader, dict[tuple[str, ...], DictConfig]()
+
+    def __call__(self, master_config: DictConfig, sweep_overrides: list[str], *others: Any) -> DictConfig:
         key = tuple(sweep_overrides)
-        if key in kept:
-            return kept.pop(key)
-        composed = compose(master_config, sweep_overrides, *others)
-        kept[key] = copy.deepcopy(composed)  # whoever gets it may write into it
+        if key in self._kept:
+            return self._kept.pop(key)
+        composed = type(self._loader).load_sweep_config(self._loader, master_config, sweep_overrides, *others)
+        self._kept[key] = copy.deepcopy(composed)  # whoever gets it may write into it
         return composed
-
-    loader.load_sweep_config = load_sweep_config  # type: ignore[method-assign]
