@@ -264,8 +264,8 @@ def _run(
                 ]
                 # before any run is published: those that go on must find all lanes as they are now, not as they were
                 # before, or their batches would be composed otherwise than without an interruption
-                if sum(len(course.lines) for course in courses) > len(results) + 1:
-                    save()
+                if sum(len(course.lines) for course in courses) - len(results) > 1 or not ending:
+                    save()  # all but the last run of all, whose end needs no state
                 for slot, line in ending:
                     seconds, steps = time.perf_counter() - started, lanes[slot].step - first_steps[slot]
                     cost = {"seconds": seconds, "seconds_cover_steps": steps}

@@ -580,6 +580,7 @@ class TestResuming:
         (resumed,) = run([task(**settings)], store, on_rows=lambda _, rows: told.extend(rows))
         assert [row["step"] for row in told] == [1, 2, 3, 4, 5, 6, 7]
         assert_identical(resumed, whole)
+        assert resumed.record["seconds_cover_steps"] == 3, "it goes on from step 4"
         assert [step for step, _ in iterate_checkpoints(resumed.folder)] == [2, 4, 6]
 
     def test_a_pack(self, store: Store, tmp_path: Path) -> None:
@@ -628,6 +629,7 @@ train([task], sd.load(task.config.model, store), store, on_rows)
         (resumed,) = run([made], store, on_rows=lambda _, rows: told.extend(rows))
         assert [row["step"] for row in told] == [1, 2, 3, 4, 5, 6, 7]
         assert_identical(resumed, whole)
+        assert resumed.record["seconds_cover_steps"] == 3, "it goes on from step 4"
 
 
 def python(script: str, made: Task, folder: Path, *launcher: str) -> subprocess.CompletedProcess[str]:
