@@ -199,6 +199,7 @@ class Signals:
     def __init__(self) -> None:
         self.received: int | None = None
         self._previous: dict[int, Any] = {}
+        self._message: threading.Thread | None = None
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
@@ -209,9 +210,15 @@ class Signals:
     def __exit__(self, *_: object) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
+        if self._message is not None:
+            self._message.join()
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.received is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signum
-        log.warning("train: %s: finishing this step and saving", signal.Signals(signum).name)
+        # Python calls this between any two instructions, also halfway through a line that the loop itself logs, which
+        # no second one may enter; a thread waits for its turn.
+        said = ("train: %s: finishing this step and saving", signal.Signals(signum).name)
+        self._message = threading.Thread(target=log.warning, args=said)
+        self._message.start()
