@@ -146,7 +146,7 @@ def draw(
         if done:
             log.info("%s: %d of %d pictures are there from an interrupted run", description, done, len(wanted))
         with merged(model, lora, lora_scale), progress(description, len(wanted), done=done) as bar:
-            pipelines = _Pipelines(model, sampling.sampler, at_once)
+            pipelines = Pipelines(model, sampling.sampler, at_once)
             provenance = {
                 "model": model.name,
                 "model_hash": model.identity,
@@ -210,24 +210,25 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise ConfigError(f"{path}: cannot be read as PNG ({error})") from None
 
 
-class _Pipelines:
+class Pipelines:
     """A pipeline for each thread, around the same networks: a sampler counts its steps, so it cannot be shared.
 
     Args:
         model: gives pipelines.
         sampler: of all of them.
         threads: how many will ask.
+        task: of all of them, as `Model.pipeline` has it.
     """
 
-    def __init__(self, model: Model, sampler: str | None, threads: int) -> None:
-        self._model, self._sampler, self._threads = model, sampler, threads
+    def __init__(self, model: Model, sampler: str | None, threads: int, task: str = "text") -> None:
+        self._model, self._sampler, self._threads, self._task = model, sampler, threads, task
         self._local, self._lock = local(), Lock()
 
     def own(self) -> Any:
         """The pipeline of the calling thread."""
         if not hasattr(self._local, "pipe"):
             with self._lock:  # the first one loads the networks
-                self._local.pipe = self._model.pipeline(self._sampler)
+                self._local.pipe = self._model.pipeline(self._sampler, self._task)
             if self._threads == 1:
                 return self._local.pipe
             encode = self._local.pipe.encode_prompt

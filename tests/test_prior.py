@@ -97,7 +97,7 @@ def test_an_error_names_this_stages_batch_size(
         def __call__(self, **arguments: object) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(model, "pipeline", lambda sampler: Full())
+    monkeypatch.setattr(model, "pipeline", lambda *_: Full())
     with pytest.raises(ConfigError, match=r"prior.batch_size=2: .* try prior.batch_size=1"):
         prior.class_images(cfg, model, store)
 

@@ -137,7 +137,7 @@ def wrap(model: Model, monkeypatch: pytest.MonkeyPatch) -> Wrap:
 
     def change(kind: type[Pipeline]) -> list[Pipeline]:
         given: list[Pipeline] = []
-        monkeypatch.setattr(model, "pipeline", lambda sampler: given.append(kind(original(sampler))) or given[-1])
+        monkeypatch.setattr(model, "pipeline", lambda *wanted: given.append(kind(original(*wanted))) or given[-1])
         return given
 
     return change

@@ -111,8 +111,8 @@ def test_base_and_lora_start_from_the_same_noise(
     original = model.pipeline
 
     class Spy:
-        def __init__(self, sampler: str | None) -> None:
-            self.pipe = original(sampler)
+        def __init__(self, *wanted: Any) -> None:
+            self.pipe = original(*wanted)
             self.scheduler = self.pipe.scheduler
             noise.append([])
 

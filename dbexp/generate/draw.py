@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from dbexp import cores
 from dbexp.errors import ConfigError
 from dbexp.generate import keeping
 from dbexp.generate.grid import Drawing, GridColumn, Shot, paste
 from dbexp.lora import merged
 from dbexp.models import Model
 from dbexp.progress import Bar
-from dbexp.render import pixels, read_metadata
+from dbexp.render import Pipelines, pixels, read_metadata
 from dbexp.store import write_atomic
 
 log = logging.getLogger(__name__)
@@ -50,7 +52,9 @@ def draw_column(column: GridColumn, drawn: Drawing, model: Model, folder: Path, 
     if model.needs_mask and drawn.task != "inpaint":
         raise ConfigError(f"model={model.name}: is an inpainting checkpoint; give it init_image=FILE and mask=FILE")
     expected = {shot.path: _metadata(column, shot, drawn, model) for shot in column.shots}
-    batches = [column.shots[at : at + drawn.batch_size] for at in range(0, len(column.shots), drawn.batch_size)]
+    at_once = cores.count(model.device)
+    whole = [column.shots[at : at + drawn.batch_size] for at in range(0, len(column.shots), drawn.batch_size)]
+    batches = [part for batch in whole for part in cores.split(batch, at_once)]
     # an interrupted batch is drawn again as a whole: in a smaller one, pictures would differ by rounding
     missing = [
         batch for batch in batches if not all(_is_there(folder / shot.path, expected[shot.path]) for shot in batch)
@@ -61,19 +65,21 @@ def draw_column(column: GridColumn, drawn: Drawing, model: Model, folder: Path, 
         return there
     lora = None if column.scale is None else column.run.lora
     with merged(model, lora, 1.0 if column.scale is None else column.scale):
-        pipe = model.pipeline(drawn.sampler, drawn.task)
-        keeps = drawn.task == "inpaint" and keeping.is_needed(pipe)
-        if keeps:
-            pipe = model.pipeline(drawn.sampler, "image")
-        for batch in missing:
-            try:
-                keep = keeping.keeping(pipe, batch, drawn) if keeps else None
-                pictures = _sample(pipe, batch, drawn, bar, keep)
-            except torch.OutOfMemoryError:
-                raise ConfigError(_memory_message(drawn)) from None
-            for shot, pixels in zip(batch, pictures, strict=True):
-                _save(paste(pixels, drawn), folder / shot.path, expected[shot.path])
-                bar.advance(step=None)
+        keeps = drawn.task == "inpaint" and keeping.is_needed(model.pipeline(drawn.sampler, drawn.task))
+        pipelines = Pipelines(model, drawn.sampler, at_once, "image" if keeps else drawn.task)
+
+        def work(batch: Sequence[Shot], check: cores.Check) -> NDArray[np.uint8]:
+            pipe = pipelines.own()
+            return _sample(pipe, batch, drawn, bar, check, keeping.keeping(pipe, batch, drawn) if keeps else None)
+
+        try:
+            with closing(cores.side_by_side(work, missing, at_once)) as pictures:
+                for batch, sampled in pictures:
+                    for shot, pixels in zip(batch, sampled, strict=True):
+                        _save(paste(pixels, drawn), folder / shot.path, expected[shot.path])
+                        bar.advance(step=None)
+        except torch.OutOfMemoryError:
+            raise ConfigError(_memory_message(drawn)) from None
     return there
 
 
@@ -113,11 +119,12 @@ def _is_there(path: Path, expected: dict[str, str]) -> bool:
 
 
 def _sample(
-    pipe: Any, batch: Sequence[Shot], drawn: Drawing, bar: Bar, keep: keeping.Keep | None = None
+    pipe: Any, batch: Sequence[Shot], drawn: Drawing, bar: Bar, check: cores.Check, keep: keeping.Keep | None
 ) -> NDArray[np.uint8]:
     """The pixels of a batch, uint8 [B, H, W, 3]; with `keep`, inpainted by a pipeline that draws from a picture."""
 
     def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        check()
         bar.advance(0, step=f"{step + 1}/{pipe.num_timesteps}")
         return {} if keep is None else {"latents": keep(pipe, step, tensors["latents"])}
 

@@ -52,6 +52,7 @@ _PIPELINES = {
     "inpaint": "StableDiffusionInpaintPipeline",
 }
 _INPAINT_CHANNELS = 9  # of the noisy latents (4), the mask (1) and the masked picture's latents (4)
+_SINGLE_FILES = (".safetensors", ".ckpt")
 _PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -319,7 +320,8 @@ def _find(cfg: ModelConfig, store: Store) -> Path:
         return local.absolute()
     if local.is_file():
         return _convert_single_file(cfg, local, store)
-    if local.is_absolute() or cfg.path.startswith((".", "~")) or cfg.path.count("/") != 1:
+    here = local.is_absolute() or cfg.path.startswith((".", "~")) or local.suffix in _SINGLE_FILES
+    if here or cfg.path.count("/") != 1:
         raise ConfigError(f"model.path={cfg.path}: there is no such folder or file, and it is no hub id (owner/name)")
     try:
         return Path(

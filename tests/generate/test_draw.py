@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,30 @@ def test_pictures_do_not_depend_on_the_batch(generate: Generate) -> None:
         assert np.abs(picture - together[name]).max() <= 1, name
     one = only(generate("prompt=a red {class}", "seed=43"))
     assert np.abs(one - alone["00-scale-1/01-a-red-dog/43.png"]).max() <= 1
+
+
+@pytest.mark.parametrize("keeps", [None, False, True])
+def test_cores_share_a_batch(
+    generate: Generate, garden: Path, monkeypatch: pytest.MonkeyPatch, keeps: bool | None
+) -> None:
+    words = [f"prompt={SNOW}", "prompt=a red {class}", "images=2", "batch_size=4"]
+    if keeps is not None:
+        words += [f"init_image={garden / 'garden.png'}", f"mask={garden / 'mask.png'}", "paste=false"]
+        monkeypatch.setattr("dbexp.generate.keeping.is_needed", lambda pipe: keeps)
+    alone = pixels(generate(*words))
+    threads = set()
+    sample = draw._sample
+
+    def noted(*given: Any) -> Any:
+        threads.add(threading.get_ident())
+        return sample(*given)
+
+    monkeypatch.setattr(draw, "_sample", noted)
+    monkeypatch.setattr(draw.cores, "count", lambda device: 3)
+    together = pixels(generate(*words))
+    assert len(threads) > 1 and alone.keys() == together.keys()
+    for name, picture in alone.items():
+        assert np.abs(picture - together[name]).max() <= 1, name
 
 
 def test_what_is_there_is_kept(generate: Generate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

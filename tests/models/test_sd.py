@@ -51,7 +51,9 @@ def refusal(store: Store, **config: Any) -> str:
 
 
 class TestRefused:
-    @pytest.mark.parametrize("path", ["/nowhere/model", "./model", "~/model", "model", "a/b/c", "model.safetensors"])
+    @pytest.mark.parametrize(
+        "path", ["/nowhere/model", "./model", "~/model", "model", "a/b/c", "weights/model.safetensors"]
+    )
     def test_no_such_folder(self, store: Store, path: str) -> None:
         expected = f"model.path={path}: there is no such folder or file, and it is no hub id (owner/name)"
         assert refusal(store, path=path) == expected
