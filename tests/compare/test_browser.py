@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,26 @@ def test_the_heat_map_changes_its_column(browser: webdriver.Chrome) -> None:
         "return document.querySelector('.plot[data-key=prompts]').data.map((trace) => trace.visible)"
     )
     assert visible[1] is True and not any(visible[:1] + visible[2:])
+
+
+def test_on_a_telephone_nothing_sticks_out_and_axes_keep_their_distance(browser: webdriver.Chrome) -> None:
+    screen = {"width": 400, "height": 850, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    try:
+        wide = browser.execute_script(
+            "return [...document.querySelectorAll('#effects, #effects *, h2, .lead, .controls')]"
+            ".filter((one) => one.getBoundingClientRect().right > 400).map((one) => one.outerHTML.slice(0, 200))"
+        )
+        assert wide == []
+        # plots that were drawn before take a moment to follow
+        wait(browser, lambda b: b.execute_script("return document.scrollingElement.scrollWidth") == 400)
+        show(browser, ".plot[data-key='parallel']")
+        wait(browser, lambda b: find(b, ".plot[data-key='parallel'].js-drawn .axis-title"))
+        titles = [one.rect for one in find(browser, ".plot[data-key='parallel'] .axis-title")]
+        edges = sorted((one["x"], one["x"] + one["width"]) for one in titles)
+        assert len(edges) == 7 and all(one[1] < other[0] for one, other in pairwise(edges))
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_no_error_and_no_request_leaves_the_machine(browser: webdriver.Chrome, tmp_path: Path) -> None:

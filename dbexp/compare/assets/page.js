@@ -114,7 +114,9 @@
   const chart = (node) => {
     plotly();
     const { figure } = figures[node.dataset.key];
-    Plotly.newPlot(node, structuredClone(figure.data), themed(figure.layout), { responsive: true, displaylogo: false });
+    // nothing hovers over a touch screen, so the buttons would lie on the plot's legend for good
+    const displayModeBar = matchMedia("(hover: none)").matches ? false : "hover";
+    Plotly.newPlot(node, structuredClone(figure.data), themed(figure.layout), { responsive: true, displaylogo: false, displayModeBar });
     node.classList.add("js-drawn");
     visible(node);
   };
