@@ -10,14 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hydra import compose
 from hydra._internal.callbacks import Callbacks
-from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hydra_plugins.dbexp_pack import _core, _executors, _gpus
-from hydra_plugins.dbexp_pack import launcher as plugin
 from hydra_plugins.dbexp_pack._work import Work
 from hydra_plugins.dbexp_pack.launcher import PackLauncher
 from tests import builders
@@ -27,16 +26,13 @@ from tests.worker_jobs import always_kills_its_process, fails_oddly, kills_its_p
 Works = Callable[[Callable[[DictConfig], Any], Sequence[Sequence[int]]], list[Work]]
 
 
-@pytest.fixture(autouse=True)
-def one_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hydra's scan may have executed the plugin twice in this process; what is pickled must be what is imported."""
-    node = ConfigStore.instance().load("hydra/launcher/pack.yaml").node
-    monkeypatch.setattr(plugin, "PackLauncherConf", OmegaConf.get_type(node))
-
-
 @pytest.fixture
 def works(composed: Any, tmp_path: Path) -> Works:
-    """`works(function, [[0, 1], [2]])` are two packs of jobs that call a function; a job's seed is its number."""
+    """`works(function, [[0, 1], [2]])` are two packs of jobs that call a function; a job's seed is its number.
+
+    Composed anew: what is pickled must be of the classes that are imported, and Hydra executes its plugins again
+    whenever a test of its own suite was here.
+    """
 
     def make(function: Callable[[DictConfig], Any], packs: Sequence[Sequence[int]]) -> list[Work]:
         made = []
@@ -44,8 +40,7 @@ def works(composed: Any, tmp_path: Path) -> Works:
             jobs: list[Any] = []
             configs = []
             for number in members:
-                cfg = OmegaConf.create(composed(return_hydra_config=True))
-                OmegaConf.set_readonly(cfg, False)
+                cfg = compose("config", return_hydra_config=True)
                 with open_dict(cfg):
                     cfg.seed, cfg.store, cfg.hydra.callbacks = number, str(tmp_path), {}
                     cfg.hydra.sweep.dir = "sweep"
