@@ -1,7 +1,7 @@
 """What must never move without being meant: literal keys of the store, seeded losses, and the rows of a small sweep.
 
-A key that moves makes everything that users have computed unfindable. Whoever means it changes the number here, and says
-so in the CHANGELOG.
+A key that moves makes everything that users have computed unfindable. Whoever means it changes the number here, and
+says so in the CHANGELOG.
 """
 
 from __future__ import annotations
