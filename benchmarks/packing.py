@@ -23,20 +23,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dbexp import provenance
-from dbexp.config import (
-    Config,
-    DatasetConfig,
-    LoraConfig,
-    ModelConfig,
-    PriorConfig,
-    SeedsConfig,
-    TrainConfig,
-)
-from dbexp.lane import Task
+from dbexp.config.schema import Config, DatasetConfig, LoraConfig, ModelConfig, PriorConfig, SeedsConfig, TrainConfig
+from dbexp.core import provenance
+from dbexp.core.store import Store
 from dbexp.models import load, random_weights
-from dbexp.store import Store
-from dbexp.train import Trained, train
+from dbexp.train.lane import Task
+from dbexp.train.train import Trained, train
 
 # about the size of a model that a laptop can train: 16 x 16 latents of 64 px, attention at every resolution
 SIZE = random_weights.Size(

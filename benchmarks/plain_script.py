@@ -34,13 +34,15 @@ from peft.utils import get_peft_model_state_dict
 from PIL import Image
 from torch.nn import functional as F
 
-from dbexp import api, sample
-from dbexp.config import Config, fill
+from dbexp import api
+from dbexp.config.check import fill
+from dbexp.config.schema import Config
+from dbexp.core.device import pick_device
+from dbexp.core.images import prepare, read_rgb
+from dbexp.core.store import Store
 from dbexp.dataset import load as load_subject
-from dbexp.device import pick_device
-from dbexp.evaluate import load_backbones
-from dbexp.images import prepare, read_rgb
-from dbexp.store import Store
+from dbexp.evaluate.evaluate import load_backbones
+from dbexp.sample import sample
 
 _PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
 _PAIRS_AT_ONCE = 16

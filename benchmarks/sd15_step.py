@@ -18,12 +18,14 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from dbexp import config, models, provenance
-from dbexp.images import image_files
-from dbexp.lane import Task
+from dbexp import models
+from dbexp.config import check as config
+from dbexp.core import provenance
+from dbexp.core.images import image_files
+from dbexp.core.store import Store
 from dbexp.models import random_weights
-from dbexp.store import Store
-from dbexp.train import train
+from dbexp.train.lane import Task
+from dbexp.train.train import train
 
 
 def noise_pictures(folder: Path, count: int, seed: int) -> tuple[Path, ...]:

@@ -25,12 +25,13 @@ import torch
 from PIL import Image
 
 import dbexp
-from dbexp import models, provenance
+from dbexp import models
 from dbexp.compare.markdown import MARKDOWN
-from dbexp.metrics import Report, Resampling
-from dbexp.metrics.functional import estimate_pairs
-from dbexp.store import Store
-from dbexp.storybook.export import sample_sheet
+from dbexp.core import provenance
+from dbexp.core.store import Store
+from dbexp.evaluate import Report, Resampling
+from dbexp.evaluate.functional import estimate_pairs
+from dbexp.storybook.pretrain.export import sample_sheet
 
 ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS = {
@@ -76,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
         ]
         places = [f"store={out.parent / 'store'}", "tracking=disabled", f"hydra.sweep.dir={out / name}"]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
-        subprocess.run([sys.executable, "-m", "dbexp.run", "-m", *words, *places], env=environment, check=True)
+        subprocess.run([sys.executable, "-m", "dbexp", "-m", *words, *places], env=environment, check=True)
         record = _record(out)
         record[name] = " ".join(words)
         (out / DONE).write_text(json.dumps(record, indent=1), encoding="utf-8")

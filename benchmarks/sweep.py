@@ -26,8 +26,9 @@ from typing import Any
 
 import torch
 
-from dbexp import api, models, provenance
-from dbexp.store import Store
+from dbexp import api, models
+from dbexp.core import provenance
+from dbexp.core.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEPT = {"lora.rank": ("4", "16"), "prior.weight": ("0", "1"), "seed": ("1", "2")}
@@ -50,7 +51,7 @@ def timed(command: list[str], folder: Path) -> tuple[float, str]:
 
 def dbexp(folder: Path, *words: str) -> float:
     """Seconds of a dbexp command."""
-    return timed([sys.executable, "-m", "dbexp.run", *words], folder)[0]
+    return timed([sys.executable, "-m", "dbexp", *words], folder)[0]
 
 
 def training(folder: Path) -> list[float]:

@@ -20,8 +20,6 @@ def __getattr__(name: str) -> Any:
     """Import a function when it is first asked for: `import dbexp` alone costs nothing."""
     from importlib import import_module
 
-    if name == "run":
-        return import_module("dbexp.run")  # a module that can be called, since the command lives there
     if name in __all__:
         return getattr(import_module("dbexp.api"), name)
     raise AttributeError(f"module 'dbexp' has no attribute {name!r}")

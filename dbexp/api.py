@@ -17,11 +17,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dbexp import config, help
-from dbexp.config import Config, plain
-from dbexp.errors import ConfigError
-from dbexp.run import explain
-from dbexp.store import key_of
+from dbexp.config import check as config
+from dbexp.config import help
+from dbexp.config.check import plain
+from dbexp.config.schema import Config
+from dbexp.core.errors import ConfigError
+from dbexp.core.store import key_of
+from dbexp.pipeline.command import explain
 
 if TYPE_CHECKING:
     import pandas
@@ -90,11 +92,12 @@ def run(cfg: Config | DictConfig | Sequence[str], folder: str | Path | None = No
 
     Raises:
         ConfigError: what is wrong with the config, all at once.
-        TrainingDiverged, Interrupted: see `dbexp.train`.
+        TrainingDiverged, Interrupted: see `dbexp.train.train`.
     """
     checked = config.check(cfg if isinstance(cfg, (Config, DictConfig)) else compose(cfg))
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see dbexp.run
-    from dbexp import compare, stages  # torch and diffusers: seconds
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see dbexp.pipeline.command
+    from dbexp import compare  # torch and diffusers: seconds
+    from dbexp.pipeline import run as stages
 
     place = Path(folder or Path("outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S}").expanduser()
     overrides = _composed_from.get(key_of(plain(checked)), [])

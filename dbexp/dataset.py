@@ -15,10 +15,11 @@ from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
-from dbexp.config import DatasetConfig, fill
-from dbexp.errors import ConfigError
-from dbexp.images import image_files, is_image, read_rgb
-from dbexp.store import Store, file_hash
+from dbexp.config.check import fill
+from dbexp.config.schema import DatasetConfig
+from dbexp.core.errors import ConfigError
+from dbexp.core.images import image_files, is_image, read_rgb
+from dbexp.core.store import Store, file_hash
 
 UNNAMED = "folder"
 """The `name` of `dataset=folder`: stands for the base name of the folder."""
@@ -232,7 +233,7 @@ def _storybook_key(cfg: DatasetConfig) -> str:
     Raises:
         ConfigError: the storybook has no such subject, or the config also names a folder.
     """
-    from dbexp.storybook.subjects import SUBJECTS
+    from dbexp.storybook.world.subjects import SUBJECTS
 
     if cfg.path is not None or cfg.root is not None:
         given = "path" if cfg.path is not None else "root"
@@ -249,8 +250,8 @@ def _storybook_key(cfg: DatasetConfig) -> str:
 
 def _drawn(cfg: DatasetConfig, store: Store) -> Path:
     """The store entry with a storybook subject's pictures, drawn the first time."""
-    from dbexp.storybook.subjects import draw_subject
-    from dbexp.storybook.world import VERSION
+    from dbexp.storybook.world.subjects import draw_subject
+    from dbexp.storybook.world.world import VERSION
 
     key = _storybook_key(cfg)
 

@@ -17,8 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dbexp import lora
-from dbexp.config import (
+from dbexp.config.schema import (
     Config,
     DatasetConfig,
     LoraConfig,
@@ -28,10 +27,11 @@ from dbexp.config import (
     SeedsConfig,
     TrainConfig,
 )
-from dbexp.lane import Task
+from dbexp.core.store import Store
 from dbexp.models import Model, random_weights, sd
 from dbexp.models.random_weights import TINY, Size
-from dbexp.store import Store
+from dbexp.train import adapter as lora
+from dbexp.train.lane import Task
 
 PROMPT = "a photo of sks dog"
 CLASS_PROMPT = "a photo of dog"

@@ -19,7 +19,8 @@ from hydra import compose, initialize_config_dir  # noqa: E402
 from hydra.core.global_hydra import GlobalHydra  # noqa: E402
 from omegaconf import DictConfig, OmegaConf  # noqa: E402
 
-from dbexp import config, help  # noqa: E402
+from dbexp.config import check as config  # noqa: E402
+from dbexp.config import help  # noqa: E402
 
 _composed: dict[tuple[Any, ...], DictConfig] = {}
 

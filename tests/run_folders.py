@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import dbexp
-from dbexp import compare, lora
-from dbexp.config import Config, DatasetConfig, LoraConfig, ModelConfig, SampleConfig, plain
-from dbexp.metrics import Estimate, Report
+from dbexp import compare
+from dbexp.config.check import plain
+from dbexp.config.schema import Config, DatasetConfig, LoraConfig, ModelConfig, SampleConfig
+from dbexp.evaluate import Estimate, Report
+from dbexp.train import adapter as lora
 from tests import builders
 
 

@@ -19,7 +19,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 import dbexp
-from dbexp import run
+from dbexp.pipeline import command as run
 from tests import builders
 
 
@@ -94,7 +94,7 @@ def start(folder: Path, *argv: str, variables: Mapping[str, str] | None = None) 
     source = str(Path(dbexp.__file__).parents[1])
     with (folder / "said.log").open("w") as said:
         return subprocess.Popen(
-            [sys.executable, "-m", "dbexp.run", *argv],
+            [sys.executable, "-m", "dbexp", *argv],
             cwd=folder,
             env=os.environ | {"PYTHONPATH": source} | dict(variables or {}),
             stdout=said,

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from dbexp import config, help, lr_schedule
-from dbexp.config import Config
+from dbexp.config import check as config
+from dbexp.config import help
+from dbexp.config.schema import Config
+from dbexp.train import lr_schedule
 
 Composed = Callable[..., DictConfig]
 Checked = Callable[..., Config]

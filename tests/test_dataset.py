@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from dbexp import dataset
-from dbexp.config import DatasetConfig
-from dbexp.errors import ConfigError
-from dbexp.store import Store
+from dbexp.config.schema import DatasetConfig
+from dbexp.core.errors import ConfigError
+from dbexp.core.store import Store
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "dreambooth"
 
@@ -332,7 +332,7 @@ class TestStorybook:
         def never(*_: Any) -> None:
             raise AssertionError("drawn twice")
 
-        monkeypatch.setattr("dbexp.storybook.subjects.draw_subject", never)
+        monkeypatch.setattr("dbexp.storybook.world.subjects.draw_subject", never)
         assert dataset.load(self.config(), store) == first
 
     @pytest.mark.parametrize("name", ["storybook/dgo", "dog", "storybook"])

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from omegaconf import MISSING, OmegaConf
 
-from dbexp.config import DatasetConfig
+from dbexp.config.schema import DatasetConfig
 from dbexp.dataset import UNNAMED
-from dbexp.storybook.subjects import SUBJECTS
+from dbexp.storybook.world.subjects import SUBJECTS
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf" / "dataset"

@@ -1,50 +1,64 @@
-"""Imports point one way, and each heavy library is known to one corner of the package."""
+"""Imports run one way, folder by folder and file by file, and each heavy library is known to one corner of the package.
+
+ARCHITECTURE.md has the order in words.
+"""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
 
 import dbexp
 
-PACKAGE = Path(dbexp.__file__).parent
-STAGES = {"dataset", "prior", "train", "sample", "evaluate", "tracking", "compare"}
+ROOT = Path(dbexp.__file__).parents[1]
 
-# library -> the modules (or packages) that may know it
+# from the top of the program to the ground; a file may import its own folder and the lines below its own
+ORDER = (
+    {"hydra_plugins"},
+    {"dbexp.__main__"},
+    {"dbexp"},
+    {"dbexp.api"},
+    {"dbexp.pipeline", "dbexp.generate", "dbexp.export"},
+    {"dbexp.compare"},
+    {"dbexp.tracking"},
+    {"dbexp.runs"},
+    {"dbexp.train", "dbexp.sample"},
+    {"dbexp.evaluate", "dbexp.models", "dbexp.dataset"},
+    {"dbexp.config", "dbexp.storybook"},
+    {"dbexp.core"},
+)
+
+# library -> the folders that may know it
 CORNERS = {
-    "diffusers": {"models", "storybook"},
-    "transformers": {"models", "storybook"},
-    "lpips": {"metrics", "storybook"},
-    "open_clip": {"metrics", "storybook"},
-    "timm": {"metrics", "storybook"},
-    "wandb": {"tracking"},
-    "wandb_workspaces": {"tracking"},
-    "plotly": {"compare"},
-    "jinja2": {"compare"},
-    "hydra": {"run", "config", "help", "api"},
+    "diffusers": {"dbexp.models", "dbexp.storybook"},
+    "transformers": {"dbexp.models", "dbexp.storybook"},
+    "lpips": {"dbexp.evaluate", "dbexp.storybook"},
+    "open_clip": {"dbexp.evaluate", "dbexp.storybook"},
+    "timm": {"dbexp.evaluate", "dbexp.storybook"},
+    "wandb": {"dbexp.tracking"},
+    "wandb_workspaces": {"dbexp.tracking"},
+    "plotly": {"dbexp.compare"},
+    "jinja2": {"dbexp.compare"},
+    "hydra": {"dbexp.pipeline", "dbexp.config", "dbexp.api", "hydra_plugins"},
 }
 
-# from the top of the program to the ground; what is named nowhere is a part: below the stages, above the config
-TOP = (
-    {"run", "generate", "export", "api", "compare_command"},
-    {"sweep", "memory", "dashboard"},
-    {"stages", "outcome", "run_pictures"},
-    STAGES,
-)
-GROUND = ({"config"}, {"schema"}, {"errors"})
+Graph = Mapping[str, set[str]]
+"""Module -> the modules that it imports anywhere in it."""
 
 
-def corner(path: Path) -> str:
-    """`metrics` for dbexp/metrics/dino.py, `train` for dbexp/train.py."""
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def files(root: Path) -> dict[str, Path]:
+    """Dotted name -> file of every module of the package and of its plugins."""
+    paths = [*(root / "dbexp").rglob("*.py"), *(root / "hydra_plugins").rglob("*.py")]
+    return {".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
 
 def imported(path: Path) -> set[str]:
-    """Full names of every module that a file imports, anywhere in it."""
+    """Full names of everything that a file imports, also inside functions; what only a type checker reads counts."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -55,48 +69,118 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-IDS = [path.relative_to(PACKAGE).as_posix() for path in FILES]
+def graph(root: Path) -> Graph:
+    """Who imports whom among the files below a root."""
+    modules = files(root)
+
+    def target(name: str) -> str | None:
+        while name and name not in modules:
+            name = name.rpartition(".")[0]
+        return name or None
+
+    return {
+        module: {other for name in imported(path) if (other := target(name)) is not None and other != module}
+        for module, path in modules.items()
+    }
 
 
-def height(name: str) -> int:
-    """How far above the ground a module stands; parts, at 0, may use each other."""
-    for up, names in enumerate(reversed(TOP), start=1):
-        if name in names:
-            return up
-    for down, names in enumerate(GROUND, start=1):
-        if name in names:
-            return -down
-    return 0
+def folder(module: str) -> str:
+    """`dbexp.train` for dbexp.train.loop, `dbexp.api` for itself, `hydra_plugins` for all of them."""
+    parts = module.split(".")
+    return parts[0] if parts[0] == "hydra_plugins" else ".".join(parts[:2])
 
 
-def test_the_package_is_what_is_looked_at() -> None:
-    names = {corner(path) for path in FILES}
-    assert set.union(*TOP, *GROUND) <= names
-    assert sum(height(name) == 0 for name in names) > 5
+def climbs(arrows: Graph) -> list[str]:
+    """Arrows that do not run down."""
+    level = {name: number for number, names in enumerate(ORDER) for name in names}
+    return [
+        f"{module} imports {other}, which stands {'beside' if level[a] == level[b] else 'above'} it"
+        for module, others in sorted(arrows.items())
+        for other in sorted(others)
+        if (a := folder(module)) != (b := folder(other)) and level[a] >= level[b]
+    ]
 
 
-@pytest.mark.parametrize("path", FILES, ids=IDS)
-def test_imports_point_down(path: Path) -> None:
-    own = corner(path)
-    for name in imported(path):
-        root, _, rest = name.partition(".")
-        other = rest.partition(".")[0]
-        if root != "dbexp" or other in ("", own, "__version__"):
-            continue
-        assert not {own, other} <= STAGES, f"stages do not import one another: {own} imports {other}"
-        assert height(own) >= height(other), f"{own} imports {other}, which stands above it"
+def circles(arrows: Graph) -> list[str]:
+    """One line for each way back to a module that is still being visited, depth first."""
+    lines: list[str] = []
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        if module in trail:
+            lines.append(" -> ".join((*trail[trail.index(module) :], module)))
+        elif module not in done:
+            for other in sorted(arrows[module]):
+                visit(other, (*trail, module))
+            done.add(module)
+
+    for module in sorted(arrows):
+        visit(module, ())
+    return lines
 
 
-@pytest.mark.parametrize("path", FILES, ids=IDS)
-def test_libraries_stay_in_their_corner(path: Path) -> None:
-    for name in imported(path):
-        allowed = CORNERS.get(name.partition(".")[0])
-        assert allowed is None or corner(path) in allowed, f"{corner(path)} imports {name}; that belongs to {allowed}"
+def test_every_folder_has_its_level() -> None:
+    folders = {folder(module) for module in files(ROOT)}
+    assert folders == set.union(*ORDER)
+    entries = {path.stem for path in (ROOT / "dbexp").iterdir() if not path.name.startswith(("_", "."))}
+    assert len(entries - {"conf", "py"}) <= 16, "the listing should read as the pipeline"
+
+
+def test_imports_run_down() -> None:
+    assert climbs(graph(ROOT)) == []
+
+
+def test_there_is_no_circle() -> None:
+    assert circles(graph(ROOT)) == []
+
+
+def planted(root: Path, sources: Mapping[str, str]) -> Graph:
+    for name, source in sources.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+    return graph(root)
+
+
+@pytest.mark.parametrize(
+    ("sources", "climb"),
+    [
+        ({"dbexp/core/a.py": "from dbexp.train.b import c", "dbexp/train/b.py": ""}, True),
+        ({"dbexp/sample/a.py": "from dbexp.train import b", "dbexp/train/b.py": ""}, True),
+        ({"dbexp/train/a.py": "def f():\n    import hydra_plugins.p.q", "hydra_plugins/p/q.py": ""}, True),
+        ({"dbexp/train/a.py": "from dbexp.core import b", "dbexp/core/b.py": "", "dbexp/core/__init__.py": ""}, False),
+    ],
+)
+def test_a_planted_climb_is_seen(tmp_path: Path, sources: dict[str, str], climb: bool) -> None:
+    assert bool(climbs(planted(tmp_path, sources))) == climb
+
+
+@pytest.mark.parametrize(
+    ("sources", "circle"),
+    [
+        ({"dbexp/core/a.py": "from dbexp.core import b", "dbexp/core/b.py": "import dbexp.core.a"}, True),
+        ({"hydra_plugins/a.py": "import hydra_plugins.b", "hydra_plugins/b.py": "from hydra_plugins import a"}, True),
+        ({"dbexp/core/__init__.py": "from dbexp.core.a import x", "dbexp/core/a.py": "from dbexp.core import x"}, True),
+        ({"dbexp/core/a.py": "from dbexp.core import b", "dbexp/core/b.py": ""}, False),
+    ],
+)  # fmt: skip
+def test_a_planted_circle_is_seen(tmp_path: Path, sources: dict[str, str], circle: bool) -> None:
+    assert bool(circles(planted(tmp_path, sources))) == circle
+
+
+def strangers(names: Iterable[str], home: str) -> list[str]:
+    """Libraries of another folder's corner."""
+    roots = {name.partition(".")[0] for name in names}
+    return sorted(root for root in roots if root in CORNERS and home not in CORNERS[root])
+
+
+@pytest.mark.parametrize("module", files(ROOT))
+def test_libraries_stay_in_their_corner(module: str) -> None:
+    assert strangers(imported(files(ROOT)[module]), folder(module)) == []
 
 
 def test_light_modules_do_not_load_torch() -> None:
-    light = "config errors store lr_schedule help run".split()
+    light = "config.check config.help core.errors core.store train.lr_schedule pipeline.command".split()
     code = f"import sys; import {', '.join(f'dbexp.{name}' for name in light)}; print('torch' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout.strip() == "False", result.stderr

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from dbexp import render, stages
-from dbexp.config import Config
-from dbexp.prior import _sampling
-from dbexp.sample import _draw
-from dbexp.store import Store
-from dbexp.train import inputs_of
+from dbexp.config.schema import Config
+from dbexp.core.store import Store
+from dbexp.pipeline import run as stages
+from dbexp.sample import draw as render
+from dbexp.sample.prior import _sampling
+from dbexp.sample.sample import _draw
+from dbexp.train.train import inputs_of
 from tests import builders
 
 Checked = Callable[..., Config]
@@ -41,7 +42,7 @@ def keys(checked: Checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         inputs = render._inputs(sampling, model, store, lora, scale)
         return (store.place(stage, inputs) / "0.png",)
 
-    monkeypatch.setattr("dbexp.sample.draw", find)
+    monkeypatch.setattr("dbexp.sample.sample.draw", find)
 
     def of(*overrides: str) -> dict[str, str]:
         config = checked(*COMMON, *overrides)

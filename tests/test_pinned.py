@@ -16,12 +16,14 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
-from dbexp import dataset, latents, prior, sample
-from dbexp.config import Config
-from dbexp.lane import Task
+from dbexp import dataset
+from dbexp.config.schema import Config
+from dbexp.core.store import Store, key_of
 from dbexp.models import Model, sd
-from dbexp.store import Store, key_of
-from dbexp.train import inputs_of, train
+from dbexp.sample import prior, sample
+from dbexp.train import latents
+from dbexp.train.lane import Task
+from dbexp.train.train import inputs_of, train
 from tests import builders, sweeps
 
 PHOTOGRAPHS = 3

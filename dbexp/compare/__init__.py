@@ -1,11 +1,11 @@
 """Runs side by side: everything is read back from the folders of a sweep, so a table can be made at any time."""
 
-from dbexp.compare.differences import differing, titles, what_differs
 from dbexp.compare.printed import line, print_grid, show
 from dbexp.compare.results import RESULTS, csv_text, write_results
-from dbexp.compare.runs import Group, Run, load, over_seeds, ranked, read, scan
 from dbexp.compare.statements import Statement, statements
 from dbexp.compare.write import Written, write_comparison
+from dbexp.runs.differences import differing, titles, what_differs
+from dbexp.runs.record import Group, Run, load, over_seeds, ranked, read, scan
 
 __all__ = [
     "RESULTS",

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbexp import table
+from dbexp.compare import table
 from dbexp.compare.factors import Factor
-from dbexp.compare.runs import Run
 from dbexp.compare.statistics import Difference, Moments
-from dbexp.metrics import Estimate
+from dbexp.evaluate import Estimate
+from dbexp.runs.record import Run
 
 MEASURES = table.PAPER
 """The columns that are compared."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from dbexp.compare.comparison import MEASURES, Effect, Entry, Scale, Standing
 from dbexp.compare.factors import Factor, words
-from dbexp.compare.runs import Group
 from dbexp.compare.statistics import Difference, Moments, Trial, difference, matched, pooled_deviation
-from dbexp.metrics import COLUMNS, Report, Resampling
+from dbexp.evaluate import COLUMNS, Report, Resampling
+from dbexp.runs.record import Group
 
 _CEILINGS = {"dino": "dino", "clip_i": "clip_i", "pres": "dino"}
 """Column -> column of the real images that bounds it: PRES is a similarity of DINO too."""

@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dbexp.compare.differences import differing, is_seed, setting
-from dbexp.compare.runs import Run
+from dbexp.runs.differences import differing, is_seed, setting
+from dbexp.runs.record import Run
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,14 @@ import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dbexp import table
-from dbexp.compare import effects
+from dbexp.compare import effects, table
 from dbexp.compare.comparison import FRONT, MEASURES, Comparison, Entry, Reference
-from dbexp.compare.differences import QUIET, setting
 from dbexp.compare.factors import Factor, factors, words
-from dbexp.compare.runs import Run, first_of, over_seeds, ranked, scan
 from dbexp.compare.statistics import pareto
-from dbexp.errors import ConfigError
-from dbexp.metrics import COLUMNS, Estimate
+from dbexp.core.errors import ConfigError
+from dbexp.evaluate import COLUMNS, Estimate
+from dbexp.runs.differences import QUIET, setting
+from dbexp.runs.record import Run, first_of, over_seeds, ranked, scan
 
 
 def compare(sweeps: Sequence[Path], objective: str | None = None) -> Comparison:

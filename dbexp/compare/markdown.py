@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-from dbexp import table
+from dbexp.compare import table
 from dbexp.compare.comparison import MEASURES, Comparison
 from dbexp.compare.numbers import DASH, interval, written
 from dbexp.compare.statements import statements

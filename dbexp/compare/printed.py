@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dbexp import table
-from dbexp.compare.differences import is_seed, titles, what_differs
-from dbexp.compare.runs import Group, Run, first_of, over_seeds, ranked
-from dbexp.metrics import COLUMNS
+from dbexp.compare import table
+from dbexp.evaluate import COLUMNS
+from dbexp.runs.differences import is_seed, titles, what_differs
+from dbexp.runs.record import Group, Run, first_of, over_seeds, ranked
 
 
 def line(run: Run) -> str:

@@ -7,11 +7,11 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dbexp.compare.differences import differing, setting
 from dbexp.compare.numbers import exact
-from dbexp.compare.runs import UNFINISHED, Run, first_of, ranked, scan
-from dbexp.metrics import COLUMNS
-from dbexp.store import write_atomic
+from dbexp.core.store import write_atomic
+from dbexp.evaluate import COLUMNS
+from dbexp.runs.differences import differing, setting
+from dbexp.runs.record import UNFINISHED, Run, first_of, ranked, scan
 
 RESULTS = "results.csv"
 

@@ -10,8 +10,8 @@ from dbexp.compare.comparison import Comparison, Effect, Scale, Standing
 from dbexp.compare.factors import Factor
 from dbexp.compare.numbers import interval, percent, signed, written
 from dbexp.compare.statistics import Difference, Moments
-from dbexp.metrics import COLUMNS
-from dbexp.table import TITLES
+from dbexp.compare.table import TITLES
+from dbexp.evaluate import COLUMNS
 
 SMALL = 0.05
 """A significant difference is called a little below this part of the way from the base model to real images."""

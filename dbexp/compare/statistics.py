@@ -2,7 +2,7 @@
 
 A paired difference compares runs that agree in everything but one parameter, picture by picture: same subject, same
 prompt, same seed. What both runs share (an easy prompt, a lucky seed) then cancels. Intervals are percentile bootstraps
-over prompts (`dbexp.metrics.functional.paired_difference`); all pictures of a prompt, from all pairs of runs, are
+over prompts (`dbexp.evaluate.functional.paired_difference`); all pictures of a prompt, from all pairs of runs, are
 resampled together. So an interval speaks of other prompts, not of other training seeds: for those, see in how many
 pairs of runs the difference has the same sign.
 """
@@ -13,8 +13,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dbexp.metrics import Estimate, Resampling, paired_difference
-from dbexp.metrics.functional import PairKey
+from dbexp.evaluate import Estimate, Resampling, paired_difference
+from dbexp.evaluate.functional import PairKey
 
 
 @dataclass(frozen=True)

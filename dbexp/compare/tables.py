@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dbexp.compare.comparison import Comparison
 from dbexp.compare.numbers import exact, written
-from dbexp.metrics import COLUMNS, Estimate
+from dbexp.evaluate import COLUMNS, Estimate
 
 
 @dataclass(frozen=True)

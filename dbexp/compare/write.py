@@ -10,8 +10,8 @@ from dbexp.compare.comparison import Comparison
 from dbexp.compare.gather import compare
 from dbexp.compare.markdown import MARKDOWN, markdown
 from dbexp.compare.results import RESULTS, csv_text
-from dbexp.compare.runs import UNFINISHED
-from dbexp.store import write_atomic
+from dbexp.core.store import write_atomic
+from dbexp.runs.record import UNFINISHED
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def write_comparison(sweeps: Sequence[Path], objective: str | None = None, folde
         ConfigError: a folder holds no run, or there is no such column.
         OSError: the files cannot be written.
     """
-    from dbexp.compare.page import PAGE, page  # jinja and plotly: nobody else needs them
+    from dbexp.compare.page.page import PAGE, page  # jinja and plotly: nobody else needs them
 
     folder = folder or sweeps[0]
     comparison = compare(sweeps, objective)

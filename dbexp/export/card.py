@@ -10,11 +10,12 @@ import yaml  # type: ignore[import-untyped]
 from huggingface_hub import EvalResult, ModelCardData
 
 import dbexp
-from dbexp import table
-from dbexp.config import Config, fill, plain
+from dbexp.compare import table
+from dbexp.config.check import fill, plain
+from dbexp.config.schema import Config
+from dbexp.core.provenance import public
+from dbexp.evaluate import Estimate, Report
 from dbexp.export.check import LEAST_PSNR, Check
-from dbexp.metrics import Estimate, Report
-from dbexp.provenance import public
 
 LICENCES = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",

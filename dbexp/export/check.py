@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dbexp.lora import merged
 from dbexp.models import Model
+from dbexp.train.adapter import merged
 
 LEAST_PSNR = 40.0
 """dB; below it a written file does not give the run's pictures."""

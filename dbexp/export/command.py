@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
-from dbexp.command import parse, told
-from dbexp.config import conf_dir, fill
-from dbexp.errors import ConfigError
+from dbexp.config.check import conf_dir, fill
+from dbexp.config.words import parse, told
+from dbexp.core.errors import ConfigError
 from dbexp.export import settings as schema
 from dbexp.export.settings import ExportConfig
 
 if TYPE_CHECKING:
+    from dbexp.evaluate import Report
     from dbexp.export.check import Check
     from dbexp.generate.runs import Run
-    from dbexp.metrics import Report
     from dbexp.models import Model
 
 PROGRAM = "dbexp-export"
@@ -67,11 +67,12 @@ def export(settings: ExportConfig) -> Exported:
     problems = schema.problems(settings)
     if problems:
         raise ConfigError(problems)
-    from dbexp import lora, models  # torch and diffusers: seconds, so after the check
+    from dbexp import models  # torch and diffusers: seconds, so after the check
+    from dbexp.core.provenance import public
+    from dbexp.core.store import Store
     from dbexp.generate import runs
-    from dbexp.provenance import public
-    from dbexp.render import slug
-    from dbexp.store import Store
+    from dbexp.sample.draw import slug
+    from dbexp.train import adapter as lora
 
     (run,) = runs.open_runs([settings.run], settings.objective)
     if run.chosen:
@@ -192,8 +193,8 @@ def _write_card(
 ) -> list[str]:
     """README.md and its pictures; their names in the folder."""
     from dbexp import compare
+    from dbexp.core.store import write_atomic
     from dbexp.export.card import Facts, card
-    from dbexp.store import write_atomic
 
     evaluated = (run.folder / "result.json").is_file() and (run.folder / "evaluate" / "metrics.json").is_file()
     report = compare.read(run.folder).report if evaluated else None
@@ -220,7 +221,7 @@ def _copy_pictures(run: Run, report: Report, folder: Path, count: int) -> list[t
 
 def _grid(run: Run, report: Report, folder: Path, prompts: Sequence[str]) -> str:
     """The base model beside the LoRA on some prompts. The subject's own photographs are not on it: they are private."""
-    from dbexp.contact_sheet import Column, contact_sheet
+    from dbexp.compare.contact_sheet import Column, contact_sheet
 
     def column(row: str, heading: str, limit: int) -> Column:
         images: dict[str, list[Path]] = {prompt: [] for prompt in prompts}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import huggingface_hub
 
-from dbexp.errors import ConfigError
+from dbexp.core.errors import ConfigError
 
 
 def licence(base: str) -> str | None:

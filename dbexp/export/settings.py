@@ -8,9 +8,9 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from dbexp.command import COMMAS
-from dbexp.errors import Problems
-from dbexp.metrics import COLUMNS
+from dbexp.config.words import COMMAS
+from dbexp.core.errors import Problems
+from dbexp.evaluate import COLUMNS
 
 USAGE = """\
 dbexp-export: a run's LoRA for diffusers, ComfyUI and others, with a model card

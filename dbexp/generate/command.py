@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbexp.command import parse, told
-from dbexp.errors import ConfigError
+from dbexp.config.words import parse, told
+from dbexp.core.errors import ConfigError
 from dbexp.generate import settings as schema
 from dbexp.generate.settings import GenerateConfig
 
@@ -88,9 +88,9 @@ def generate(settings: GenerateConfig) -> Path:
 def _draw(columns: Sequence[GridColumn], drawn: Drawing, settings: GenerateConfig, folder: Path) -> None:
     """Every picture that is not there, column by column."""
     from dbexp import models
+    from dbexp.core.progress import progress
+    from dbexp.core.store import Store
     from dbexp.generate.draw import draw_column
-    from dbexp.progress import progress
-    from dbexp.store import Store
 
     with progress("generate", sum(len(column.shots) for column in columns)) as bar:
         for column in columns:
@@ -101,7 +101,7 @@ def _draw(columns: Sequence[GridColumn], drawn: Drawing, settings: GenerateConfi
 
 def _sheet(columns: Sequence[GridColumn], drawn: Drawing, folder: Path) -> Path:
     """The contact sheet: the picture to start from, if there is one, then every column."""
-    from dbexp.contact_sheet import Column, contact_sheet
+    from dbexp.compare.contact_sheet import Column, contact_sheet
 
     shown = []
     rows = list(dict.fromkeys(shot.row for column in columns for shot in column.shots))

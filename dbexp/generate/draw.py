@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dbexp import cores
-from dbexp.errors import ConfigError
-from dbexp.generate import keeping
+from dbexp.core import cores
+from dbexp.core.errors import ConfigError
+from dbexp.core.progress import Bar
+from dbexp.core.store import write_atomic
 from dbexp.generate.grid import Drawing, GridColumn, Shot, paste
-from dbexp.lora import merged
 from dbexp.models import Model
-from dbexp.progress import Bar
-from dbexp.render import Pipelines, pixels, read_metadata
-from dbexp.store import write_atomic
+from dbexp.models import inpaint as keeping
+from dbexp.sample.draw import Pipelines, pixels, read_metadata
+from dbexp.train.adapter import merged
 
 log = logging.getLogger(__name__)
 

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from dbexp import compare, prompts
-from dbexp.config import ModelConfig, fill
-from dbexp.errors import ConfigError, Problems
+from dbexp import compare
+from dbexp.config.check import fill
+from dbexp.config.schema import ModelConfig
+from dbexp.core.errors import ConfigError, Problems
+from dbexp.core.images import read_rgb
+from dbexp.core.store import file_hash
 from dbexp.generate.runs import Run
 from dbexp.generate.settings import GenerateConfig
-from dbexp.images import read_rgb
-from dbexp.render import slug
-from dbexp.store import file_hash
+from dbexp.sample import prompts
+from dbexp.sample.draw import slug
 
 _MULTIPLE = 8  # pixels of one latent of Stable Diffusion
 _HALF = 128  # of 8-bit grey: where a mask turns from keep to draw

@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dbexp import compare
-from dbexp.config import Config
-from dbexp.errors import ConfigError
-from dbexp.metrics import COLUMNS
-from dbexp.store import file_hash
+from dbexp.config.schema import Config
+from dbexp.core.errors import ConfigError
+from dbexp.core.store import file_hash
+from dbexp.evaluate import COLUMNS
 
 LORA = Path("train") / "lora.safetensors"
 

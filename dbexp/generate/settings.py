@@ -8,10 +8,10 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from dbexp.command import COMMAS
-from dbexp.config import CHOICES, SAMPLERS
-from dbexp.errors import Problems
-from dbexp.metrics import COLUMNS
+from dbexp.config.check import CHOICES, SAMPLERS
+from dbexp.config.words import COMMAS
+from dbexp.core.errors import Problems
+from dbexp.evaluate import COLUMNS
 
 USAGE = """\
 dbexp-generate: pictures from trained runs

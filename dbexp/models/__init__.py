@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dbexp.config import ModelConfig
-from dbexp.store import Store, key_of
+from dbexp.config.schema import ModelConfig
+from dbexp.core.store import Store, key_of
 
 # family -> module of this package that defines `load(cfg, store)`
 FAMILIES = {"sd": "dbexp.models.sd"}

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dbexp.config import ModelConfig
-from dbexp.device import pick_device, pick_dtype
-from dbexp.errors import ConfigError
-from dbexp.packaged import locate
-from dbexp.store import Store, key_of
+from dbexp.config.schema import ModelConfig
+from dbexp.core.device import pick_device, pick_dtype
+from dbexp.core.errors import ConfigError
+from dbexp.core.packaged import locate
+from dbexp.core.store import Store, key_of
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel

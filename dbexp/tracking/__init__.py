@@ -28,11 +28,11 @@ Modules: `records` is the disk, `session` opens W&B runs, `content` makes tables
 `live`, `upload` and `comparison` use them while a job runs, later, and for a sweep.
 """
 
-from dbexp.tracking.comparison import REFERENCE, Comparison, Row, summarise
-from dbexp.tracking.live import Disabled, Tracker, start
-from dbexp.tracking.names import run_name, sweep_name
+from dbexp.runs.names import run_name, sweep_name
 from dbexp.tracking.records import FOLDER
 from dbexp.tracking.session import problems
+from dbexp.tracking.summary import REFERENCE, Comparison, Row, summarise
+from dbexp.tracking.tracker import Disabled, Tracker, start
 from dbexp.tracking.upload import Synced, sync
 
 __all__ = [

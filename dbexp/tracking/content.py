@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from dbexp.metrics import COLUMNS, Report, summary
-from dbexp.table import PAPER, REFERENCES, heading
+from dbexp.compare.table import PAPER, REFERENCES, heading
+from dbexp.evaluate import COLUMNS, Report, summary
 
 if TYPE_CHECKING:
     import wandb

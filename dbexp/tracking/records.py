@@ -27,9 +27,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dbexp.metrics import Report
-from dbexp.readable import readable
-from dbexp.store import file_hash, key_of, write_atomic
+from dbexp.core.readable import readable
+from dbexp.core.store import file_hash, key_of, write_atomic
+from dbexp.evaluate import Report
 
 FOLDER = "tracking"
 """Sub-folder of a run, or of a sweep, that holds its records and everything W&B writes."""

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dbexp.config import Config
-from dbexp.metrics import COLUMNS
+from dbexp.config.schema import Config
+from dbexp.evaluate import COLUMNS
 from dbexp.tracking.records import Records, RunRecord
 
 if TYPE_CHECKING:

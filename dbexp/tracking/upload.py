@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbexp.errors import ConfigError
-from dbexp.tracking import comparison, session
+from dbexp.core.errors import ConfigError
 from dbexp.tracking import records as _records
+from dbexp.tracking import session
+from dbexp.tracking import summary as comparison
 from dbexp.tracking.records import Records, RunRecord
 from dbexp.tracking.session import Attempts
 from dbexp.tracking.writer import Writer

@@ -10,10 +10,10 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dbexp import command
-from dbexp.errors import ConfigError, Problems
-from dbexp.metrics import COLUMNS
-from dbexp.table import PAPER, TITLES, heading
+from dbexp.compare.table import PAPER, TITLES, heading
+from dbexp.config import words as command
+from dbexp.core.errors import ConfigError, Problems
+from dbexp.evaluate import COLUMNS
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace

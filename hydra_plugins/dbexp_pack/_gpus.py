@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from dbexp.errors import Interrupted
+from dbexp.core.errors import Interrupted
 from hydra_plugins.dbexp_pack import _work
 from hydra_plugins.dbexp_pack._work import Returned, Work
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from dbexp.errors import Interrupted
+from dbexp.core.errors import Interrupted
 from hydra_plugins.dbexp_pack import _work
 from hydra_plugins.dbexp_pack._work import Returned, Work
 

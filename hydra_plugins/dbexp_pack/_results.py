@@ -30,20 +30,20 @@ class Results(Callback):
         """Write the results so far; print the job's line if nobody else will."""
         if not _is_sweep(config):
             return
-        from hydra_plugins.dbexp_pack import _report
+        from hydra_plugins.dbexp_pack import _console
 
-        _report.write_results(Path(str(config.hydra.sweep.dir)), _objective(config))
+        _console.write_results(Path(str(config.hydra.sweep.dir)), _objective(config))
         if not _packs(config):
             words = " ".join(config.hydra.overrides.task)
-            said = _report.said(Path(str(config.hydra.runtime.output_dir)))
+            said = _console.said(Path(str(config.hydra.runtime.output_dir)))
             print(f"job {config.hydra.job.num} ({words})  {said}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table if nobody else does. Hydra 1.3 leaves this out when a job failed."""
         if not _packs(config):
-            from hydra_plugins.dbexp_pack import _report
+            from hydra_plugins.dbexp_pack import _console
 
-            _report.show_results(Path(str(config.hydra.sweep.dir)), _objective(config))
+            _console.show_results(Path(str(config.hydra.sweep.dir)), _objective(config))
 
 
 def _is_sweep(config: DictConfig) -> bool:
@@ -51,7 +51,7 @@ def _is_sweep(config: DictConfig) -> bool:
 
 
 def _objective(config: DictConfig) -> str:
-    """As `dbexp.config.check` gives it."""
+    """As `dbexp.config.check.check` gives it."""
     return str(config.objective).replace("+", ",")
 
 

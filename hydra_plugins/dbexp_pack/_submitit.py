@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import submitit
 
-from dbexp.errors import Interrupted
+from dbexp.core.errors import Interrupted
 from hydra_plugins.dbexp_pack import _work
 from hydra_plugins.dbexp_pack._work import Returned, Work
 

@@ -22,10 +22,10 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from dbexp import live
+from dbexp.pipeline import view as live
 
 if TYPE_CHECKING:
-    from dbexp.sweep import Job
+    from dbexp.pipeline.sweep import Job
 
 Returned = tuple[int, JobReturn]
 """A job's number, and what became of it."""
@@ -72,7 +72,7 @@ def run(work: Work) -> Iterator[Returned]:
         SystemExit: a signal stopped a job.
     """
     if work.train:
-        from dbexp import sweep  # seconds, which a job that needs none of it should not wait
+        from dbexp.pipeline import sweep  # seconds, which a job that needs none of it should not wait
 
         sweep.train_pack(work.jobs, work.size)
     for job, cfg in zip(work.jobs, work.composed, strict=True):
@@ -122,7 +122,8 @@ def enter(work: Work) -> None:
     """Bring a fresh process to where the sweep's own process is: resolvers, name of the program, folder, log."""
     from hydra import version
 
-    from dbexp import config, help
+    from dbexp.config import check as config
+    from dbexp.config import help
 
     config.register()
     help.register()
@@ -162,7 +163,7 @@ def recover(work: Work, missing: Sequence[int], reason: str) -> Iterator[Returne
 
 
 def _recovered(job: Job, cfg: DictConfig, base: Path, reason: str) -> JobReturn:
-    from dbexp import stages
+    from dbexp.pipeline import run as stages
 
     sweep, folder = places(cfg, base)
     with_hydra: Any = OmegaConf.create({"hydra": OmegaConf.to_container(cfg.hydra, resolve=False)})

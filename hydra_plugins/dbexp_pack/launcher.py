@@ -111,9 +111,9 @@ class PackLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run a batch of jobs; one return per job, in order."""
-        from hydra_plugins.dbexp_pack import _core
+        from hydra_plugins.dbexp_pack import _launch
 
-        return _core.launch(self, job_overrides, initial_job_idx)
+        return _launch.launch(self, job_overrides, initial_job_idx)
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="pack", node=PackLauncherConf, provider="dbexp")

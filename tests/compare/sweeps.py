@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dbexp.config import Config, plain
-from dbexp.metrics import Copy, Estimate, ImageScores, PromptScores, Report, Resampling
-from dbexp.metrics.functional import estimate_mean
+from dbexp.config.check import plain
+from dbexp.config.schema import Config
+from dbexp.evaluate import Copy, Estimate, ImageScores, PromptScores, Report, Resampling
+from dbexp.evaluate.functional import estimate_mean
 
 PROMPTS = ("a sks dog in the snow", "a sks dog wearing a red hat", "a red sks dog", "a sks dog on the beach")
 HOW = Resampling(resamples=200)

@@ -9,7 +9,7 @@ import pytest
 
 from dbexp import compare
 from dbexp.compare.gather import compare as gather
-from dbexp.errors import ConfigError
+from dbexp.core.errors import ConfigError
 from tests.compare import sweeps
 
 

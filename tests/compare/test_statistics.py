@@ -9,16 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dbexp.compare.statistics import (
-    Trial,
-    difference,
-    main_effect,
-    matched,
-    moments,
-    pareto,
-    pooled_deviation,
-)
-from dbexp.metrics import Resampling
+from dbexp.compare.statistics import Trial, difference, main_effect, matched, moments, pareto, pooled_deviation
+from dbexp.evaluate import Resampling
 
 PROMPTS, EACH = 12, 4
 

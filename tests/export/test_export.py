@@ -19,9 +19,11 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 
-from dbexp import help, lora, provenance
+from dbexp.config import help
+from dbexp.core import provenance
 from dbexp.export import check, command, hub
 from dbexp.export.settings import ExportConfig, problems
+from dbexp.train import adapter as lora
 from tests import builders, run_folders
 
 Export = Callable[..., Path]

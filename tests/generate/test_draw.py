@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dbexp import config as rules
-from dbexp import lora
+from dbexp.config import check as rules
 from dbexp.generate import command, draw
-from dbexp.render import read_metadata
+from dbexp.sample.draw import read_metadata
+from dbexp.train import adapter as lora
 from tests import builders, run_folders
 
 SNOW = "a {token} {class} in the snow"
@@ -150,7 +150,7 @@ def test_cores_share_a_batch(
     words = [f"prompt={SNOW}", "prompt=a red {class}", "images=2", "batch_size=4"]
     if keeps is not None:
         words += [f"init_image={garden / 'garden.png'}", f"mask={garden / 'mask.png'}", "paste=false"]
-        monkeypatch.setattr("dbexp.generate.keeping.is_needed", lambda pipe: keeps)
+        monkeypatch.setattr("dbexp.models.inpaint.is_needed", lambda pipe: keeps)
     alone = pixels(generate(*words))
     threads = set()
     sample = draw._sample
@@ -240,12 +240,12 @@ class TestInpainting:
         """With 4 channels both ways are open, and give the same picture."""
         settings = (*words, "strength=0.7", "paste=false", "images=2")
         stock = pixels(generate(*settings))
-        monkeypatch.setattr("dbexp.generate.keeping.is_needed", lambda pipe: True)
+        monkeypatch.setattr("dbexp.models.inpaint.is_needed", lambda pipe: True)
         own = pixels(generate(*settings))
         assert len(stock) == 2
         for path, picture in stock.items():
             assert np.abs(own[path] - picture).max() <= 1
-        monkeypatch.setattr("dbexp.generate.keeping.keeping", lambda *given: lambda pipe, step, latents: latents)
+        monkeypatch.setattr("dbexp.models.inpaint.keeping", lambda *given: lambda pipe, step, latents: latents)
         without = pixels(generate(*settings))
         assert all(np.abs(without[path] - picture).max() > 8 for path, picture in stock.items()), "nothing is kept here"
 

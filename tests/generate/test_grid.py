@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dbexp.errors import ConfigError
+from dbexp.core.errors import ConfigError
 from dbexp.generate import grid
 from dbexp.generate.runs import Run
 from dbexp.generate.settings import GenerateConfig

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from dbexp.config import plain
-from dbexp.errors import ConfigError
+from dbexp.config.check import plain
+from dbexp.core.errors import ConfigError
+from dbexp.core.store import file_hash
 from dbexp.generate.runs import open_runs
-from dbexp.store import file_hash
 from tests import run_folders
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dbexp import help
+from dbexp.config import help
 from dbexp.generate.settings import GenerateConfig, problems
 
 

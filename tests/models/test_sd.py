@@ -18,11 +18,11 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline
 from diffusers.training_utils import compute_snr
 
 from dbexp import models
-from dbexp.config import SAMPLERS
-from dbexp.errors import ConfigError
+from dbexp.config.check import SAMPLERS
+from dbexp.core.errors import ConfigError
+from dbexp.core.store import Store
 from dbexp.models import Model, sd
 from dbexp.models.random_weights import TINY, TINY_V, Size
-from dbexp.store import Store
 from tests import builders
 from tests.builders import model_config
 

@@ -14,8 +14,8 @@ from PIL import Image
 from wandb.util import get_core_path
 
 from dbexp import tracking
-from dbexp.config import Config
-from dbexp.metrics import Estimate, ImageScores, PromptScores, Report
+from dbexp.config.schema import Config
+from dbexp.evaluate import Estimate, ImageScores, PromptScores, Report
 
 ROOT = Path(__file__).parents[2]
 _PATIENCE = 10.0  # seconds

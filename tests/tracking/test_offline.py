@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from dbexp import tracking
-from dbexp.metrics import COLUMNS
-from dbexp.tracking import comparison
+from dbexp.evaluate import COLUMNS
+from dbexp.tracking import summary as comparison
 from tests.tracking.runs import (
     COMPARISON,
     KEY,

@@ -25,7 +25,7 @@ from tests.tracking.server import Service, serving
 ASK = """
 import json, pathlib, sys
 from dbexp import tracking
-from dbexp.config import Config
+from dbexp.config.schema import Config
 cfg = Config()
 cfg.tracking.mode = "online"
 pathlib.Path(sys.argv[1]).write_text(json.dumps(tracking.problems(cfg)))

@@ -13,7 +13,7 @@ from tests.tracking.server import serving
 
 
 def test_jobs_tell_their_losses_while_they_train_together_and_go_on_with_the_same_runs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "dbexp.run", "-m", *tiny(tmp_path / "store"), "tracking.mode=online"]
+    command = [sys.executable, "-m", "dbexp", "-m", *tiny(tmp_path / "store"), "tracking.mode=online"]
     command += ["lora.rank=2,4", "sample.base=false", f"hydra.sweep.dir={tmp_path}/day/sweep"]
     with serving() as service:
         env = environment(tmp_path, WANDB_BASE_URL=service.url, WANDB_API_KEY=KEY)

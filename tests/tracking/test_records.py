@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dbexp import tracking
-from dbexp.errors import ConfigError
+from dbexp.core.errors import ConfigError
 from dbexp.tracking.records import TIME, Records, RunRecord, find
 from tests.tracking.runs import KEY, ROWS, config, evaluation
 

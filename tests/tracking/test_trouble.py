@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from dbexp import tracking
-from dbexp.config import Config, flatten
-from dbexp.errors import ConfigError
-from dbexp.metrics import Estimate, Report
+from dbexp.config.check import flatten
+from dbexp.config.schema import Config
+from dbexp.core.errors import ConfigError
+from dbexp.evaluate import Estimate, Report
 
 ROWS = [{"step": 1, "loss": 0.5}]
 ROW = {"dino": Estimate(0.5, 0.4, 0.6, 2)}

@@ -13,8 +13,9 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from dbexp.config import Config, conf_dir
-from dbexp.metrics import COLUMNS
+from dbexp.config.check import conf_dir
+from dbexp.config.schema import Config
+from dbexp.evaluate import COLUMNS
 from tests.tracking.runs import ROOT, environment, inspect, run_of
 
 SWEEP: dict[str, Any] = yaml.safe_load((conf_dir() / "wandb_sweep.yaml").read_text(encoding="utf-8"))

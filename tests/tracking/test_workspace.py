@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dbexp.errors import ConfigError
+from dbexp.core.errors import ConfigError
 from dbexp.tracking import workspace
 from dbexp.tracking.workspace import Settings
 

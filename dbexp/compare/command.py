@@ -1,0 +1,128 @@
+"""The command `dbexp-compare`: what one or more sweeps say, rebuilt from their folders; and what the store holds."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from dbexp.core.errors import ConfigError, Problems
+
+_DESCRIPTION = """\
+Rebuild the comparison of one or more sweeps from disk: results.csv, results.md (ready to paste) and report.html (one
+page, works offline). They are written into the sweep's folder; for several sweeps into --output."""
+_SEVERAL = Path("comparison")
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command line. Exit status: 0 done, 1 bad input, 2 a mistyped switch, 130 by Ctrl-C."""
+    options = _parser().parse_args(words)
+    try:
+        _run(options)
+    except ConfigError as error:
+        several = len(error.problems) > 1
+        lines = [f"{len(error.problems)} problems", *error.problems] if several else [str(error)]
+        sys.exit("dbexp-compare: " + "\n  ".join(lines))
+    except OSError as error:
+        sys.exit(f"dbexp-compare: {error.filename}: {error.strerror}; choose another place with --output FOLDER")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("dbexp-compare", description=_DESCRIPTION)
+    parser.add_argument("sweeps", nargs="*", type=Path, metavar="SWEEP", help="folder of a sweep, or of one run")
+    parser.add_argument("--objective", metavar="COLUMN", help="column that ranks, such as dino; default: the runs' own")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the files go")
+    parser.add_argument("--open", action="store_true", help="show the page in a browser")
+    parser.add_argument("--sync", action="store_true", help="upload to Weights & Biases what it lacks of these sweeps")
+    store = parser.add_argument_group("the store of computed results")
+    store.add_argument(
+        "--store",
+        nargs="?",
+        const=Path(),
+        type=Path,
+        metavar="FOLDER",
+        help="list what it holds; without a folder, the one in the user's cache directory",
+    )
+    store.add_argument("--prune-older-than", type=float, metavar="DAYS", help="delete what was not used for so long")
+    store.add_argument(
+        "--prune-to-size", type=float, metavar="GB", help="delete what was used longest ago until it fits"
+    )
+    store.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    prunes = options.prune_older_than is not None or options.prune_to_size is not None
+    problems = Problems()
+    problems.require(
+        bool(options.sweeps) or options.store is not None,
+        "which sweep? give its folder, such as multirun/DATE/TIME; or --store to list what was computed",
+    )
+    problems.require(
+        options.store is not None or not prunes, "--prune-...: say --store too, for that is what is pruned"
+    )
+    problems.require(prunes or not options.dry_run, "--dry-run: give --prune-older-than DAYS or --prune-to-size GB too")
+    problems.raise_if_any()
+    if options.store is not None:
+        _store(options, prunes)
+    if options.sweeps:
+        _compare(options)
+
+
+def _store(options: argparse.Namespace, prunes: bool) -> None:
+    from dbexp.core import store_listing
+    from dbexp.core.store import Store
+
+    store = Store(None if options.store == Path() else options.store)
+    if prunes:
+        store_listing.prune(
+            store,
+            older_than_days=options.prune_older_than,
+            to_size_gb=options.prune_to_size,
+            dry_run=options.dry_run,
+        )
+    else:
+        store_listing.show(store)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from dbexp import compare
+
+    folder = options.output or (options.sweeps[0] if len(options.sweeps) == 1 else _SEVERAL)
+    written = compare.write_comparison(options.sweeps, options.objective, folder)
+    told = written.comparison
+    compare.show([entry.run for entry in told.entries], told.objective)
+    for one in compare.statements(told):
+        print(f"\n{one.sentence}")
+    print(
+        f"\ntable          {written.csv}\nto paste       {written.markdown}\npage           {written.page}", flush=True
+    )
+    if options.sync:
+        for sweep in options.sweeps:
+            _sync(sweep)
+    if options.open:
+        webbrowser.open(written.page.resolve().as_uri())
+
+
+def _sync(sweep: Path) -> None:
+    """Upload a sweep, and say what became of it.
+
+    Raises:
+        ConfigError: nothing can be uploaded, or a run could not.
+    """
+    from dbexp import tracking
+
+    done = tracking.sync(sweep)
+    for folder, address in done.uploaded.items():
+        print(f"uploaded       {folder}  {address}", flush=True)
+    print(f"in W&B already {len(done.present)} of {len(done.present) + len(done.uploaded) + len(done.failed)} runs")
+    if done.failed:
+        raise ConfigError([f"{folder}: is not uploaded ({why}); repeat --sync" for folder, why in done.failed.items()])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The schema of a config, its checks, and the words of the command line."""

@@ -1,0 +1,189 @@
+"""What `dbexp --help` prints: every parameter with type, value and meaning, and every option of every group.
+
+Nothing is written twice: types come from the dataclasses of `dbexp.config.schema`, meanings from the strings under
+their fields, values from what Hydra composed for this command line, options from the folders it searched.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import itertools
+import shutil
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+
+from dbexp.config import check as config
+
+RESOLVER = "dbexp.help"
+
+_USAGE = """\
+dbexp: DreamBooth-LoRA experiments as Hydra sweeps
+
+  dbexp                                        one run with the defaults
+  dbexp model=sd15 dataset=dog3 lora.rank=32   other options, one parameter
+  dbexp dataset=folder dataset.path=photos dataset.class_noun=dog dataset.live=true
+  dbexp -m lora.rank=16,32 prior.weight=0,1    a sweep: every combination
+  dbexp -m experiment=reference/diffusers      a sweep from a preset
+  dbexp -m hydra.launcher.plan_only=true [...] what a sweep would do: jobs, what is there already, packs
+  dbexp --cfg job --resolve [...]              what a command would run, without running it
+  dbexp --config-dir FOLDER [...]              options of your own beside the shipped ones
+  eval "$(dbexp -sc install=bash)"             tab completion in this shell
+  dbexp --hydra-help                           Hydra's own switches
+"""
+_MIN_WIDTH, _MAX_WIDTH = 72, 120
+
+
+def register() -> None:
+    """Let `hydra.help.template` say `${dbexp.help:}`."""
+    OmegaConf.register_new_resolver(RESOLVER, _resolve, replace=True)
+
+
+def _resolve(*, _root_: DictConfig) -> str:
+    """The help text of a composed config, escaped for the `string.Template` that Hydra passes it through."""
+    sources = _root_.hydra.runtime.config_sources
+    folders = [Path(source.path) for source in sources if source.schema == "file"]
+    width = min(max(shutil.get_terminal_size().columns, _MIN_WIDTH), _MAX_WIDTH)
+    return text(_root_, folders, width).replace("$", "$$")
+
+
+def text(cfg: DictConfig, folders: list[Path], width: int) -> str:
+    """The whole help.
+
+    Args:
+        cfg: a composed config; its values are shown.
+        folders: where options of groups are looked for.
+        width: of the lines, in characters.
+    """
+    parts = [_USAGE, "GROUPS (group=option)\n", *_group_lines(options(folders), width)]
+    parts.append("\nPARAMETERS (name=value)\n")
+    parts.append(textwrap.fill("The values are those of this command: add overrides and ask for help again.", width))
+    parts.extend(class_lines(config.Config, "", cfg, width))
+    return "\n".join(parts)
+
+
+def options(folders: list[Path]) -> dict[str, list[str]]:
+    """Group name -> names of its options, as one writes them on the command line.
+
+    Args:
+        folders: roots of config trees; a group is a folder right below one. Hydra's own group is left out.
+    """
+    found: dict[str, set[str]] = {}
+    for root in folders:
+        for path in root.glob("*/**/*.yaml"):
+            group, *rest = path.relative_to(root).with_suffix("").parts
+            if group != "hydra":
+                found.setdefault(group, set()).add("/".join(rest))
+    return {group: sorted(names, key=_naturally) for group, names in sorted(found.items())}
+
+
+def parameters(cls: type = config.Config, prefix: str = "") -> list[str]:
+    """Dotted names of all fields of a dataclass, and of the dataclasses in it."""
+    names = []
+    for name, hint in get_type_hints(cls).items():
+        names.append(prefix + name)
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            names += parameters(hint, f"{prefix}{name}.")
+    return names
+
+
+def _naturally(name: str) -> tuple[int, str, int]:
+    """Plain names before nested ones, dog2 before dog10."""
+    stem = name.rstrip("0123456789")
+    return name.count("/"), stem, int(name[len(stem) :] or 0)
+
+
+def docs(cls: type) -> dict[str, str]:
+    """Field name -> the string under the field, of a dataclass of any module."""
+    module = inspect.getmodule(cls)
+    assert module is not None
+    return _all_docs(module)[cls.__name__]
+
+
+@functools.cache
+def _all_docs(module: ModuleType) -> dict[str, dict[str, str]]:
+    tree = ast.parse(inspect.getsource(module))
+    return {node.name: dict(_documented(node.body)) for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _documented(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
+    """Every annotated name that has a string right under it, with the string."""
+    for field, below in itertools.pairwise(body):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)
+        ):
+            yield field.target.id, inspect.cleandoc(str(below.value.value))
+
+
+def _group_lines(groups: dict[str, list[str]], width: int) -> Iterator[str]:
+    column = max(map(len, groups), default=0) + 4
+    for group, names in groups.items():
+        yield textwrap.fill(
+            " ".join(names),
+            width,
+            initial_indent=f"  {group}".ljust(column),
+            subsequent_indent=" " * column,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
+
+def class_lines(cls: type, prefix: str, cfg: DictConfig, width: int) -> Iterator[str]:
+    """The parameters of one dataclass, its own fields first, then those of the dataclasses in it.
+
+    Args:
+        cls: the dataclass.
+        prefix: of the dotted names.
+        cfg: holds the values to show.
+        width: of the lines, in characters.
+    """
+    hints = get_type_hints(cls)
+    nested = [field for field in dataclasses.fields(cls) if dataclasses.is_dataclass(hints[field.name])]
+    for field in dataclasses.fields(cls):
+        if field not in nested:
+            name = f"{prefix}{field.name}"
+            yield f"  {name}: {_type_name(hints[field.name])} = {_value(cfg, name)}"
+            yield _paragraph(docs(cls)[field.name], width)
+    for field in nested:
+        name = f"{prefix}{field.name}"
+        yield f"\n{name}"
+        yield _paragraph(docs(cls)[field.name], width, indent=2)
+        yield from class_lines(hints[field.name], f"{name}.", cfg, width)
+
+
+def _paragraph(sentence: str, width: int, indent: int = 6) -> str:
+    return textwrap.fill(sentence, width, initial_indent=" " * indent, subsequent_indent=" " * indent)
+
+
+def _type_name(hint: Any) -> str:
+    """A type as a user would say it: `float | null`, `list[str]`."""
+    name = hint.__name__ if type(hint) is type else str(hint)
+    return name.removeprefix("typing.").replace("typing.", "").replace("None", "null")
+
+
+def _value(cfg: DictConfig, name: str) -> str:
+    """A composed value as one would write it on the command line."""
+    if OmegaConf.is_missing(*_parent(cfg, name)):
+        return "??? (must be given)"
+    value = OmegaConf.select(cfg, name)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def _parent(cfg: DictConfig, name: str) -> tuple[Any, str]:
+    """The node that holds a parameter, and the parameter's key in it."""
+    path, _, key = name.rpartition(".")
+    return (OmegaConf.select(cfg, path) if path else cfg), key

@@ -1,0 +1,346 @@
+"""The parameters of an experiment: one dataclass per config group, the string under a field its documentation.
+
+`dbexp --help` prints these strings. What no type can express is in `dbexp.config.check`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass
+class ModelConfig:
+    """The frozen base model, a checkpoint of one family."""
+
+    name: str = MISSING
+    """Short name in tables, run names and tags."""
+    family: str = "sd"
+    """Which module of dbexp/models understands the checkpoint. sd: Stable Diffusion 1.x and 2.x."""
+    path: str = MISSING
+    """Hub id, local pipeline folder, single .safetensors/.ckpt file, or 'random' for small random weights made on the spot."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; null: the default branch."""
+    variant: str | None = None
+    """Weight file variant such as fp16; null: the plain files."""
+    vae: str | None = None
+    """Hub id or folder of another VAE; null: the checkpoint's own."""
+    single_file_config: str | None = None
+    """For a single file: hub id or local folder of the pipeline whose configuration it has; null: diffusers finds out."""
+    resolution: int = 512
+    """Width and height in pixels of training images and samples."""
+    precision: str = "auto"
+    """Of the frozen weights and of autocast: fp32, bf16, fp16; auto: bf16 or fp16 on a GPU that has it, else fp32. LoRA weights are always fp32."""
+    device: str = "auto"
+    """cpu, cuda, mps or cuda:1; auto: what accelerate finds."""
+    label: str | None = None
+    """Printed beside every number when the weights do not allow comparison with published figures; null: nothing."""
+
+
+@dataclass
+class DatasetConfig:
+    """The subject: a handful of photographs, its token and its class."""
+
+    name: str = MISSING
+    """Short name in tables, run names and tags."""
+    source: str = "folder"
+    """folder: the files in `path`; dreambooth: subject `name` of the DreamBooth dataset; storybook: a drawn subject."""
+    path: str | None = None
+    """Folder of the subject's pictures; null: found through `root` or `hub`."""
+    root: str | None = None
+    """Local copy of the DreamBooth dataset, one folder per subject; null: the hub."""
+    hub: str = "google/dreambooth"
+    """Hub dataset that holds the subject's folder when neither `path` nor `root` is given."""
+    token: str = "sks"
+    """The rare word that comes to mean the subject; best if it is one token of the text encoder."""
+    class_noun: str = MISSING
+    """What the subject is an instance of, as a prompt says it: dog, backpack, stuffed animal."""
+    live: bool = MISSING
+    """true: sample the paper's live prompts (outfits, accessories); false: its object prompts."""
+    prompt: str = "a photo of {token} {class}"
+    """Caption of every training picture of the subject."""
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank adapters (Hu et al., arXiv 2106.09685): which layers get one, and how large."""
+
+    rank: int = 16
+    """Rank r of every adapter."""
+    alpha: float | None = None
+    """The update is scaled by alpha / rank; null: alpha = rank, so scale 1."""
+    sites: str = "attention"
+    """UNet layers that are adapted. attention: q, k, v, out; attention+geglu: these and the gated feed-forward projections; linear: every linear layer of the transformer blocks."""
+    text_encoder: bool = False
+    """Also adapt q, k, v, out of the text encoder."""
+    text_encoder_rank: int | None = None
+    """Rank in the text encoder; null: `rank`."""
+
+
+@dataclass
+class LrScheduleConfig:
+    """Learning rate over time, as a factor of train.lr (and of train.text_encoder_lr alike)."""
+
+    name: str = "constant"
+    """constant, constant_with_warmup, linear, cosine or polynomial."""
+    warmup_steps: int = 0
+    """Optimizer steps of linear warm-up from 0; `constant` ignores it."""
+    horizon: int | None = None
+    """Optimizer steps after which the decay is complete; null: train.steps."""
+    power: float = 1.0
+    """Exponent of polynomial decay."""
+    lr_end: float = 1e-7
+    """Final learning rate of polynomial decay."""
+
+
+@dataclass
+class PriorConfig:
+    """Prior preservation (DreamBooth, section 3.2): pictures of the class, made by the base model, trained alongside."""
+
+    weight: float = 1.0
+    """Weight lambda of the class loss; 0: no prior preservation and no class images."""
+    count: int = 200
+    """Number of class images."""
+    prompt: str = "a photo of {class}"
+    """Prompt of the class images, and their caption in training."""
+    path: str | None = None
+    """Folder of your own class images; null: the base model makes them."""
+    use_all: bool = False
+    """With `path`: true takes every picture of the folder, false the first `count`."""
+    steps: int = 50
+    """Sampling steps per class image."""
+    guidance_scale: float = 7.5
+    """Classifier-free guidance of the class images."""
+    sampler: str | None = None
+    """Sampler of the class images (see sample.sampler); null: the checkpoint's own."""
+    batch_size: int = 8
+    """Class images sampled at once. It does not change them beyond rounding."""
+
+
+@dataclass
+class TrainConfig:
+    """Optimisation of the adapters on the frozen base."""
+
+    steps: int = 500
+    """Optimizer steps."""
+    batch_size: int = 1
+    """Pictures of the subject per forward pass (as many class images again with prior preservation)."""
+    grad_accum: int = 1
+    """Forward passes whose mean gradient makes one optimizer step."""
+    lr: float = 1e-4
+    """Peak learning rate of the UNet's adapters."""
+    text_encoder_lr: float | None = None
+    """Peak learning rate of the text encoder's adapters; null: `lr`."""
+    optimizer: str = "adamw"
+    """adamw, adamw8bit (needs bitsandbytes and a GPU) or prodigy (needs prodigyopt; its usual lr is 1)."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.999
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 1e-2
+    """Decoupled weight decay."""
+    max_grad_norm: float = 1.0
+    """Gradients of UNet and text encoder together are clipped to this global norm; 0: no clipping."""
+    min_snr_gamma: float | None = None
+    """Gamma of min-SNR loss weighting (Hang et al., arXiv 2303.09556), usually 5; null: every timestep counts the same."""
+    noise_offset: float = 0.0
+    """Standard deviation of a per-channel offset added to the noise; 0: none."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    interpolation: str = "bilinear"
+    """How pictures are resized: bilinear, bicubic or lanczos."""
+    crop: str = "center"
+    """After the short side is resized to the resolution: center, random, or none (pictures must then be square)."""
+    crop_variants: int = 16
+    """With random crops of a picture that is not square: how many positions are drawn and encoded once."""
+    flip: bool = False
+    """Mirror pictures at random."""
+    sample_latents: bool = True
+    """Draw from the VAE's posterior anew every step; false: its mean."""
+    checkpoint_every: int = 250
+    """Optimizer steps between checkpoints (state to resume from, and the LoRA at that step); 0: only when interrupted."""
+    log_every: int = 10
+    """Optimizer steps between two readings of losses from the device."""
+
+
+@dataclass
+class SampleConfig:
+    """Pictures drawn with the trained LoRA."""
+
+    prompts: Any = "auto"
+    """auto: the paper's live or object list by dataset.live; live; object; a text file, one prompt a line; or a list. {token} and {class} are filled in."""
+    images_per_prompt: int = 4
+    """Pictures per prompt, each with a seed of its own."""
+    steps: int = 50
+    """Sampling steps."""
+    guidance_scale: float = 7.5
+    """Classifier-free guidance; 1: none."""
+    sampler: str | None = None
+    """ddim, ddpm, dpm++, dpm++sde, euler, euler_a, heun, lms, pndm, unipc; null: the checkpoint's own."""
+    negative_prompt: str | None = None
+    """What to steer away from; null: the empty prompt."""
+    lora_scale: float = 1.0
+    """Strength of the LoRA when it is merged."""
+    resolution: int = 512
+    """Width and height in pixels; by default the model's."""
+    batch_size: int = 8
+    """Pictures sampled at once. It does not change them beyond rounding."""
+    class_images: int | None = None
+    """Pictures of 'a {class}' with the adapter on, as many with it off, for PRES; null: as samples, 25 or more; 0: none."""
+    class_prompt: str = "a {class}"
+    """Their prompt."""
+    base: bool = True
+    """Also sample every prompt from the base model: its row under the table."""
+
+
+@dataclass
+class DinoConfig:
+    """Backbone of DINO and PRES, a timm vision transformer."""
+
+    name: str = "vit_small_patch16_224.dino"
+    """timm architecture; a tag after the dot names the hub's weights."""
+    weights: str | None = None
+    """null: timm's hub; a path: a local state dict; random: seeded random weights."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of timm.create_model (img_size, patch_size, embed_dim, depth, num_heads)."""
+    resize: int = 256
+    """Short side in pixels after the bicubic resize."""
+    crop: int = 224
+    """Side of the center crop in pixels."""
+    mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))
+    """Per-channel mean of the normalisation."""
+    std: list[float] = field(default_factory=lambda: list(IMAGENET_STD))
+    """Per-channel standard deviation of the normalisation."""
+
+
+@dataclass
+class ClipConfig:
+    """Backbone of CLIP-I and CLIP-T, an open_clip model."""
+
+    name: str = "ViT-B-32-quickgelu"
+    """open_clip architecture, or local-dir:PATH."""
+    weights: str | None = "openai"
+    """open_clip tag; a path: a local checkpoint; random: seeded random weights; null: those of local-dir."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Model configuration of an architecture that open_clip does not know (embed_dim, vision_cfg, text_cfg)."""
+    quick_gelu: bool = True
+    """The activation must be QuickGELU, as in OpenAI's weights; anything else is an error."""
+
+
+@dataclass
+class LpipsConfig:
+    """Backbone of DIV, the lpips package (Zhang et al., arXiv 1801.03924), version 0.1."""
+
+    net: str = "alex"
+    """Trunk: alex, vgg or squeeze."""
+    trunk: str | None = None
+    """null: torchvision's model zoo; a path: a local state dict of the trunk; random: seeded random weights."""
+    heads: str | None = None
+    """Linear heads: null: the ones bundled with lpips; a path: a local state dict."""
+    size: int = 512
+    """Pictures are brought to this many pixels a side, or to the sample size when that is smaller."""
+
+
+@dataclass
+class EvaluateConfig:
+    """Metrics and their backbones."""
+
+    label: str | None = None
+    """Printed beside every number when the backbones do not allow comparison with published figures; null: nothing."""
+    dino: DinoConfig = field(default_factory=DinoConfig)
+    """Backbone of DINO and PRES."""
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    """Backbone of CLIP-I and CLIP-T."""
+    lpips: LpipsConfig = field(default_factory=LpipsConfig)
+    """Backbone of DIV."""
+    batch_size: int = 32
+    """Pictures embedded at once. It does not change the numbers."""
+    resamples: int = 1000
+    """Bootstrap resamples of each interval."""
+    confidence: float = 0.95
+    """Coverage of the intervals."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+    allow_partial: bool = False
+    """Accept more missing samples than `max_missing`."""
+    max_missing: float = 0.05
+    """Share of missing samples above which evaluation refuses."""
+
+
+@dataclass
+class TrackingConfig:
+    """Weights & Biases. Everything is on disk first; this is the dashboard."""
+
+    mode: str = "offline"
+    """offline: a run folder to upload later; online: live; disabled: none."""
+    project: str = "dbexp"
+    """W&B project."""
+    entity: str | None = None
+    """W&B user or team; null: your default."""
+    group: str | None = None
+    """Groups the runs of a sweep; null: the sweep's folder."""
+    name: str | None = None
+    """Run name; null: made from the overrides."""
+    tags: list[str] = field(default_factory=list)
+    """Tags besides experiment, dataset and model."""
+    images: bool = True
+    """Log the per-prompt table with its pictures, and the contact sheet."""
+    artifact: bool = True
+    """Log the LoRA as an artifact."""
+
+
+@dataclass
+class SeedsConfig:
+    """One seed per source of randomness, so that runs can share some and differ in others."""
+
+    init: int = 42
+    """Initial LoRA weights."""
+    data: int = 42
+    """Order, crops and mirroring of pictures."""
+    noise: int = 42
+    """Timesteps, noise and latent draws."""
+    prior: int = 42
+    """Class images for prior preservation."""
+    sample: int = 42
+    """Samples and class images for the metrics."""
+
+
+@dataclass
+class Config:
+    """One run: everything its result depends on, and where it goes."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The frozen base model."""
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    """The subject."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """The adapters."""
+    lr_schedule: LrScheduleConfig = field(default_factory=LrScheduleConfig)
+    """Learning rate over time."""
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    """Prior preservation."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Optimisation."""
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    """Pictures drawn with the trained LoRA."""
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """Metrics."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Weights & Biases."""
+    experiment: str | None = None
+    """Name of the preset this run came from, for tags and tables."""
+    seed: int = 42
+    """The seed that the five of `seeds` follow unless given."""
+    seeds: SeedsConfig = field(default_factory=SeedsConfig)
+    """One seed per source of randomness."""
+    objective: str = "dino"
+    """Column of the metric table that the run returns to a sweeper; several for a search with as many objectives: dino+clip_t."""
+    store: str | None = None
+    """Folder of the content-addressed cache; null: dbexp in the user's cache directory."""

@@ -1,0 +1,228 @@
+"""What the store holds, and making it smaller: by age, by size, never what somebody is using.
+
+Everything in the store can be made again, so pruning costs time and nothing else. Runs keep what they link to: a file
+that a run's folder shares with the store takes no less room until that folder goes too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import Timeout
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dbexp.core.errors import ConfigError, Problems
+from dbexp.core.store import DOOMED, MANIFEST, PACKS, PARTIAL, Store, lock_of, remove
+
+_DAY, _GB = 86400.0, 10**9
+_WIDTH = 160
+IN_USE_SECONDS = 3600.0
+"""What was used within the last hour may be in use: whoever only reads an entry holds no lock."""
+_WHAT = {
+    "model": "converted and random base models",
+    "dataset": "downloaded subjects",
+    "prior": "class images",
+    "latents": "encoded pictures",
+    "train": "LoRAs with their checkpoints",
+    "sample": "samples and class images for PRES",
+    "sheet": "contact sheets",
+    "evaluate": "metric tables of sets of pictures",
+    "features": "features and distances of metrics",
+    "backbone": "what metric networks are called",
+    "tokens": "what is odd about the tokens of prompts",
+    "hashes": "remembered hashes of files",
+    PACKS: "states of interrupted packs",
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that can be deleted on its own.
+
+    Attributes:
+        stage: folder of the store.
+        path: of an entry's folder, or of a single file.
+        bytes: in the store.
+        shared: of them, in files that folders of runs link to as well.
+        used: when it was last used (finished entries) or written, in seconds since the epoch.
+        finished: False for an entry whose making was interrupted.
+    """
+
+    stage: str
+    path: Path
+    bytes: int
+    shared: int
+    used: float
+    finished: bool
+
+
+def items(store: Store) -> list[Item]:
+    """Everything in a store, by stage."""
+    found: list[Item] = []
+    for stage in sorted(path for path in store.root.glob("*") if path.is_dir()):
+        for path in sorted(stage.glob("*.*") if stage.name == PACKS else stage.glob("??/*")):
+            if path.suffix != ".lock":
+                with contextlib.suppress(FileNotFoundError):  # another process has just deleted or published it
+                    found.append(_item(stage.name, path))
+    return found
+
+
+def _item(stage: str, path: Path) -> Item:
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    states = [file.stat() for file in files]
+    manifest = path / MANIFEST
+    finished = not path.is_dir() or (manifest.is_file() and path.suffix != PARTIAL)
+    times = [manifest.stat().st_mtime] if path.is_dir() and finished else [state.st_mtime for state in states]
+    return Item(
+        stage,
+        path,
+        sum(state.st_size for state in states),
+        sum(state.st_size for state in states if state.st_nlink > 1),
+        max(times, default=path.stat().st_mtime),
+        finished,
+    )
+
+
+def to_prune(
+    found: Iterable[Item], *, older_than_days: float | None, to_size_gb: float | None, now: float
+) -> list[Item]:
+    """What to delete: all that was not used for so long; then what was not used longest, until the rest fits.
+
+    Args:
+        found: from `items`.
+        older_than_days: age from which on everything goes; None: no matter how old.
+        to_size_gb: size of what is to be left, in GB of 10^9 bytes; None: no matter how large.
+        now: in seconds since the epoch.
+    """
+    oldest_first = sorted(found, key=lambda item: (item.used, str(item.path)))
+    left = sum(item.bytes for item in oldest_first)
+    chosen = []
+    for item in oldest_first:
+        age = now - item.used
+        too_old = older_than_days is not None and age > older_than_days * _DAY
+        too_much = to_size_gb is not None and left > to_size_gb * _GB
+        if age > IN_USE_SECONDS and (too_old or too_much):
+            chosen.append(item)
+            left -= item.bytes
+    return chosen
+
+
+def show(store: Store, console: Console | None = None) -> None:
+    """Print what a store holds: a line per stage.
+
+    Args:
+        store: to look at.
+        console: where to; None: standard output.
+    """
+    console = console or _standard_output()
+    found = items(store)
+    grid = Table()
+    for heading in ("stage", "entries", "size", "linked by runs", "unfinished", "last used", "what"):
+        grid.add_column(heading, justify="right" if heading in ("entries", "size", "linked by runs") else "left")
+    for stage, members in _by_stage(found):
+        unfinished = sum(not item.finished for item in members)
+        last = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(item.used for item in members)))
+        sizes = (shown(sum(item.bytes for item in members)), shown(sum(item.shared for item in members)))
+        grid.add_row(stage, str(len(members)), *sizes, str(unfinished or ""), last, _WHAT.get(stage, ""))
+    whole, shared = sum(item.bytes for item in found), sum(item.shared for item in found)
+    _print(f"{store.root}: {len(found)} entries, {shown(whole)}, {shown(shared)} of it linked by runs", grid, console)
+
+
+def prune(
+    store: Store,
+    *,
+    older_than_days: float | None = None,
+    to_size_gb: float | None = None,
+    dry_run: bool = False,
+    console: Console | None = None,
+) -> int:
+    """Make a store smaller, and print what was deleted. What another process is making is left alone.
+
+    Args:
+        store: to prune.
+        older_than_days, to_size_gb: see `to_prune`; at least one of them.
+        dry_run: only print what would be deleted.
+        console: where to; None: standard output.
+
+    Returns:
+        Bytes that went from the store.
+
+    Raises:
+        ConfigError: neither is given, or one is negative.
+    """
+    problems = Problems()
+    limits = {"--prune-older-than": older_than_days, "--prune-to-size": to_size_gb}
+    for name, value in limits.items():
+        problems.require(value is None or value >= 0, f"{name}={value}: must not be negative")
+    problems.raise_if_any()
+    if older_than_days is None and to_size_gb is None:
+        raise ConfigError("give an age or a size to prune to: --prune-older-than DAYS, --prune-to-size GB")
+    console = console or _standard_output()
+    chosen = to_prune(items(store), older_than_days=older_than_days, to_size_gb=to_size_gb, now=time.time())
+    gone = chosen if dry_run else [item for item in chosen if _delete(item)]
+    grid = Table()
+    for heading in ("stage", "entries", "size", "linked by runs"):
+        grid.add_column(heading, justify="left" if heading == "stage" else "right")
+    for stage, members in _by_stage(gone):
+        sizes = (shown(sum(item.bytes for item in members)), shown(sum(item.shared for item in members)))
+        grid.add_row(stage, str(len(members)), *sizes)
+    size = sum(item.bytes for item in gone)
+    verb = "would delete" if dry_run else "deleted"
+    _print(f"{store.root}: {verb} {len(gone)} entries, {shown(size)}", grid, console)
+    if len(gone) < len(chosen):
+        console.print(f"{len(chosen) - len(gone)} entries are in use and were left")
+    return size
+
+
+def _delete(item: Item) -> bool:
+    """Delete an item unless somebody holds it or has used it since; whether it is gone."""
+    if not item.path.is_dir():
+        item.path.unlink(missing_ok=True)
+        return True
+    if item.path.suffix == DOOMED:  # whoever was deleting it was stopped
+        shutil.rmtree(item.path, ignore_errors=True)
+        return True
+    lock = lock_of(item.path.with_suffix("") if item.path.suffix == PARTIAL else item.path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    try:
+        if not item.path.exists() or _item(item.stage, item.path).used > item.used:
+            return False
+        remove(item.path)
+        return True
+    finally:
+        lock.release()
+
+
+def _standard_output() -> Console:
+    """A file or a pipe is as wide as it need be."""
+    return Console(width=None if sys.stdout.isatty() else _WIDTH)
+
+
+def _print(title: str, grid: Table, console: Console) -> None:
+    """Print a titled table without rules."""
+    grid.box, grid.pad_edge, grid.padding = None, False, (0, 2, 0, 0)
+    console.print(Text(title, style="bold"), Text(), grid, sep="\n")
+
+
+def _by_stage(found: Sequence[Item]) -> Iterator[tuple[str, list[Item]]]:
+    for stage in dict.fromkeys(item.stage for item in found):
+        yield stage, [item for item in found if item.stage == stage]
+
+
+def shown(count: int) -> str:
+    """A number of bytes as people say it."""
+    size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.0f} {units[0]}" if units[0] == "bytes" else f"{size:.1f} {units[0]}"

@@ -1,0 +1,114 @@
+"""The DINO backbone (Caron et al., arXiv 2104.14294) through timm: columns `dino`, `pres` and their relatives.
+
+The paper's is ViT-S/16: the CLS token after the last norm, 384 numbers. The transform is written by hand, because
+timm's own for these weights resizes to 248 and the reference evaluation to 256.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from dbexp.config.schema import DinoConfig
+from dbexp.core.errors import ConfigError
+from dbexp.core.images import read_rgb
+from dbexp.evaluate.backbones.base import (
+    RANDOM,
+    digest,
+    finished,
+    first_line,
+    in_batches,
+    load_strictly,
+    options,
+    origin,
+    read_state_dict,
+    seeded,
+    strict_fp32,
+)
+from dbexp.evaluate.image import square, to_tensor
+
+
+class Dino:
+    """Pictures to DINO embeddings.
+
+    Raises:
+        ConfigError: naming the field under evaluate.dino, and what to pass instead.
+    """
+
+    def __init__(self, cfg: DinoConfig, device: torch.device) -> None:
+        self.cfg = cfg
+        self.device = device
+        self.random = cfg.weights == RANDOM
+        self.model = finished(_build(cfg), device)
+        self.id = f"timm/{cfg.name}{options(cfg.kwargs)}/{origin(cfg.weights)}/sha256:{digest(self.model)}"
+        self.transform = f"1: shorter side {cfg.resize} bicubic, centre {cfg.crop}, mean {cfg.mean}, std {cfg.std}"
+        self._probe()
+
+    def embed_images(self, paths: Sequence[Path], batch_size: int = 32) -> Tensor:
+        """[N, D] float32 on the CPU, not normalised.
+
+        Args:
+            paths: N >= 1 pictures of any size.
+            batch_size: pictures at once; it does not change the result beyond rounding.
+        """
+        return torch.cat(list(in_batches(self.model, self._read, paths, batch_size, self.device)))
+
+    def _read(self, path: Path) -> Tensor:
+        return to_tensor(square(read_rgb(path), self.cfg.resize, self.cfg.crop), self.cfg.mean, self.cfg.std)
+
+    def _probe(self) -> None:
+        """Find out now, not after hours of training, that the model refuses pictures of this size."""
+        if not 0 < self.cfg.crop <= self.cfg.resize:
+            raise ConfigError(f"evaluate.dino.crop={self.cfg.crop}: must lie between 1 and resize={self.cfg.resize}")
+        try:
+            with strict_fp32(self.device):
+                shape = self.model(torch.zeros(1, 3, self.cfg.crop, self.cfg.crop, device=self.device)).shape
+        except (AssertionError, RuntimeError) as error:
+            raise ConfigError(
+                f"evaluate.dino.crop={self.cfg.crop}: {self.cfg.name} does not take this size ({error})"
+            ) from error
+        if len(shape) != 2:
+            raise ConfigError(f"evaluate.dino.name={self.cfg.name}: gives {list(shape)} and not one vector per picture")
+
+
+def _build(cfg: DinoConfig) -> nn.Module:
+    architecture = cfg.name.split(".")[0]
+    if not timm.is_model(architecture):
+        raise ConfigError(
+            f"evaluate.dino.name={cfg.name}: timm has no such model; the paper's is vit_small_patch16_224.dino"
+        )
+    kwargs: dict[str, Any] = {"num_classes": 0, **cfg.kwargs}
+    if cfg.weights is None:
+        return _from_hub(cfg, kwargs)
+    try:
+        with seeded():
+            model: nn.Module = timm.create_model(cfg.name, pretrained=False, **kwargs)
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"evaluate.dino.kwargs={cfg.kwargs}: {architecture} refuses them ({error})") from error
+    if cfg.weights != RANDOM:
+        field = "evaluate.dino.weights"
+        load_strictly(model, _plain(read_state_dict(cfg.weights, field)), field, cfg.weights)
+    return model
+
+
+def _from_hub(cfg: DinoConfig, kwargs: dict[str, Any]) -> nn.Module:
+    try:
+        model: nn.Module = timm.create_model(cfg.name, pretrained=True, **kwargs)
+    except Exception as error:  # the network fails in as many ways as there are libraries below timm
+        raise ConfigError(
+            f"evaluate.dino.weights=null: {cfg.name} could not be had from timm's hub ({first_line(error)}); "
+            "connect to the network once, or pass evaluate.dino.weights=FILE, a local state dict, "
+            "or evaluate.dino.weights=random for a trial without meaning"
+        ) from error
+    return model
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names as timm has them: without the prefixes of DINO's own checkpoints, and without its training head."""
+    names = {name: name.removeprefix("module.").removeprefix("backbone.") for name in tensors}
+    return {short: tensors[name] for name, short in names.items() if not short.startswith("head.")}

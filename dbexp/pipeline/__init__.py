@@ -1,0 +1,1 @@
+"""What the command `dbexp` does: one run, a sweep, and what is shown meanwhile."""

@@ -1,0 +1,147 @@
+"""The command `dbexp`: Hydra composes a run or a sweep, `stages.run` executes each job.
+
+Only what costs nothing is imported up here: help, completion and a mistyped key must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from dbexp.config import check as config
+from dbexp.config import help
+from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
+
+# Hydra prints exceptions and exits by itself unless this is set; with it, they come to `main`, which words them.
+_RAISE = "HYDRA_FULL_ERROR"
+# OpenMP's threads spin while they wait, unless told before torch loads it. On a machine with anything else to do, the
+# small layers of a small model then take many times longer with two threads than with one.
+_WAIT = "OMP_WAIT_POLICY"
+# what Hydra says of several values without --multirun
+_SEVERAL = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'")
+
+
+def main() -> None:
+    """Run the command line. Exit status: 0 done, 1 bad input or a failed job, 130 by Ctrl-C, 143 by SIGTERM."""
+    config.register()
+    help.register()
+    os.environ.setdefault(_RAISE, "1")
+    os.environ.setdefault(_WAIT, "PASSIVE")
+    try:
+        hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(job)()
+    except (ConfigError, TrainingDiverged, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"dbexp: {explain(error)}")
+    except ValueError as error:  # Hydra's own, for switches that exclude each other and the like
+        if _raised_in(error) != "hydra":
+            raise
+        sys.exit(f"dbexp: {error}")
+    except OSError as error:  # Hydra makes the run's folder before the job begins
+        if any(frame.f_code is job.__code__ for frame, _ in traceback.walk_tb(error.__traceback__)):
+            raise
+        other = "choose another place with hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER for a sweep"
+        sys.exit(f"dbexp: {error.filename}: {error.strerror}; {other}")
+    except Interrupted as stop:  # while a pack trained, outside any job
+        sys.exit(_stopped(stop))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def job(cfg: DictConfig) -> float | tuple[float, ...] | None:
+    """One job: check the config, run the stages, return what `objective` names.
+
+    Args:
+        cfg: what Hydra composed, without its `hydra` node.
+
+    Returns:
+        The value of the objective's column, or of each of several, for a sweeper to optimise; None in processes other
+        than the first, which have no table.
+
+    Raises:
+        ConfigError: in a sweep, with every problem of the config; it fails only the job.
+        TrainingDiverged: in a sweep; it fails only the job.
+        SystemExit: with the message, where a run that is no sweep fails in one of these ways; or a signal stopped the
+            run, which ends a sweep too.
+    """
+    here = HydraConfig.get()
+    sweeps = here.mode == RunMode.MULTIRUN
+    try:
+        checked = config.check(cfg)
+        from dbexp import tracking  # torch and diffusers: seconds, so after the check
+        from dbexp.pipeline import run as stages
+
+        sweep = tracking.sweep_name(Path(here.sweep.dir)) if sweeps else None
+        values = stages.run(checked, Path(here.runtime.output_dir), list(here.overrides.task), sweep)
+    except Interrupted as stop:
+        raise SystemExit(_stopped(stop)) from None
+    except (ConfigError, TrainingDiverged) as error:
+        if sweeps or os.environ.get(_RAISE) != "1":
+            raise
+        # past Hydra, which prints a line of its own above an ordinary exception
+        raise SystemExit(f"dbexp: {explain(error)}") from None
+    wanted = tuple(values[name.strip()] for name in checked.objective.split(",")) if values else ()
+    return wanted[0] if len(wanted) == 1 else wanted or None
+
+
+def _stopped(stop: Interrupted) -> int:
+    """Say where the run stopped; the exit status is the shell's for the signal."""
+    print(f"dbexp: {stop}", file=sys.stderr)
+    return 128 + stop.signum
+
+
+def explain(error: Exception) -> str:
+    """One clear message: what is wrong, with which value, and what would be right.
+
+    Args:
+        error: one of this package's exceptions, or of Hydra's or OmegaConf's.
+    """
+    cause = error.__cause__ or error
+    if isinstance(error, ConfigError):
+        several = len(error.problems) > 1
+        return "\n  ".join([f"{len(error.problems)} problems", *error.problems]) if several else str(error)
+    if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
+        group, _, option = str(error.missing_cfg_file).partition("/")
+        known = {*help.options([config.conf_dir()]).get(group, []), *(error.options or [])}
+        return f"{group}={option}: there is no such option; {_suggest(option, known)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: {_first_line(error)}; a value with = , [ or a space needs quotes: 'name=\"value\"'"
+    name = getattr(cause, "full_key", None)
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and name:
+        return f"{name}: there is no such parameter; {_suggest(name, help.parameters())}"
+    if sweeps := _SEVERAL.match(_first_line(error)):
+        given, name = sweeps[1], sweeps[1].partition("=")[0]
+        sweep = f"several values make a sweep, one job each: add -m, as in `dbexp -m {given}`"
+        return f"{given}: {sweep}; one value that is a list is written {name}=[a,b]"
+    what = _first_line(error).removeprefix("Error merging override ")
+    return what if cause is error else f"{what}: {_first_line(cause)}"
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    """A likely meaning of a mistyped name, and where all names are to be found."""
+    known = sorted(known)
+    last = name.rpartition(".")[2]
+    close = [other for other in known if other.rpartition(".")[2] == last]
+    close = close or difflib.get_close_matches(name, known, n=1)
+    meant = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{meant}`dbexp --help` lists all"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _raised_in(error: BaseException) -> str:
+    """Name of the top-level package whose code raised an exception."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

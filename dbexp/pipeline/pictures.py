@@ -1,0 +1,99 @@
+"""The pictures of a run: sampled or found, linked into its folder, and laid out on a contact sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dbexp.compare.contact_sheet import Column, contact_sheet
+from dbexp.config.schema import Config
+from dbexp.core import provenance
+from dbexp.core.store import Store, file_hash, link
+from dbexp.dataset import Subject
+from dbexp.evaluate.evaluate import Pictures
+from dbexp.models import Model
+from dbexp.sample import sample
+from dbexp.sample.oracle import oracle_samples
+from dbexp.sample.sample import Samples
+
+SHEET = "contact_sheet.png"
+_CODE = provenance.code_hash("compare/contact_sheet.py", "core/images.py")
+
+
+def gather(
+    config: Config, subject: Subject, lora: Path, model: Model, store: Store, place: Path, name: str
+) -> tuple[Pictures, Path]:
+    """All pictures of a run, linked into its folder, and its contact sheet.
+
+    Args:
+        config: of the run.
+        subject: of the run.
+        lora: that was trained.
+        model: the base model.
+        store: where pictures are kept.
+        place: sub-folder `sample` of the run's.
+        name: of the run.
+    """
+    samples = _linked(sample.sample_prompts(config, model, lora, store), place)
+    base = _linked(sample.sample_prompts(config, model, None, store), place / "base") if config.sample.base else None
+    class_on = _linked_files(sample.sample_class(config, model, lora, store), place / "class")
+    class_off = _linked_files(sample.sample_class(config, model, None, store), place / "class_base")
+    columns = [Column("base model", base.images, limit=1)] if base else []
+    columns.append(Column("with the LoRA", samples.images))
+    label = joined(config.model.label, config.evaluate.label)
+    sheet = _sheet(columns, store, title=f"{subject.name}: {name}", label=label, real=subject.paths)
+    link(sheet, place / SHEET)
+    pictures = Pictures(
+        real=subject.paths,
+        samples=samples.images,
+        base_samples=base.images if base else None,
+        class_images=class_on,
+        class_images_base=class_off,
+        token=subject.token,
+        class_noun=subject.class_noun,
+        groups=samples.groups,
+        oracle_samples=oracle_samples(config.dataset, samples.prompts, config.sample.images_per_prompt, store),
+    )
+    return pictures, place / SHEET
+
+
+def _linked(samples: Samples, place: Path) -> Samples:
+    """The same samples as files of the run's folder."""
+    images = {
+        prompt: _linked_files(paths, place / paths[0].parent.name) for prompt, paths in samples.images.items() if paths
+    }
+    return replace(samples, folder=place, images=images)
+
+
+def _linked_files(paths: Sequence[Path], place: Path) -> tuple[Path, ...]:
+    for path in paths:
+        link(path, place / path.name)
+    return tuple(place / path.name for path in paths)
+
+
+def _sheet(columns: Sequence[Column], store: Store, *, title: str, label: str | None, real: Sequence[Path]) -> Path:
+    """The contact sheet of these pictures under these words, from the store where it was laid out before."""
+
+    def hashes(images: Mapping[str, Sequence[Path]]) -> list[Any]:
+        return [[prompt, [file_hash(path) for path in paths]] for prompt, paths in images.items()]
+
+    inputs = {
+        "code": _CODE,
+        "pillow": provenance.package_versions()["pillow"],
+        "title": title,
+        "label": label,
+        "columns": [[column.heading, column.limit, hashes(column.images)] for column in columns],
+        "real": [file_hash(path) for path in real],
+    }
+
+    def make(folder: Path) -> None:
+        contact_sheet(columns, folder / SHEET, title=title, label=label, real=real)
+
+    return store.get("sheet", inputs, make) / SHEET
+
+
+def joined(*labels: str | None) -> str | None:
+    """Labels that say different things, each once."""
+    return "; ".join(dict.fromkeys(label for label in labels if label)) or None

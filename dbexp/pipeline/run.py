@@ -1,0 +1,228 @@
+"""One run, told in order: dataset, prior, train, sample, evaluate, tracking.
+
+Whatever is expensive is found in the store when it was made before, by this run or another, so the same command again
+goes on where it was stopped. The run's folder gets links to it, one sub-folder per stage.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from dbexp import dataset, models, tracking
+from dbexp.compare import table
+from dbexp.config.check import advice, fill
+from dbexp.config.schema import Config
+from dbexp.core import provenance
+from dbexp.core.device import main_process_first, processes
+from dbexp.core.errors import ConfigError, Problems
+from dbexp.core.store import Store, link, link_tree, write_atomic
+from dbexp.dataset import Subject
+from dbexp.evaluate import COLUMNS, evaluate
+from dbexp.evaluate.evaluate import Backbones, Report
+from dbexp.models import Model
+from dbexp.pipeline import pictures as run_pictures
+from dbexp.runs import outcome
+from dbexp.runs.outcome import TRACEBACK, record_failure
+from dbexp.sample import prior, sample
+from dbexp.train.lane import Task
+from dbexp.train.train import Trained, train
+
+__all__ = ["TRACEBACK", "check_inputs", "find_task", "load", "make_task", "open_store", "record_failure", "run"]
+
+log = logging.getLogger(__name__)
+
+_SAID = "said.json"
+_warned: set[str] = set()
+"""What the user of this process has read: the jobs of a sweep need not all say it."""
+_CODE = provenance.code_hash("sample/sample.py", "pipeline/run.py")
+
+
+def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | None = None) -> dict[str, float]:
+    """Do everything for one config and leave it in a folder.
+
+    Args:
+        config: checked.
+        folder: of the run; gets a sub-folder per stage and result.json.
+        overrides: as on the command line; they name the run.
+        sweep: name of the sweep that the run belongs to; its table tells of all runs, so this one prints none.
+
+    Returns:
+        Column -> value of the metric table; empty in processes other than the first.
+
+    Raises:
+        ConfigError: what the user can mend; nothing was half-written.
+        TrainingDiverged, Interrupted: see `train`.
+    """
+    config = outcome.named(config)
+    name = tracking.run_name(config, overrides)
+    times = outcome.Times()
+    with outcome.failures(config, folder, overrides), outcome.disk_errors(folder):
+        check_inputs(config)
+        store = open_store(config)
+        model, backbones = load(config, store)
+        with times.measure("dataset"):
+            subject = dataset.load(config.dataset, store)
+        for sentence in _warnings(config, subject, model, store):
+            if sweep is None or sentence not in _warned:
+                log.warning("%s", sentence)
+            _warned.add(sentence)
+        with times.measure("prior"), main_process_first():
+            class_images = prior.class_images(config, model, store)
+        if processes()[0] > 0:
+            _train(config, subject, class_images, model, store, tracking.Disabled())
+            return {}
+        for number, path in enumerate(subject.paths):
+            link(path, folder / "dataset" / f"{number:02d}{path.suffix.lower()}")
+        for path in class_images:
+            link(path, folder / "prior" / path.name)
+        with tracking.start(config, folder=folder, name=name, group=sweep, overrides=overrides) as tracker:
+            with times.measure("train"), outcome.last_good(folder / "train"):
+                trained = _train(config, subject, class_images, model, store, tracker)
+            link_tree(trained.folder, folder / "train")
+            with times.measure("sample"):
+                place = folder / "sample"
+                pictures, sheet = run_pictures.gather(config, subject, trained.lora, model, store, place, name)
+            with times.measure("evaluate"):
+                report = evaluate.find_or_evaluate(pictures, backbones, config.evaluate, store)
+            report = replace(report, label=run_pictures.joined(config.model.label, report.label))
+            job = outcome.Job(config, folder, name, overrides)
+            outcome.write(job, subject, model, trained, report, times.seconds)
+            tracker.result(report, contact_sheet=sheet, lora=folder / "train" / "lora.safetensors")
+    if sweep is None:
+        _print(name, report, folder, config)
+    return evaluate.summary(report)
+
+
+def check_inputs(config: Config) -> None:
+    """Everything that is wrong and can be known without weights, in one message."""
+    problems = Problems()
+    for name in config.objective.split(","):
+        columns = ", ".join(COLUMNS)
+        problems.require(name.strip() in COLUMNS, f"objective={config.objective}: choose among {columns}")
+    problems.messages += dataset.problems(config.dataset)
+    try:
+        sample.prompts(config)
+    except ConfigError as error:
+        problems.messages += error.problems
+    problems.messages += tracking.problems(config)
+    problems.raise_if_any()
+
+
+def load(config: Config, store: Store) -> tuple[Model, Backbones]:
+    """Base model and metric backbones, before hours are spent on a run whose metrics cannot be computed.
+
+    Raises:
+        ConfigError: with everything that is not there.
+    """
+    problems = Problems()
+    model, backbones = None, None
+    try:
+        model = models.load(config.model, store)
+    except ConfigError as error:
+        problems.messages += error.problems
+    try:
+        if model is not None:
+            backbones = evaluate.load_backbones(config.evaluate, model.device, store)
+    except ConfigError as error:
+        problems.messages += error.problems
+    problems.raise_if_any()
+    assert model is not None and backbones is not None
+    return model, backbones
+
+
+def _warnings(config: Config, subject: Subject, model: Model, store: Store) -> Iterator[str]:
+    """Allowed, but rarely meant."""
+    yield from advice(config, len(subject.paths))
+    yield from dataset.warnings(subject, config.model.resolution)
+    yield from _said_of_tokens(config, subject.token, model, store)
+
+
+def _said_of_tokens(config: Config, token: str, model: Model, store: Store) -> list[str]:
+    """What is odd about the tokens of a run; noted in the store, for importing a tokenizer takes seconds."""
+
+    def make(folder: Path) -> None:
+        said = sample.warnings(config, model)
+        count = model.token_count(token)
+        if count > 1:
+            said.append(
+                f"dataset.token={token} is {count} tokens of this text encoder; a rare word of one token, such as "
+                "sks, binds faster"
+            )
+        write_atomic(folder / _SAID, json.dumps(said, ensure_ascii=False))
+
+    inputs = {
+        "code": _CODE,
+        "transformers": version("transformers"),
+        "model": model.identity,
+        "token": token,
+        "prompts": [prompt.text for prompt in sample.prompts(config)],
+    }
+    said: list[str] = json.loads((store.get("tokens", inputs, make) / _SAID).read_text(encoding="utf-8"))
+    return said
+
+
+def _train(
+    config: Config,
+    subject: Subject,
+    class_images: tuple[Path, ...],
+    model: Model,
+    store: Store,
+    tracker: tracking.Tracker,
+) -> Trained:
+    task = _task(config, subject, class_images)
+    live = 0
+
+    def on_rows(number: int, rows: Sequence[Mapping[str, float]]) -> None:
+        nonlocal live
+        live += len(rows)
+        tracker.train(rows)
+
+    (trained,) = train([task], model, store, on_rows)
+    if isinstance(trained, Exception):
+        raise trained
+    # rows of an earlier, interrupted attempt, or of another run with the same settings, were not seen live
+    if live < len(trained.history):
+        tracker.train(trained.history[: len(trained.history) - live])
+    return trained
+
+
+def _task(config: Config, subject: Subject, class_images: tuple[Path, ...]) -> Task:
+    return Task(config, subject.paths, subject.prompt, class_images, fill(config.prior.prompt, config.dataset))
+
+
+def make_task(config: Config, model: Model, store: Store) -> Task:
+    """What a run trains on, with its class images drawn if they are not there: for training it in a pack.
+
+    Raises:
+        ConfigError: as `run` would.
+    """
+    return _task(config, dataset.load(config.dataset, store), prior.class_images(config, model, store))
+
+
+def find_task(config: Config, model: Model, store: Store) -> Task | None:
+    """The same, if nothing has to be drawn for it."""
+    class_images = prior.find_class_images(config, model, store)
+    return None if class_images is None else _task(config, dataset.load(config.dataset, store), class_images)
+
+
+def open_store(config: Config) -> Store:
+    """The store of a config."""
+    return Store(Path(config.store) if config.store else None)
+
+
+def _print(name: str, report: Report, folder: Path, config: Config) -> None:
+    """What somebody who waited wants to see: the table, the pictures, and where to look next."""
+    table.show([(name, report)])
+    lines = [
+        f"contact sheet  {folder / 'sample' / 'contact_sheet.png'}",
+        f"metrics        {folder / 'evaluate' / 'metrics.json'}",
+        f"LoRA           {folder / 'train' / 'lora.safetensors'}",
+    ]
+    if config.tracking.mode == "offline":
+        lines.append(f"dashboard      dbexp-compare {folder} --sync")
+    print("\n" + "\n".join(lines), flush=True)

@@ -1,0 +1,106 @@
+"""The summary of a sweep in Weights & Biases, made from what `compare` reads back from its folders."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dbexp import compare, tracking
+from dbexp.compare import Run
+from dbexp.compare.table import REFERENCES
+from dbexp.evaluate import COLUMNS, Estimate
+
+log = logging.getLogger(__name__)
+
+_SHEET = Path("sample", "contact_sheet.png")
+
+
+def summarise(sweep: Path) -> None:
+    """Bring the W&B summary run of a sweep up to date; nothing happens for one whose jobs are not tracked.
+
+    Everything that can go wrong here is a warning: the sweep's folder has all of it, and a later call makes it good.
+
+    Args:
+        sweep: its folder.
+    """
+    try:
+        runs = compare.load(sweep)
+        if runs:
+            objective = str(runs[0].config["objective"]).partition(",")[0].strip()
+            tracking.summarise(sweep, comparison(runs, objective, sweep), [run.folder for run in runs])
+    except (OSError, ValueError, KeyError) as error:
+        log.warning("summary of %s in W&B: %s: %s", sweep, type(error).__name__, error)
+
+
+def comparison(runs: Sequence[Run], objective: str, sweep: Path) -> tracking.Comparison:
+    """The table of a sweep.
+
+    Args:
+        runs: of the sweep; at least one.
+        objective: the column that ranks.
+        sweep: paths are relative to it.
+    """
+    settings, titles = compare.differing(runs), compare.titles(runs)
+    best_first = compare.ranked(runs, objective)
+    rows = []
+    for run in [*best_first, *(run for run in runs if run.report is None)]:
+        sheet = run.folder / _SHEET
+        rows.append(
+            tracking.Row(
+                title=titles[run.folder],
+                status=run.status,
+                settings={name: run.config.get(name) for name in settings},
+                values=_values(run.report.rows["run"]) if run.report else {},
+                label=run.report.label if run.report else None,
+                contact_sheet=sheet.relative_to(sweep).as_posix() if sheet.is_file() else None,
+                error=run.error and run.error.strip().partition("\n")[0],
+            )
+        )
+    return tracking.Comparison(
+        objective=objective,
+        settings=tuple(settings),
+        rows=(*rows, *_references(best_first)),
+        front=tuple(titles[run.folder] for run in front(best_first, "clip_t", "dino")),
+    )
+
+
+def front(runs: Sequence[Run], *columns: str) -> list[Run]:
+    """Finished runs that no other beats, being as good in all columns and better in one; all columns must be there."""
+    points = {id(run): [_signed(run, column) for column in columns] for run in runs}
+    complete = [run for run in runs if not any(map(math.isnan, points[id(run)]))]
+
+    def beats(one: list[float], other: list[float]) -> bool:
+        return one != other and all(a >= b for a, b in zip(one, other, strict=True))
+
+    return [run for run in complete if not any(beats(points[id(other)], points[id(run)]) for other in complete)]
+
+
+def _signed(run: Run, column: str) -> float:
+    """The value of a column, the higher the better; NaN where there is none."""
+    assert run.report is not None
+    row = run.report.rows["run"]
+    value = row[column].value if column in row else math.nan
+    return -value if COLUMNS[column].better == "lower" else value
+
+
+def _references(runs: Sequence[Run]) -> list[tracking.Row]:
+    """What runs are measured against, once for all that share it."""
+    rows: dict[tuple[str, str], tracking.Row] = {}
+    for run in runs:
+        assert run.report is not None
+        for key, title in REFERENCES.items():
+            if key in run.report.rows:
+                values = _values(run.report.rows[key])
+                rows.setdefault((title, repr(values)), tracking.Row(title, tracking.REFERENCE, {}, values))
+    return list(rows.values())
+
+
+def _values(columns: Mapping[str, Estimate]) -> dict[str, tuple[float | None, float | None, float | None]]:
+    """Column -> value and interval, None for NaN."""
+
+    def known(number: float) -> float | None:
+        return None if math.isnan(number) else number
+
+    return {name: (known(e.value), known(e.low), known(e.high)) for name, e in columns.items()}

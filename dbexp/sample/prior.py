@@ -1,0 +1,81 @@
+"""The prior stage: class images for prior preservation (DreamBooth, arXiv 2208.12242, section 3.2).
+
+The base model draws them from a seed stream of their own and touches no global random state, so a run trains the same
+whether they were drawn now or found in the store.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from dbexp.config.check import fill
+from dbexp.config.schema import Config, PriorConfig
+from dbexp.core.errors import ConfigError
+from dbexp.core.images import image_files
+from dbexp.core.store import Store
+from dbexp.models import Model
+from dbexp.sample.draw import Sampling, draw, find
+
+log = logging.getLogger(__name__)
+
+
+def class_images(cfg: Config, model: Model, store: Store) -> tuple[Path, ...]:
+    """The files of the class images, in a fixed order; none when `prior.weight` is 0.
+
+    Args:
+        cfg: a checked config.
+        model: the base model that draws them; not used when `prior.path` names a folder.
+        store: shares them between all runs whose model, prompt, count, seed and sampling agree.
+
+    Raises:
+        ConfigError: the folder `prior.path` holds no picture, or memory does not suffice for `prior.batch_size`.
+    """
+    prior = cfg.prior
+    if prior.weight == 0:
+        return ()
+    if prior.path is not None:
+        return _own(Path(prior.path).expanduser(), prior)
+    return draw("prior", _sampling(cfg), model, store, batch_size=prior.batch_size, description="prior")
+
+
+def find_class_images(cfg: Config, model: Model, store: Store) -> tuple[Path, ...] | None:
+    """What `class_images` would return without drawing anything; None if it would draw.
+
+    Raises:
+        ConfigError: the folder `prior.path` holds no picture.
+    """
+    if cfg.prior.weight == 0 or cfg.prior.path is not None:
+        return class_images(cfg, model, store)
+    return find("prior", _sampling(cfg), model, store)
+
+
+def _sampling(cfg: Config) -> Sampling:
+    prior = cfg.prior
+    return Sampling(
+        stream="prior",
+        seed=cfg.seeds.prior,
+        prompts=(fill(prior.prompt, cfg.dataset),),
+        images_per_prompt=prior.count,
+        steps=prior.steps,
+        guidance_scale=prior.guidance_scale,
+        sampler=prior.sampler,
+        resolution=cfg.model.resolution,
+    )
+
+
+def _own(folder: Path, prior: PriorConfig) -> tuple[Path, ...]:
+    """Class images of the user's: the first `count` of the folder by file name, or all."""
+    files = tuple(image_files(folder))
+    if not files:
+        raise ConfigError(f"prior.path={prior.path}: the folder holds no picture; put some there, or prior.path=null")
+    if prior.use_all:
+        return files
+    if len(files) < prior.count:
+        log.warning(
+            "prior.path=%s holds %d pictures, fewer than prior.count=%d: all of them are used",
+            prior.path,
+            len(files),
+            prior.count,
+        )
+    return files[: prior.count]

@@ -1,0 +1,1 @@
+"""What the storybook's world looks like: everything that is drawn."""

@@ -1,0 +1,1 @@
+"""Stage 3: one loop trains K lanes on a frozen base."""

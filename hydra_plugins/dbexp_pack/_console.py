@@ -1,0 +1,127 @@
+"""What a sweep says while it runs and when it ends."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.utils import JobReturn, JobStatus, configure_log
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from dbexp.core.errors import ConfigError, TrainingDiverged
+from dbexp.pipeline import view as live
+
+if TYPE_CHECKING:
+    from dbexp.pipeline.sweep import Job, Plan
+
+log = logging.getLogger(__name__)
+
+
+class JobsFailed(HydraException):
+    """Stands for the exceptions of failed jobs once they have been told: a sweeper raises it, `dbexp` exits with 1."""
+
+
+@contextmanager
+def watching(planned: Plan, hydra: DictConfig) -> Iterator[None]:
+    """Show the sweep on the terminal, if there is one, and log above the view."""
+    differs = {job.number: " ".join(job.differs) for job in planned.jobs}
+    try:
+        with live.watching(differs, [[job.number for job in members] for members in planned.packs]):
+            configure_log(hydra.hydra_logging, hydra.verbose)  # the stream of a handler is chosen when it is made
+            yield
+    finally:
+        configure_log(hydra.hydra_logging, hydra.verbose)
+
+
+def tell(job: Job, returned: JobReturn) -> None:
+    """Print the line of a job that has ended."""
+    others = "diverged" if isinstance(returned._return_value, TrainingDiverged) else "failed"
+    live.current().ends(job.number, "finished" if returned.status is JobStatus.COMPLETED else others)
+    print(f"{job.title}  {said(job_folder(returned))}", flush=True)
+
+
+def said(folder: Path) -> str:
+    """The scores of a job, or why there are none."""
+    from dbexp import compare
+
+    try:
+        return compare.line(compare.read(folder))
+    except (OSError, ValueError, KeyError):
+        return f"see {folder}"
+
+
+def write_results(folder: Path, objective: str) -> None:
+    """Bring results.csv of a sweep up to date; it can be made again at any time, so trouble here costs no job."""
+    from dbexp import compare
+
+    try:
+        compare.write_results(folder, objective)
+    except (OSError, ValueError, KeyError) as error:
+        log.warning("results of %s: %s: %s", folder, type(error).__name__, error)
+
+
+def show_results(folder: Path, objective: str) -> None:
+    """Print the table of all runs of a sweep, and where its results are."""
+    from dbexp import compare
+    from dbexp.pipeline import summary as dashboard
+
+    print(flush=True)
+    write_results(folder, objective)
+    try:
+        compare.show(compare.load(folder), objective)
+        print(f"\nresults        {folder / compare.RESULTS}", flush=True)
+    except (OSError, ValueError, KeyError) as error:
+        log.warning("results of %s: %s: %s", folder, type(error).__name__, error)
+    try:
+        print(f"page           {compare.write_comparison([folder]).page}", flush=True)
+    except Exception as error:  # every number is on disk; whatever a page may stumble over must not fail a sweep
+        log.warning("page of %s: %s: %s; `dbexp-compare %s` tries again", folder, type(error).__name__, error, folder)
+    dashboard.summarise(folder)
+
+
+def summary(planned: Plan, returns: Mapping[int, JobReturn], cfg: DictConfig) -> None:
+    """The table of all runs, then every failure with its folder and the command that repeats it alone.
+
+    Exceptions of failed jobs have then been told, and become one that says how many there were.
+    """
+    from dbexp.pipeline import run as stages
+
+    # from the config: in what a job returns, Hydra has forgotten when `now` was
+    show_results(Path(str(cfg.hydra.sweep.dir)), planned.jobs[0].config.objective)
+    failed = [job for job in planned.jobs if returns[job.number].status is not JobStatus.COMPLETED]
+    for job in failed:
+        returned = returns[job.number]
+        folder = job_folder(returned)
+        log.error("%s failed: %s", job.title, _reason(returned))
+        log.error("  folder     %s", folder)
+        if (folder / stages.TRACEBACK).exists():
+            log.error("  traceback  %s", folder / stages.TRACEBACK)
+        log.error("  repeat     %s", shlex.join(["dbexp", *_config_folders(cfg), *job.overrides]))
+    for job in failed:
+        told = JobsFailed(f"{len(failed)} of {len(planned.jobs)} jobs failed; see above")
+        told.__cause__, told.__suppress_context__ = None, True
+        returns[job.number].return_value = told
+
+
+def job_folder(returned: JobReturn) -> Path:
+    """The folder of a job."""
+    assert returned.hydra_cfg is not None
+    return Path(str(returned.hydra_cfg.hydra.runtime.output_dir))
+
+
+def _reason(returned: JobReturn) -> str:
+    """First line of a failed job's exception, with its type where the type says something."""
+    error = returned._return_value
+    first = (str(error).strip() or "no message").splitlines()[0]
+    return first if isinstance(error, (ConfigError, HydraException)) else f"{type(error).__name__}: {first}"
+
+
+def _config_folders(cfg: DictConfig) -> list[str]:
+    """The switches that gave Hydra more folders of options."""
+    sources = cfg.hydra.runtime.config_sources
+    return [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]

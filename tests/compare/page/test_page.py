@@ -1,0 +1,104 @@
+"""The page and the files beside it: one set of numbers, nothing from outside, nothing that escapes its cell."""
+
+from __future__ import annotations
+
+import csv
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from dbexp import compare
+from dbexp.compare import command as compare_command
+from tests.compare import sweeps
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """Cells of every table row, and every address that the page asks for."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[list[dict[str, str]]] = []
+        self.addresses: list[str] = []
+        self.scripts = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        own = {name: value or "" for name, value in attrs}
+        self.scripts += tag == "script"
+        self.addresses += [own[name] for name in ("src", "href") if name in own]
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th") and self.rows:
+            self.rows[-1].append({"tag": tag, **own})
+
+
+def is_other(cell: dict[str, str]) -> bool:
+    """Whether a cell is hidden until all columns are asked for."""
+    return "other" in cell.get("class", "").split()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> compare.Written:
+    folder = sweeps.sweep(tmp_path_factory.mktemp("sweep"), {"lora.rank": (4, 8), "prior.weight": (0, 1)})
+    sweeps.failed(folder / "9", {"lora.rank": 4, "prior.weight": 2}, HOSTILE)
+    return compare.write_comparison([folder], "dino")
+
+
+@pytest.fixture(scope="module")
+def page(written: compare.Written) -> Page:
+    return Page(written.page.read_text(encoding="utf-8"))
+
+
+def test_every_number_is_that_of_the_csv(written: compare.Written, page: Page) -> None:
+    rows = [
+        row
+        for row in csv.DictReader(written.csv.read_text(encoding="utf-8").splitlines())
+        if row["status"] == "finished"
+    ]
+    assert len(rows) == 4
+    for column in ("dino", "clip_i", "clip_t", "pres", "div"):
+        shown = {cell["data-value"] for row in page.rows for cell in row if cell.get("data-column") == column}
+        assert {row[column] for row in rows} <= shown, column
+
+
+def test_headings_and_cells_stand_in_the_same_columns(page: Page) -> None:
+    """What is hidden until asked for is hidden in every row, or numbers stand under wrong headings."""
+    (heading,) = [row for row in page.rows if row and all(c["tag"] == "th" for c in row) and any(map(is_other, row))]
+    hidden = [is_other(cell) for cell in heading]
+    assert any(hidden)
+    bodies = [row for row in page.rows if len(row) == len(heading) and row is not heading]
+    assert len(bodies) >= 4
+    for row in bodies:
+        assert [is_other(cell) for cell in row] == hidden
+
+
+def test_nothing_comes_from_outside(written: compare.Written, page: Page) -> None:
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert written.page.stat().st_size < 25e6
+
+
+def test_what_users_wrote_is_text(written: compare.Written) -> None:
+    text = written.page.read_text(encoding="utf-8")
+    assert HOSTILE not in text
+    assert "alert(1)" in text  # the reason of the failure is told all the same
+
+
+def test_a_sentence_says_what_prior_preservation_did(written: compare.Written) -> None:
+    (said,) = [one.sentence for one in compare.statements(written.comparison) if "prior.weight" in one.sentence]
+    assert re.search(r"PRES −0\.1\d+ \[", said), said  # the sweep was written with -0.12
+
+
+def test_the_command_writes_the_same_and_refuses_an_empty_folder(
+    written: compare.Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = written.csv.read_bytes()
+    assert compare_command.main([str(written.csv.parent)]) in (0, None)
+    assert written.csv.read_bytes() == before
+    assert str(written.page) in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        compare_command.main([str(tmp_path)])
+    assert stop.value.code not in (0, None)

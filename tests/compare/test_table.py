@@ -1,0 +1,211 @@
+"""The printed table, as text and on terminals."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from dbexp.compare import table
+from dbexp.evaluate import COLUMNS, Estimate, Report
+
+RUN = {
+    "dino": Estimate(0.668, 0.650, 0.690, 25),
+    "clip_i": Estimate(0.803, 0.790, 0.810, 25),
+    "clip_t": Estimate(0.305, 0.300, 0.310, 25),
+    "pres": Estimate(0.493, 0.480, 0.500, 100),
+    "div": Estimate(0.371, 0.360, 0.380, 25),
+    "clip_t_token": Estimate(0.311, 0.300, 0.320, 25),
+    "pres_base": Estimate(0.401, 0.390, 0.410, 100),
+    "pres_delta": Estimate(0.092, 0.080, 0.100, 100),
+    "div_prior": Estimate(0.391, 0.380, 0.400, 100),
+    "dino_real": Estimate(0.774, 0.700, 0.800, 5),
+    "clip_i_real": Estimate(0.885, 0.800, 0.900, 5),
+    "dino_max": Estimate(0.712, 0.690, 0.730, 25),
+    "copy_rate": Estimate(0.040, 0.000, 0.080, 25),
+    "n_missing": Estimate(0.0, n=100),
+    "n_blank": Estimate(2.0, n=100),
+}
+BASE = {"dino": Estimate(0.301, 0.290, 0.310, 25), "pres": RUN["pres_base"]}
+REAL = {"dino": RUN["dino_real"], "clip_i": RUN["clip_i_real"]}
+
+
+def report(label: str | None = None, base: dict[str, Estimate] | None = None, **columns: Estimate) -> Report:
+    rows = {"run": RUN | columns, "base": BASE if base is None else base, "real": REAL}
+    rows = {name: row for name, row in rows.items() if row}
+    return Report(label, "sks", "dog", {}, {}, rows, {}, (), (), (), math.nan)
+
+
+def lines(*reports: tuple[str, Report]) -> list[str]:
+    return table.text(reports).splitlines()
+
+
+def line(starts: str, of: list[str]) -> str:
+    """The first line that begins with these words."""
+    return next(candidate for candidate in of if candidate.startswith(starts))
+
+
+def on_terminal(width: int, *reports: tuple[str, Report], color: bool = False) -> str:
+    buffer = io.StringIO()
+    system = "truecolor" if color else None
+    console = Console(file=buffer, force_terminal=True, width=width, color_system=system, legacy_windows=False)  # type: ignore[arg-type]
+    table.show(reports, console)
+    return buffer.getvalue()
+
+
+def test_every_column_has_a_title() -> None:
+    assert set(table.TITLES) == set(COLUMNS)
+    assert set(table.PAPER) < set(COLUMNS)
+
+
+def test_arrows_point_to_the_better_side() -> None:
+    assert table.heading("dino") == "DINO ↑"
+    assert table.heading("pres") == "PRES ↓"
+    assert table.heading("dino_real") == "DINO real"
+
+
+def test_the_papers_columns_come_first_and_in_order() -> None:
+    header = line(" ", lines(("dog3", report())))
+    assert header.split() == ["DINO", "↑", "CLIP-I", "↑", "CLIP-T", "↑", "PRES", "↓", "DIV", "↑"]
+
+
+def test_a_run_stands_with_its_intervals_above_what_it_is_measured_against() -> None:
+    shown = lines(("dog3", report()))
+    assert line("dog3 ", shown).split()[1:5] == ["0.668", "0.650…0.690", "0.803", "0.790…0.810"]
+    first = [row.split("  ")[0] for row in shown[3:6]]
+    assert first == ["dog3", "base model", "real images"]
+    assert "0.301 0.290…0.310" in line("base model", shown)
+    assert "0.774 0.700…0.800" in line("real images", shown)
+
+
+def test_the_other_columns_follow_and_counts_are_whole() -> None:
+    shown = lines(("dog3", report()))
+    header = next(i for i, row in enumerate(shown) if "CLIP-T token ↑" in row)
+    assert [word for word in shown[header].strip().split("  ") if word] == [
+        "CLIP-T token ↑",
+        "PRES delta ↓",
+        "DIV prior ↑",
+        "DINO max ↑",
+        "copy rate ↓",
+        "missing ↓",
+        "blank ↓",
+    ]
+    assert shown[header + 1].split() == ["dog3", "0.311", "0.092", "0.391", "0.712", "0.040", "0", "2"]
+
+
+def test_values_stand_under_their_heading() -> None:
+    shown = lines(("dog3", report()))
+    header = line(" ", shown)
+    for title, row, value in (("PRES", "dog3 ", "0.493"), ("PRES", "base ", "0.401"), ("CLIP-I", "real ", "0.885")):
+        assert line(row, shown).startswith(value, header.index(title)), (title, row)
+
+
+def test_no_base_row_without_base_samples() -> None:
+    shown = lines(("dog3", report(base={})))
+    assert not any(row.startswith("base model") for row in shown)
+
+
+def test_the_label_stands_in_the_title() -> None:
+    assert lines(("dog3", report("random weights: numbers mean nothing")))[0] == (
+        "dog3  (random weights: numbers mean nothing)"
+    )
+    assert lines(("dog3", report()))[0] == "dog3"
+
+
+def test_a_dash_for_nan_and_the_reason_once_below() -> None:
+    lacking = Estimate.missing("no class images")
+    shown = lines(("dog3", report(pres=lacking, pres_delta=lacking, div_prior=lacking)))
+    header = line(" ", shown)
+    assert line("dog3 ", shown)[header.index("PRES")] == "–"
+    assert [row for row in shown if row.startswith("–")] == ["– PRES, PRES delta, DIV prior: no class images (dog3)"]
+    assert not any("nan" in row.lower() for row in shown)
+
+
+def test_reasons_of_many_runs_stay_short() -> None:
+    runs = [(f"seed={seed}", report(div=Estimate.missing("no prompt has two samples"))) for seed in range(9)]
+    assert lines(*runs)[-1] == "– DIV: no prompt has two samples (seed=0, seed=1, seed=2 and 6 more)"
+
+
+def test_runs_share_the_rows_of_what_they_share() -> None:
+    shown = lines(("rank=16", report()), ("rank=32", report(dino=Estimate(0.7, 0.6, 0.8))))
+    assert shown[0] == "2 runs"
+    assert sum(row.startswith("base model") for row in shown[:8]) == 1
+    assert sum(row.startswith("real images") for row in shown) == 1
+
+
+def test_runs_with_different_base_models_name_theirs() -> None:
+    other = {"dino": Estimate(math.nan, reason="no samples")}
+    shown = lines(("model=a", report()), ("model=b", report(base=other)), ("model=c", report(base=other)))
+    assert line("base model of model=a", shown)
+    assert line("base model of model=b, model=c", shown)
+    assert sum(row.startswith("real images") for row in shown) == 1
+
+
+def test_runs_with_different_base_models_name_them_by_what_they_have_in_common() -> None:
+    other = {"dino": Estimate(0.1, 0.0, 0.2)}
+    runs = [
+        (f"rank={rank} seed={seed}", report(**({"base": other} if seed == 2 else {})))
+        for rank in (4, 8)
+        for seed in (1, 2)
+    ]
+    shown = lines(*runs)
+    assert line("base model of seed=1 ", shown)
+    assert line("base model of seed=2 ", shown)
+
+
+def test_labels_that_differ_go_to_their_runs() -> None:
+    shown = lines(("model=a", report("storybook")), ("model=b", report()), ("model=c", report("random weights")))
+    assert shown[0] == "3 runs  (storybook; random weights)"
+    assert line("model=a (storybook) ", shown)
+    assert line("model=b  ", shown)
+
+
+def test_the_best_run_of_each_column_is_bold() -> None:
+    a = report(dino=Estimate(0.7), pres=Estimate(0.5), clip_t=Estimate(0.3), div=Estimate(math.nan, reason="none"))
+    b = report(dino=Estimate(0.6), pres=Estimate(0.4), clip_t=Estimate(0.3), div=Estimate(0.2))
+    shown = on_terminal(100, ("a", a), ("b", b), color=True)
+    assert "\x1b[1m0.700\x1b[0m" in shown  # higher is better
+    assert "\x1b[1m0.400\x1b[0m" in shown  # lower is better
+    assert "\x1b[1m0.600" not in shown
+    assert "\x1b[1m0.500" not in shown
+    assert "\x1b[1m0.300" not in shown  # a tie
+
+
+def test_it_fits_80_characters() -> None:
+    shown = on_terminal(80, ("rank=16 weight=0", report()), ("rank=32 weight=1", report()))
+    assert max(map(len, shown.splitlines())) <= 80
+    words = shown.split()
+    for whole in ("0.650…0.690", "0.360…0.380", "0.480…0.500", "0.712"):
+        assert whole in words, whole
+
+
+def test_a_value_too_long_for_80_characters_is_folded_not_cut() -> None:
+    """Negative intervals need two signs more."""
+    below = {column: Estimate(-0.123, -0.234, -0.112) for column in table.PAPER}
+    shown = on_terminal(80, ("a long name of a run", report(base={}, **below)))
+    assert max(map(len, shown.splitlines())) <= 80
+    assert sum(character.isdigit() for character in shown) == sum(
+        character.isdigit() for character in on_terminal(200, ("a long name of a run", report(base={}, **below)))
+    )
+
+
+def test_a_terminal_too_narrow_for_columns_gets_whole_lines() -> None:
+    assert on_terminal(40, ("dog3", report())) == table.text([("dog3", report())])
+
+
+def test_names_are_not_markup() -> None:
+    assert lines(("crop=[red]x[/red]", report()))[0] == "crop=[red]x[/red]"
+
+
+@pytest.mark.parametrize(("encoding", "arrow"), [("utf-8", "↑"), ("cp1252", "^")])
+def test_a_file_gets_plain_text_in_its_own_encoding(encoding: str, arrow: str) -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding)
+    table.show([("dog3", report())], Console(file=stream, force_terminal=False))
+    stream.flush()
+    shown = raw.getvalue().decode(encoding)
+    assert f"DINO {arrow}" in shown
+    assert "\x1b" not in shown
+    assert max(map(len, shown.splitlines())) > 80

@@ -1,0 +1,243 @@
+"""Every rule of `config.check`: the message names the field, its value and what would be right."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any, get_type_hints
+
+import pytest
+from omegaconf import OmegaConf
+
+from dbexp.config import check as config
+from dbexp.config import schema
+from dbexp.config.check import CHOICES
+from dbexp.config.schema import Config, DatasetConfig, ModelConfig
+from dbexp.core.errors import ConfigError
+
+
+def good() -> Config:
+    """A config that breaks no rule."""
+    return Config(
+        model=ModelConfig(name="small", path="random"),
+        dataset=DatasetConfig(name="rex", path="photos", class_noun="dog", live=True),
+    )
+
+
+def changed(**values: Any) -> Config:
+    """`changed(lora__rank=0)` is the good config with lora.rank = 0."""
+    made = good()
+    for path, value in values.items():
+        *parents, last = path.split("__")
+        node: Any = made
+        for name in parents:
+            node = getattr(node, name)
+        setattr(node, last, value)
+    return made
+
+
+def problems(cfg: Config) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        config.check(cfg)
+    return caught.value.problems
+
+
+def test_a_good_config_passes_unchanged() -> None:
+    assert config.check(good()) == good()
+
+
+def test_check_returns_a_copy() -> None:
+    given = good()
+    config.check(given).lora.rank = 99
+    assert given.lora.rank == 16
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"lora__rank": 0}, "lora.rank=0: must be at least 1"),
+        ({"lora__rank": -3}, "lora.rank=-3: must be at least 1"),
+        ({"lora__alpha": 0.0}, "lora.alpha=0.0: must be greater than 0"),
+        ({"lora__text_encoder_rank": 4}, "lora.text_encoder_rank=4: has no effect without lora.text_encoder=true"),
+        ({"lora__text_encoder": True, "lora__text_encoder_rank": 0}, "lora.text_encoder_rank=0: must be at least 1"),
+        ({"prior__weight": -0.5}, "prior.weight=-0.5: must be at least 0"),
+        ({"prior__weight": float("nan")}, "prior.weight=nan: must be at least 0"),
+        ({"prior__count": 0}, "prior.count=0: must be at least 1"),
+        ({"prior__sampler": "eulr"}, "prior.sampler=eulr: choose one of ddim, ddpm"),
+        ({"prior__path": "no/such/folder"}, "prior.path=no/such/folder: there is no such folder"),
+        ({"prior__prompt": "a photo of {clas}"}, "prior.prompt='a photo of {clas}': only {token} and {class}"),
+        ({"train__steps": 0}, "train.steps=0: must be at least 1"),
+        ({"train__lr": 0.0}, "train.lr=0.0: must be greater than 0"),
+        ({"train__lr": float("inf")}, "train.lr=inf: must be greater than 0"),
+        ({"train__lr": float("nan")}, "train.lr=nan: must be greater than 0"),
+        ({"train__beta1": 1.0}, "train.beta1=1.0: must lie in [0, 1)"),
+        ({"train__text_encoder_lr": 1e-5}, "train.text_encoder_lr=1e-05: has no effect without lora.text_encoder=true"),
+        ({"train__optimizer": "sgd"}, "train.optimizer=sgd: choose one of adamw, adamw8bit, prodigy"),
+        ({"lr_schedule__name": "step"}, "lr_schedule.name=step: choose one of constant, constant_with_warmup"),
+        ({"lr_schedule__warmup_steps": -1}, "lr_schedule.warmup_steps=-1: must be at least 0"),
+        ({"lr_schedule__horizon": 0}, "lr_schedule.horizon=0: must be at least 1"),
+        (
+            {"lr_schedule__name": "cosine", "lr_schedule__warmup_steps": 500},
+            "lr_schedule.warmup_steps=500: must be smaller than the horizon of 500 steps",
+        ),
+        (
+            {"lr_schedule__name": "linear", "lr_schedule__warmup_steps": 80, "lr_schedule__horizon": 50},
+            "lr_schedule.warmup_steps=80: must be smaller than the horizon of 50 steps",
+        ),
+        (
+            {"lr_schedule__name": "polynomial", "lr_schedule__lr_end": 1e-3},
+            "lr_schedule.lr_end=0.001: must be smaller than train.lr=0.0001",
+        ),
+        ({"sample__images_per_prompt": 0}, "sample.images_per_prompt=0: must be at least 1"),
+        ({"sample__guidance_scale": -1.0}, "sample.guidance_scale=-1.0: must be at least 0"),
+        ({"sample__sampler": "ddimm"}, "sample.sampler=ddimm: choose one of ddim, ddpm"),
+        ({"sample__resolution": 100}, "sample.resolution=100: must be a multiple of 8"),
+        ({"sample__class_prompt": "a {class"}, "sample.class_prompt='a {class': only {token} and {class}"),
+        ({"model__resolution": 20}, "model.resolution=20: must be a multiple of 8"),
+        ({"model__resolution": 0}, "model.resolution=0: must be at least 8"),
+        ({"evaluate__confidence": 1.0}, "evaluate.confidence=1.0: must lie in [0, 1)"),
+        ({"evaluate__max_missing": -0.1}, "evaluate.max_missing=-0.1: must be at least 0"),
+        ({"seed": -1}, "seed=-1: must be at least 0"),
+        ({"dataset__path": None}, "dataset.path=null: say which folder"),
+        ({"dataset__token": "two words"}, "dataset.token='two words': must be one word"),
+        ({"dataset__token": ""}, "dataset.token='': must be one word"),
+        ({"dataset__class_noun": " "}, "say what the subject is"),
+        ({"dataset__prompt": "a photo of {class}"}, "must contain {token}"),
+        ({"dataset__prompt": "{token} {0}"}, "dataset.prompt='{token} {0}': only {token} and {class}"),
+    ],
+)
+def test_a_broken_rule_is_named(values: dict[str, Any], says: str) -> None:
+    (message,) = problems(changed(**values))
+    assert says in message
+
+
+@pytest.mark.parametrize("path", CHOICES)
+def test_a_bad_choice_lists_the_good_ones(path: str) -> None:
+    said = [message for message in problems(changed(**{path.replace(".", "__"): "nonsense"})) if "nonsense" in message]
+    assert said == [f"{path}=nonsense: choose one of {', '.join(CHOICES[path])}"]
+
+
+@pytest.mark.parametrize(("optimizer", "library"), config.OPTIMIZER_LIBRARIES.items())
+def test_an_optimizer_needs_its_library(optimizer: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == library else name)
+    (message,) = problems(changed(train__optimizer=optimizer))
+    assert message.startswith(f"train.optimizer={optimizer}: needs the package {library}")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert config.check(changed(train__optimizer=optimizer)).train.optimizer == optimizer
+
+
+def test_all_problems_come_at_once() -> None:
+    said = problems(changed(lora__rank=0, prior__weight=-1.0, train__lr=-1.0, dataset__token="", model__device="cpu"))
+    assert [re.split("[=:]", message)[0] for message in said] == [
+        "lora.rank",
+        "prior.weight",
+        "train.lr",
+        "dataset.token",
+    ]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"lr_schedule__warmup_steps": 500},  # constant ignores it
+        {"lr_schedule__name": "polynomial", "lr_schedule__warmup_steps": 500, "lr_schedule__horizon": 1000},
+        {"prior__weight": 0.0, "prior__path": "no/such/folder"},  # no class images, so nobody looks there
+        {"lora__text_encoder": True, "lora__text_encoder_rank": 4, "train__text_encoder_lr": 1e-5},
+        {"dataset__source": "dreambooth", "dataset__path": None},
+        {"sample__class_images": 0},
+        {"train__max_grad_norm": 0.0},
+    ],
+)
+def test_what_is_allowed(values: dict[str, Any]) -> None:
+    config.check(changed(**values))
+
+
+def test_an_unknown_key_is_refused(checked: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError, match="foo"):
+        checked("+foo=1")
+
+
+def test_a_missing_value_is_named(checked: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        checked("model=custom")
+    assert [message.partition(":")[0] for message in caught.value.problems] == ["model.name", "model.path"]
+
+
+def test_a_dangling_interpolation_is_refused(checked: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        checked("train.steps=${nowhere}")
+
+
+def test_a_wrong_type_is_refused() -> None:
+    cfg = OmegaConf.to_container(OmegaConf.structured(good()))
+    assert isinstance(cfg, dict)
+    cfg["train"]["steps"] = "many"
+    with pytest.raises(ConfigError, match="many"):
+        config.check(OmegaConf.create(cfg))
+
+
+def test_the_result_is_free_of_interpolations(checked: Callable[..., Config]) -> None:
+    assert checked("seed=7", "seeds.init=3").seeds == config.SeedsConfig(init=3, data=7, noise=7, prior=7, sample=7)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"train__lr": 2e-3}, "train.lr=0.002 is high"),
+        ({"train__lr": 1e-7}, "train.lr=1e-07 is low"),
+        ({"train__text_encoder_lr": 1e-2}, "train.text_encoder_lr=0.01 is high"),
+        ({"train__steps": 100}, "train.steps=100 is 20 steps for each of 5 pictures"),
+        ({"train__steps": 2500}, "train.steps=2500 is 500 steps for each of 5 pictures"),
+        ({"lora__rank": 256}, "lora.rank=256"),
+    ],
+)
+def test_advice(values: dict[str, Any], says: str) -> None:
+    (sentence,) = config.advice(changed(**values), real_images=5)
+    assert says in sentence
+
+
+@pytest.mark.parametrize("values", [{}, {"train__steps": 250}, {"train__steps": 2000}, {"lora__rank": 128}])
+def test_nothing_to_advise(values: dict[str, Any]) -> None:
+    assert config.advice(changed(**values), real_images=5) == []
+
+
+def test_a_model_of_small_pictures_bears_a_higher_rate() -> None:
+    small = {"model__resolution": 64, "sample__resolution": 64}
+    assert config.advice(changed(**small, train__lr=2e-3), real_images=5) == []
+    (sentence,) = config.advice(changed(**small, train__lr=1e-2), real_images=5)
+    assert "train.lr=0.01 is high for LoRA: above 0.005" in sentence
+
+
+def test_a_usual_prodigy_rate_is_no_advice() -> None:
+    assert config.advice(changed(train__optimizer="prodigy", train__lr=1.0), real_images=5) == []
+
+
+def test_fill() -> None:
+    assert config.fill("a {token} {class} on a {class}", good().dataset) == "a sks dog on a dog"
+
+
+def test_plain_is_json_like() -> None:
+    made = config.plain(good())
+    assert made["lora"]["rank"] == 16
+    assert made["evaluate"]["dino"]["mean"] == list(schema.IMAGENET_MEAN)
+    assert made == config.plain(OmegaConf.structured(good()))
+
+
+def test_every_rule_names_a_field() -> None:
+    known: dict[str, Any] = {}
+
+    def collect(cls: type, prefix: str) -> None:
+        for name, hint in get_type_hints(cls).items():
+            known[prefix + name] = hint
+            if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+                collect(hint, f"{prefix}{name}.")
+
+    collect(Config, "")
+    ruled = {*CHOICES, *config.AT_LEAST, *config.ABOVE_ZERO, *config.BELOW_ONE}
+    assert ruled <= known.keys()
+    # every size, count and number of steps has a bound, so that a 0 or a negative number cannot slip through
+    integers = {path for path, hint in known.items() if hint in (int, int | None)}
+    unbounded = {"evaluate.seed"}  # any seed will do
+    unbounded |= {path for path in integers if path.startswith("seeds.")}
+    assert integers - ruled == unbounded

@@ -1,0 +1,333 @@
+"""The store: made once, never half there, found again."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbexp.core import store as store_module
+from dbexp.core.errors import ConfigError
+from dbexp.core.store import MANIFEST, Store, file_hash, key_of, link, link_tree, write_atomic
+
+INPUTS: dict[str, Any] = {"version": 1, "model": "abc", "settings": {"rank": 4, "lr": 1e-4}}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+class Maker:
+    """Writes two files and counts its calls; stops after the first file when told to."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.calls, self.error = 0, error
+        self.found: list[list[str]] = []
+
+    def __call__(self, folder: Path) -> None:
+        self.calls += 1
+        self.found.append(sorted(path.name for path in folder.iterdir()))
+        write_atomic(folder / "first.txt", "one")
+        if self.error is not None:
+            raise self.error
+        write_atomic(folder / "deep" / "second.bin", b"\x00" * 100)
+
+
+class TestKeys:
+    def test_order_of_keys_is_nothing(self) -> None:
+        assert key_of({"a": 1, "b": {"c": 2, "d": 3}}) == key_of({"b": {"d": 3, "c": 2}, "a": 1})
+
+    def test_values_and_nesting_are_everything(self) -> None:
+        variants: list[dict[str, Any]] = [
+            {"a": 1},
+            {"a": 1.5},
+            {"a": "1"},
+            {"a": None},
+            {"a": [1]},
+            {"a": [1, 1]},
+            {"b": 1},
+            {"a": {"a": 1}},
+        ]
+        assert len({key_of(variant) for variant in variants}) == len(variants)
+
+    def test_order_of_lists_counts(self) -> None:
+        assert key_of({"images": ["x", "y"]}) != key_of({"images": ["y", "x"]})
+
+    def test_refuses_what_is_not_json(self) -> None:
+        with pytest.raises(TypeError):
+            key_of({"path": Path("x")})
+
+    def test_file_hash(self, tmp_path: Path) -> None:
+        path = tmp_path / "big"
+        path.write_bytes(os.urandom(3 << 20))
+        assert file_hash(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def test_remembered_hash_follows_the_file(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "weights"
+        path.write_bytes(b"one")
+        first = store.file_hash(path)
+        with monkeypatch.context() as patch:
+            patch.setattr(store_module, "file_hash", lambda _: pytest.fail("it was hashed before"))
+            assert store.file_hash(path) == first
+            (tmp_path / "alias").symlink_to(path)
+            assert store.file_hash(tmp_path / "alias") == first
+        path.write_bytes(b"other")
+        assert store.file_hash(path) == hashlib.sha256(b"other").hexdigest()
+
+
+class TestGet:
+    def test_made_once(self, store: Store) -> None:
+        make = Maker()
+        assert store.find("stage", INPUTS) is None
+        folder = store.get("stage", INPUTS, make)
+        assert store.get("stage", dict(reversed(INPUTS.items())), make) == folder == store.find("stage", INPUTS)
+        assert make.calls == 1
+        assert folder == store.place("stage", INPUTS)
+        assert (folder / "first.txt").read_text() == "one"
+        assert Store.verify(folder) == []
+
+    def test_another_key_is_another_entry(self, store: Store) -> None:
+        make = Maker()
+        places = {
+            store.get("stage", INPUTS, make),
+            store.get("other", INPUTS, make),
+            store.get("stage", INPUTS | {"version": 2}, make),
+        }
+        assert make.calls == len(places) == 3
+
+    def test_manifest_tells_the_inputs_and_every_file(self, store: Store) -> None:
+        folder = store.get("stage", INPUTS, Maker())
+        manifest = json.loads((folder / MANIFEST).read_text())
+        assert manifest["inputs"] == {"stage": "stage", **INPUTS}
+        assert set(manifest["files"]) == {"first.txt", "deep/second.bin"}
+        assert manifest["files"]["deep/second.bin"] == {
+            "bytes": 100,
+            "sha256": hashlib.sha256(bytes(100)).hexdigest(),
+        }
+
+    def test_an_exception_keeps_the_working_folder(self, store: Store) -> None:
+        with pytest.raises(RuntimeError, match="power cut"):
+            store.get("stage", INPUTS, Maker(RuntimeError("power cut")))
+        assert store.find("stage", INPUTS) is None
+        assert not store.place("stage", INPUTS).exists()
+        assert (store.working_folder("stage", INPUTS) / "first.txt").exists()
+        again = Maker()
+        store.get("stage", INPUTS, again)
+        assert again.found == [["first.txt"]], "the second attempt sees what the first one left"
+        assert not store.working_folder("stage", INPUTS).exists()
+
+    def test_a_full_disk_publishes_nothing(self, store: Store) -> None:
+        with pytest.raises(OSError, match="No space"):
+            store.get("stage", INPUTS, Maker(OSError(errno.ENOSPC, "No space left on device")))
+        assert store.find("stage", INPUTS) is None
+
+    def test_a_full_disk_while_publishing(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(path: Path, data: str | bytes) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+        make = Maker()
+        with monkeypatch.context() as patch:
+            patch.setattr(store_module, "write_atomic", full)
+            with pytest.raises(OSError, match="No space"):
+                store.get("stage", INPUTS, make)
+        assert store.find("stage", INPUTS) is None
+        store.get("stage", INPUTS, make)
+        assert store.find("stage", INPUTS) is not None
+
+    def test_killed_between_manifest_and_rename(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        replace = os.replace
+
+        def killed(source: Path, target: Path) -> None:
+            if Path(target) == store.place("stage", INPUTS):
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        make = Maker()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", killed)
+            with pytest.raises(KeyboardInterrupt):
+                store.get("stage", INPUTS, make)
+        assert (store.working_folder("stage", INPUTS) / MANIFEST).exists()
+        folder = store.get("stage", INPUTS, make)
+        assert store.get("stage", INPUTS, make) == folder
+        assert make.calls == 2
+        assert MANIFEST not in json.loads((folder / MANIFEST).read_text())["files"]
+
+    def test_leftovers_of_a_killed_write_are_swept_up(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        def make(folder: Path) -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process cleans nothing up
+                patch.setattr(os, "fsync", lambda _: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    write_atomic(folder / "state.pt", "half")
+            write_atomic(folder / "first.txt", "one")
+
+        folder = store.get("stage", INPUTS, make)
+        assert sorted(path.name for path in folder.iterdir()) == ["first.txt", MANIFEST]
+
+
+class TestDamage:
+    @pytest.fixture
+    def folder(self, store: Store) -> Path:
+        return store.get("stage", INPUTS, Maker())
+
+    def remade(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+        make = Maker()
+        assert store.find("stage", INPUTS) is None
+        folder = store.get("stage", INPUTS, make)
+        assert make.calls == 1
+        assert make.found == [[]], "nothing of the damaged entry is reused"
+        assert Store.verify(folder) == []
+        assert "is damaged and is made again" in caplog.text
+        assert not list(folder.parent.glob("*.doomed"))
+
+    def test_truncated_file(self, store: Store, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+        (folder / "deep" / "second.bin").write_bytes(b"\x00" * 99)
+        self.remade(store, caplog)
+
+    def test_missing_file(self, store: Store, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+        (folder / "first.txt").unlink()
+        self.remade(store, caplog)
+
+    def test_missing_manifest(self, store: Store, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+        (folder / MANIFEST).unlink()
+        self.remade(store, caplog)
+
+    @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"files": {"first.txt": 3}}'])
+    def test_mangled_manifest(self, store: Store, folder: Path, caplog: pytest.LogCaptureFixture, content: str) -> None:
+        (folder / MANIFEST).write_text(content)
+        self.remade(store, caplog)
+
+    def test_verify_reads_bytes(self, folder: Path) -> None:
+        (folder / "deep" / "second.bin").write_bytes(b"\x01" * 100)
+        assert Store.verify(folder) == ["deep/second.bin"]
+        (folder / "first.txt").unlink()
+        assert sorted(Store.verify(folder)) == ["deep/second.bin", "first.txt"]
+
+
+class TestClaim:
+    def test_fill_and_publish(self, store: Store) -> None:
+        with store.claim("stage", INPUTS) as entry:
+            assert not entry.finished
+            assert entry.place == store.place("stage", INPUTS)
+            assert store.look("stage", INPUTS).folder == entry.folder
+            (entry.folder / "a").write_text("a")
+            entry.publish()
+            assert entry.finished and (entry.folder / "a").read_text() == "a"
+            assert store.look("stage", INPUTS).finished
+        with store.claim("stage", INPUTS) as entry:
+            assert entry.finished and entry.folder == entry.place
+
+    def test_left_unfinished(self, store: Store) -> None:
+        with store.claim("stage", INPUTS) as entry:
+            (entry.folder / "a").write_text("a")
+        assert store.find("stage", INPUTS) is None
+        with store.claim("stage", INPUTS) as entry:
+            assert not entry.finished and (entry.folder / "a").exists()
+
+    @pytest.mark.parametrize("inside", ["store", "store/deep"])
+    def test_a_file_in_the_way(self, tmp_path: Path, inside: str) -> None:
+        (tmp_path / "store").write_text("no folder")
+        with pytest.raises(ConfigError, match=f"^store={tmp_path / inside}: .*give the path of a folder"):
+            Store(tmp_path / inside).get("stage", INPUTS, Maker())
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+    def test_unwritable(self, tmp_path: Path) -> None:
+        tmp_path.chmod(0o500)
+        try:
+            with pytest.raises(PermissionError) as caught:
+                Store(tmp_path / "store").get("stage", INPUTS, Maker())
+            assert caught.value.filename == str(tmp_path / "store")
+        finally:
+            tmp_path.chmod(0o700)
+
+    def test_two_processes_make_once(self, store: Store, tmp_path: Path) -> None:
+        script = """
+import sys, time
+from pathlib import Path
+from dbexp.core.store import Store
+
+def make(folder):
+    with open(sys.argv[2], "a") as log:
+        log.write("made\\n")
+    time.sleep(0.4)
+    (folder / "a").write_text("a")
+
+while not Path(sys.argv[3]).exists():
+    time.sleep(0.01)
+print(Store(Path(sys.argv[1])).get("stage", {"version": 1}, make))
+"""
+        log, start = tmp_path / "log", tmp_path / "start"
+        command = [sys.executable, "-c", script, str(store.root), str(log), str(start)]
+        started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+        start.touch()
+        printed = {process.communicate(timeout=60)[0].strip() for process in started}
+        assert [process.returncode for process in started] == [0, 0, 0]
+        assert printed == {str(store.place("stage", {"version": 1}))}
+        assert log.read_text() == "made\n"
+
+
+class TestFiles:
+    def test_write_atomic_replaces(self, tmp_path: Path) -> None:
+        path = tmp_path / "new" / "a.txt"
+        write_atomic(path, "old")
+        write_atomic(path, b"new")
+        assert path.read_bytes() == b"new"
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_write_atomic_leaves_the_old(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "a.txt"
+        write_atomic(path, "old")
+
+        def full(_: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            write_atomic(path, "new")
+        assert path.read_text() == "old"
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_link(self, tmp_path: Path) -> None:
+        source, target = tmp_path / "a", tmp_path / "deep" / "b"
+        source.write_text("a")
+        link(source, target)
+        assert target.samefile(source)
+        link(source, target)
+        assert list(target.parent.iterdir()) == [target]
+
+    def test_link_across_disks_is_a_copy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def other_disk(*_: object) -> None:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+        monkeypatch.setattr(os, "link", other_disk)
+        (tmp_path / "a").write_text("a")
+        link(tmp_path / "a", tmp_path / "b")
+        assert (tmp_path / "b").read_text() == "a"
+        assert not (tmp_path / "b").samefile(tmp_path / "a")
+
+    def test_link_tree(self, store: Store, tmp_path: Path) -> None:
+        folder = store.get("stage", INPUTS, Maker())
+        link_tree(folder, tmp_path / "run")
+        linked = sorted(
+            p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*") if p.is_file()
+        )
+        assert linked == ["deep/second.bin", "first.txt"]
+        assert (tmp_path / "run" / "first.txt").samefile(folder / "first.txt")
+
+    def test_default_place_is_the_users_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        if sys.platform == "linux":
+            assert Store().root == tmp_path / "cache" / "dbexp"
+        assert Store(Path("~/mine")).root == tmp_path / "mine"

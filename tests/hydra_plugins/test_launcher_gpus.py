@@ -1,0 +1,175 @@
+"""Processes of this machine that take packs: on CPUs, with jobs that compute nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hydra import compose
+from hydra._internal.callbacks import Callbacks
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from hydra_plugins.dbexp_pack import _executors, _gpus, _launch
+from hydra_plugins.dbexp_pack._work import Work
+from hydra_plugins.dbexp_pack.launcher import PackLauncher
+from tests import builders
+from tests.hydra_plugins.worker_jobs import always_kills_its_process, fails_oddly, kills_its_process_once, where
+from tests.sweeps import start, tiny
+
+Works = Callable[[Callable[[DictConfig], Any], Sequence[Sequence[int]]], list[Work]]
+
+
+@pytest.fixture
+def works(composed: Any, tmp_path: Path) -> Works:
+    """`works(function, [[0, 1], [2]])` are two packs of jobs that call a function; a job's seed is its number.
+
+    Composed anew: what is pickled must be of the classes that are imported, and Hydra executes its plugins again
+    whenever a test of its own suite was here.
+    """
+
+    def make(function: Callable[[DictConfig], Any], packs: Sequence[Sequence[int]]) -> list[Work]:
+        made = []
+        for members in packs:
+            jobs: list[Any] = []
+            configs = []
+            for number in members:
+                cfg = compose("config", return_hydra_config=True)
+                with open_dict(cfg):
+                    cfg.seed, cfg.store, cfg.hydra.callbacks = number, str(tmp_path), {}
+                    cfg.hydra.sweep.dir = "sweep"
+                    cfg.hydra.job.num, cfg.hydra.job.id, cfg.hydra.output_subdir = number, str(number), None
+                # what dbexp.pipeline.sweep.Job has, without the seconds that its import takes
+                jobs.append(
+                    SimpleNamespace(number=number, overrides=(f"seed={number}",), config=builders.task().config)
+                )
+                configs.append(cfg)
+            context = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]
+            name = f"pack {len(made) + 1}"
+            made.append(Work(name, tuple(jobs), tuple(configs), False, None, function, context, str(tmp_path)))
+        return made
+
+    return make
+
+
+def run(devices: Sequence[str], works: Sequence[Work]) -> dict[int, JobReturn]:
+    return dict(_gpus.run(PackLauncher(executor="gpus", devices=devices), works))
+
+
+def test_each_process_sees_its_device_and_takes_pack_after_pack(works: Works, tmp_path: Path) -> None:
+    returns = run(["3", "cpu"], works(where, [[0, 1], [2], [3], [4]]))
+    values = {number: returned.return_value for number, returned in returns.items()}
+    assert [values[number][2] for number in range(5)] == list(range(5))
+    assert values[0][:2] == values[1][:2], "a pack stays together"
+    assert {tuple(value[:2]) for value in values.values()} == {(values[0][0], "3"), (values[2][0], "")}
+    assert os.getpid() not in {value[0] for value in values.values()}
+    assert len(list((tmp_path / "sweep").glob("worker_*.log"))) == 2
+
+
+def test_a_process_that_dies_costs_only_the_rest_of_its_pack(
+    works: Works, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    returns = run(["cpu", "cpu"], works(kills_its_process_once, [[0, 1, 2], [3]]))
+    assert {number: returned.return_value for number, returned in returns.items()} == {n: n for n in range(4)}
+    began = (tmp_path / "began").read_text().split()
+    assert sorted(began) == ["0", "1", "1", "2", "3"], "what had come back is not run again"
+    assert "pack 1: the process on device cpu was killed by SIGKILL" in caplog.text
+    assert "its 2 jobs are tried once more" in caplog.text
+
+
+def test_what_dies_twice_is_given_up(works: Works, tmp_path: Path) -> None:
+    returns = run(["cpu"], works(always_kills_its_process, [[0, 1, 2], [3]]))
+    assert [returns[number].status for number in range(4)] == [
+        JobStatus.COMPLETED,
+        JobStatus.FAILED,
+        JobStatus.FAILED,
+        JobStatus.COMPLETED,
+    ]
+    error = str(returns[1]._return_value)
+    assert error.startswith("pack 1: the process on device cpu was killed by SIGKILL") and error.endswith("twice")
+    record = json.loads((tmp_path / "sweep" / "1" / "result.json").read_text())
+    assert record["status"] == "failed" and "SIGKILL" in record["error"] and record["overrides"] == ["seed=1"]
+
+
+def test_a_job_that_finished_before_its_process_died_is_not_lost(works: Works, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep" / "2"
+    folder.mkdir(parents=True)
+    record = {"status": "finished", "overrides": ["seed=2"], "metrics": {"dino": 0.5}}
+    (folder / "result.json").write_text(json.dumps(record))
+    returns = run(["cpu"], works(always_kills_its_process, [[1, 2]]))
+    assert returns[1].status is JobStatus.FAILED
+    assert returns[2].return_value == 0.5
+
+
+def test_an_exception_that_cannot_travel_is_told(works: Works) -> None:
+    returns = run(["cpu"], works(fails_oddly, [[0]]))
+    assert returns[0].status is JobStatus.FAILED
+    assert str(returns[0]._return_value) == "Stubborn: 1 and 2"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"executor": "threads"}, "hydra.launcher.executor=threads: choose one of inline, gpus, submitit, ray"),
+        ({"devices": ["0"]}, "hydra.launcher.devices=['0']: only executor=gpus has devices to choose"),
+        ({"executor": "gpus", "devices": []}, "hydra.launcher.devices=[]: there is no GPU here"),
+        ({"executor": "gpus"}, "hydra.launcher.devices=null: there is no GPU here"),
+        (
+            {"executor": "submitit", "submitit": {"cluster": "moon"}},
+            "hydra.launcher.submitit.cluster=moon: choose one of slurm, local, debug",
+        ),
+        ({"executor": "ray"}, "hydra.launcher.executor=ray: needs the package ray; pip install 'dbexp[ray]'"),
+    ],
+)
+def test_settings(monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], says: str) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    find = _executors.importlib.util.find_spec  # type: ignore[attr-defined]
+    lacking = lambda name: None if name == "ray" else find(name) or object()  # noqa: E731
+    monkeypatch.setattr(_executors.importlib.util, "find_spec", lacking)  # type: ignore[attr-defined]
+    (problem,) = _executors.problems(PackLauncher(**settings))
+    assert problem.startswith(says)
+
+
+def test_all_gpus_unless_some_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    launcher = PackLauncher(executor="gpus")
+    assert _gpus.devices(launcher) == ["0", "1", "2"] and _executors.workers(launcher) == 3
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-8d")
+    assert _gpus.devices(launcher) == ["5", "GPU-8d"]
+    assert _executors.problems(launcher) == []
+
+
+@pytest.mark.parametrize(
+    ("objective", "direction", "says"),
+    [
+        ("dino", None, None),
+        ("dino", "maximize", None),
+        ("dino+clip_t", ["maximize", "maximize"], None),
+        ("pres", "minimize", None),
+        ("pres", "maximize", "say hydra.sweeper.direction=minimize"),
+        ("dino", ["maximize", "maximize"], "say hydra.sweeper.direction=maximize"),
+        ("dino,pres", ["maximize", "maximize"], "say hydra.sweeper.direction=[maximize,minimize]"),
+        ("nonsense", "maximize", None),  # which another check tells of
+    ],
+)
+def test_directions_of_a_search(objective: str, direction: Any, says: str | None) -> None:
+    cfg = OmegaConf.create({"objective": objective, "hydra": {"sweeper": {"direction": direction}}})
+    problems = _launch._directions(cfg)
+    assert [says in problem for problem in problems] == ([True] if says else [])
+
+
+def test_a_sweep_in_two_processes(tmp_path: Path) -> None:
+    """All of it, in the folder that it gets by default: what Hydra gives the launcher must travel."""
+    words = ["hydra/launcher=pack_gpus", "hydra.launcher.devices=[cpu,cpu]", "hydra.launcher.size=1", "lora.rank=2,4"]
+    process = start(tmp_path, "-m", *words, *tiny(tmp_path / "store"))
+    assert process.wait(600) == 0, (tmp_path / "said.log").read_text()
+    (page,) = (tmp_path / "multirun").glob("*/*/report.html")
+    assert len(list(page.parent.glob("*/evaluate/metrics.json"))) == 2

@@ -1,0 +1,259 @@
+"""The command line: what it says, what it returns, and that asking for help costs no import of torch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+import dbexp.pipeline
+from dbexp.config import check as config
+from dbexp.config.schema import Config
+from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
+from dbexp.pipeline import command as run
+
+Cli = Callable[..., "tuple[int, str]"]
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Stages that do nothing but note what they were called with; see `stage` to make them do something."""
+    seen: list[dict[str, Any]] = []
+
+    def stages_run(cfg: Config, folder: Path, overrides: list[str], sweep: str | None) -> dict[str, float]:
+        seen.append({"config": cfg, "folder": folder, "overrides": overrides, "sweep": sweep})
+        return {"dino": 0.5 + cfg.lora.rank / 100, "clip_t": 0.25}
+
+    monkeypatch.setattr(dbexp.pipeline, "run", SimpleNamespace(run=stages_run), raising=False)
+    return seen
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+    """`cli("lora.rank=4")` runs the command in an empty folder and gives exit status and stderr."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def call(*argv: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["dbexp", *argv])
+        GlobalHydra.instance().clear()
+        status = 0
+        try:
+            run.main()
+        except SystemExit as stop:
+            if isinstance(stop.code, str):  # as the interpreter would
+                print(stop.code, file=sys.stderr)
+            status = 1 if isinstance(stop.code, str) else int(stop.code or 0)
+        return status, capfd.readouterr().err
+
+    yield call
+    for handler in {*root.handlers} - {*handlers}:
+        handler.close()
+    root.handlers[:], root.level = handlers, level
+    GlobalHydra.instance().clear()
+
+
+def test_one_run(cli: Cli, jobs: list[dict[str, Any]], tmp_path: Path) -> None:
+    assert cli("lora.rank=4") == (0, "")
+    (seen,) = jobs
+    assert isinstance(seen["config"], Config)
+    assert seen["config"].lora.rank == 4
+    assert seen["overrides"] == ["lora.rank=4"]
+    assert seen["sweep"] is None
+    assert seen["folder"].relative_to(tmp_path).parts[0] == "outputs"
+    assert OmegaConf.load(seen["folder"] / ".hydra" / "config.yaml").lora.rank == 4
+    assert (seen["folder"] / "dbexp.log").is_file()
+
+
+def test_a_sweep(cli: Cli, jobs: list[dict[str, Any]], tmp_path: Path) -> None:
+    assert cli("-m", "hydra/launcher=basic", "lora.rank=4,8", "prior.weight=0,1")[0] == 0
+    assert [(seen["config"].lora.rank, seen["config"].prior.weight) for seen in jobs] == [
+        (4, 0),
+        (4, 1),
+        (8, 0),
+        (8, 1),
+    ]
+    folders = [seen["folder"].relative_to(tmp_path) for seen in jobs]
+    assert [folder.name for folder in folders] == ["0", "1", "2", "3"]
+    assert {folder.parts[0] for folder in folders} == {"multirun"}
+    assert {seen["sweep"] for seen in jobs} == {"/".join(folders[0].parts[1:3])}
+
+
+def test_a_reference_table_runs_row_by_row(cli: Cli, jobs: list[dict[str, Any]]) -> None:
+    assert cli("hydra/launcher=basic", "experiment=reference/diffusers")[0] == 0
+    rows = ["with_prior", "without_prior", "polynomial", "rank32"]
+    assert [seen["config"].experiment for seen in jobs] == [f"reference/diffusers/{row}" for row in rows]
+
+
+def test_the_command_line_narrows_a_table(cli: Cli, jobs: list[dict[str, Any]]) -> None:
+    table = "experiment/reference/diffusers"
+    rows = f"{table}=with_prior,rank32"
+    assert cli("-m", "hydra/launcher=basic", "experiment=reference/diffusers", rows, "seed=1,2")[0] == 0
+    assert [(seen["config"].lora.rank, seen["config"].seed) for seen in jobs] == [(16, 1), (16, 2), (32, 1), (32, 2)]
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("lora.rnak=3", "lora.rnak: there is no such parameter; did you mean lora.rank?"),
+        ("rank=3", "rank: there is no such parameter; did you mean lora.rank?"),
+        ("datset=dog", "datset: there is no such parameter; did you mean dataset?"),
+        ("+lora.foo=1", "foo"),
+        ("+foo=1", "foo"),
+        ("model=sd_15", "model=sd_15: there is no such option; did you mean sd15?"),
+        ("experiment=reference/difusers", "did you mean reference/diffusers?"),
+        ("lora.rank=abc", "lora.rank=abc: Value 'abc' of type 'str' could not be converted to Integer"),
+        ("lora.rank=1.5", "lora.rank=1.5: Value '1.5' of type 'float' could not be converted to Integer"),
+        ("sample.prompts=[a", "sample.prompts=[a: "),
+        ("lora.rank=0", "lora.rank=0: must be at least 1"),
+        ("lora=4", "must be a string"),
+        ("train.steps=1,2", "train.steps=1,2: several values make a sweep, one job each: add -m"),
+        ("lora=attention,linear", "as in `dbexp -m lora=attention,linear`"),
+        ("lora.rank=range(2,5)", "lora.rank=range(2,5): several values make a sweep"),
+        ("--resolve", "--resolve"),
+    ],
+)
+def test_a_mistake_is_one_clear_message(cli: Cli, jobs: list[dict[str, Any]], argument: str, says: str) -> None:
+    status, said = cli(argument)
+    assert status == 1
+    assert not jobs
+    (message,) = said.splitlines()
+    assert message.startswith("dbexp: ")
+    assert says in message
+
+
+def test_several_mistakes_come_together(cli: Cli, jobs: list[dict[str, Any]]) -> None:
+    status, said = cli("lora.rank=0", "train.steps=0")
+    assert status == 1
+    assert said == "dbexp: 2 problems\n  lora.rank=0: must be at least 1\n  train.steps=0: must be at least 1\n"
+
+
+def test_hydras_own_report(cli: Cli, jobs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    status, said = cli("lora.rank=0")
+    assert status == 1
+    assert "Error executing job with overrides: ['lora.rank=0']" in said
+    assert "ConfigError: lora.rank=0: must be at least 1" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (ConfigError(["first", "second"]), 1, "dbexp: 2 problems\n  first\n  second\n"),
+        (TrainingDiverged("the loss became nan at step 3"), 1, "dbexp: the loss became nan at step 3\n"),
+        (Interrupted(signal.SIGINT, "stopped at step 3"), 130, "dbexp: stopped at step 3\n"),
+        (Interrupted(signal.SIGTERM, "stopped at step 3"), 143, "dbexp: stopped at step 3\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_what_the_stages_raise(
+    cli: Cli, jobs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, says: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(dbexp.pipeline.run, "run", fail)  # type: ignore[attr-defined]  # the fake of `jobs`
+    got, said = cli()
+    assert got == status
+    assert said.endswith(says)
+    assert "Traceback" not in said
+
+
+def test_an_interrupt_ends_a_sweep(cli: Cli, jobs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def stop(*_: Any) -> None:
+        calls.append(1)
+        raise Interrupted(signal.SIGTERM, "stopped")
+
+    monkeypatch.setattr(dbexp.pipeline.run, "run", stop)  # type: ignore[attr-defined]  # the fake of `jobs`
+    assert cli("-m", "hydra/launcher=basic", "lora.rank=4,8")[0] == 143
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("shapes differ"), OSError("shapes differ")])
+def test_a_fault_of_ours_keeps_its_traceback(
+    cli: Cli, jobs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(dbexp.pipeline.run, "run", fail)  # type: ignore[attr-defined]  # the fake of `jobs`
+    with pytest.raises(type(error), match="shapes differ"):
+        cli()
+
+
+def test_a_folder_that_cannot_be_made(cli: Cli, jobs: list[dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    status, said = cli("hydra.run.dir=file/run")
+    assert (status, jobs) == (1, [])
+    assert said.startswith("dbexp: file")
+    assert "choose another place with hydra.run.dir=FOLDER" in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("objective", "values", "returned"),
+    [
+        ("dino", {"dino": 0.5, "clip_t": 0.25}, 0.5),
+        ("dino, clip_t", {"dino": 0.5, "clip_t": 0.25}, (0.5, 0.25)),
+        ("dino", {}, None),  # a process that is not the first
+    ],
+)
+def test_the_objective_is_returned(
+    composed: Callable[..., Any],
+    jobs: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    objective: str,
+    values: dict[str, float],
+    returned: Any,
+) -> None:
+    monkeypatch.setattr(dbexp.pipeline.run, "run", lambda *_: values)  # type: ignore[attr-defined]  # the fake of `jobs`
+    whole = composed(f"objective='{objective}'", return_hydra_config=True)
+    whole = OmegaConf.merge(whole, {"hydra": {"mode": "RUN", "runtime": {"output_dir": "here"}}})
+    HydraConfig.instance().set_config(whole)
+    assert run.job(OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])) == returned
+
+
+def python(*argv: str, cwd: Path, **env: str) -> str:
+    """What a Python of its own prints, somewhere else in the file system."""
+    path = str(Path(dbexp.__file__).parents[1])
+    result = subprocess.run(
+        [sys.executable, *argv], capture_output=True, text=True, cwd=cwd, env={**os.environ, "PYTHONPATH": path, **env}
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_config_is_shown_from_anywhere_without_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['dbexp', '--cfg', 'job', '--resolve', 'model=sd15']\n"
+        "from dbexp.pipeline.command import main; main()\n"
+        "assert not {'torch', 'diffusers', 'wandb'} & sys.modules.keys()"
+    )
+    assert OmegaConf.create(python("-c", code, cwd=tmp_path)).sample.resolution == 512
+    assert not list(tmp_path.iterdir())
+
+
+def test_tab_completion(tmp_path: Path) -> None:
+    assert "complete -o nospace" in python("-m", "dbexp", "-sc", "install=bash", cwd=tmp_path)
+    offered = python("-m", "dbexp", "-sc", "query=bash", cwd=tmp_path, COMP_LINE="dbexp model=sd", COMP_POINT="14")
+    assert offered.split() == ["model=sd15", "model=sd21", "model=sd21base"]
+
+
+def test_conf_dir_is_absolute() -> None:
+    assert config.conf_dir().is_absolute()
+    assert (config.conf_dir() / "config.yaml").is_file()

@@ -1,0 +1,94 @@
+"""The view of a sweep: what it shows when, and that it shows nothing where there is no terminal."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+from rich.console import Console
+
+from dbexp.core.progress import progress
+from dbexp.pipeline import view as live
+from dbexp.pipeline.view import Sweep, current, watching
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds; passes only when told."""
+    now = [100.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    return now
+
+
+def lines(view: Sweep, height: int = 40) -> list[str]:
+    console = Console(file=io.StringIO(), width=100, height=height)
+    console.print(view)
+    assert isinstance(console.file, io.StringIO)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def test_from_the_first_to_the_last(clock: list[float]) -> None:
+    view = Sweep({0: "rank=2", 1: "rank=4", 2: "rank=8"}, [[0, 1]])
+    assert lines(view)[0].startswith("3 jobs   0:00:00 elapsed")
+    assert lines(view)[2].split() == ["0", "rank=2", "waiting"]
+    assert lines(view)[4].split() == ["2", "rank=8", "trained"]
+
+    view.trains({0: 100, 1: 50})
+    for step in (1, 11, 21):
+        clock[0] += 5
+        view.losses(0, [{"step": step - 1, "loss": 0.5}, {"step": step, "loss": 0.25}])
+        view.losses(1, [{"step": step, "loss": 0.125}])
+    assert lines(view)[0] == "3 jobs, pack 1 of 1   0:00:15 elapsed, about 0:00:40 left of this training"
+    assert lines(view)[2].split() == ["0", "rank=2", "train", "21/100", "0.25", "2.00", "0:00:40"]
+    assert lines(view)[3].split() == ["1", "rank=4", "train", "21/50", "0.125", "2.00", "0:00:14"]
+
+    view.losses(0, [{"step": 100, "loss": 0.1}])
+    view.losses(1, [{"step": 50, "loss": 0.1}])
+    assert [line.split()[2] for line in lines(view)[2:]] == ["trained"] * 3
+    view.begins(0)
+    view.stage("sample")
+    assert lines(view)[2].split()[:3] == ["0", "rank=2", "sample"]
+    clock[0] += 7
+    view.ends(0, "finished")
+    view.begins(1)
+    view.ends(1, "failed")
+    assert "3 jobs, 1 finished, 1 failed   0:00:22 elapsed, about 0:00:04 left" in lines(view)[0]
+
+
+def test_a_low_terminal_shows_those_that_something_happens_to() -> None:
+    view = Sweep({number: f"seed={number}" for number in range(30)}, [list(range(30))])
+    view.trains(dict.fromkeys((20, 21), 10))
+    shown = lines(view, height=14)
+    assert [line.split()[0] for line in shown[2:]] == ["0", "1", "2", "3", "4", "20", "21", "and"]
+    assert shown[-1].split() == ["and", "23", "more"]
+
+
+def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, height=20)
+    before, raw = current(), sys.stderr
+    with watching({0: "rank=2"}, [[0]], console) as view:
+        assert current() is view
+        view.begins(0)
+        view.stage("sample")
+        with progress("sample, adapter on", 4) as bar:
+            bar.advance(step="3/20")
+            written = "".join(lines(view))  # type: ignore[arg-type]  # on a terminal it is a Sweep
+            assert "sample, adapter on" in written and "1/4" in written and "step 3/20" in written
+        assert "adapter on" not in "".join(lines(view))  # type: ignore[arg-type]
+        print("a line of the log", file=sys.stderr)
+    assert current() is before and sys.stderr is raw
+    assert isinstance(console.file, io.StringIO)
+    assert "a line of the log" in console.file.getvalue() and "rank=2" in console.file.getvalue()
+
+
+def test_elsewhere_nothing_is_drawn() -> None:
+    console = Console(file=io.StringIO())
+    with watching({0: "rank=2"}, [[0]], console) as view:
+        view.trains({0: 10})
+        view.losses(0, [{"step": 1, "loss": 1.0}])
+        view.begins(0)
+        view.stage("sample")
+        view.ends(0, "finished")
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == ""

@@ -1,0 +1,77 @@
+"""The model that ships: it is there, it is small, it loads as any checkpoint, and it knows its world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dbexp import models
+from dbexp.config.schema import Config
+from dbexp.core.packaged import locate
+from dbexp.core.store import Store
+from dbexp.evaluate import evaluate
+from dbexp.storybook.world.subjects import SUBJECTS, draw_subject, oracle
+
+WEIGHTS = locate("package:storybook/weights")
+LIMIT_MB = 60
+
+
+@pytest.fixture(scope="module")
+def cfg() -> Config:
+    from hydra import compose, initialize_config_dir
+
+    from dbexp.config import check as config
+
+    config.register()
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        return config.check(compose("config", overrides=["model=storybook"]))
+
+
+@pytest.fixture(scope="module")
+def backbones(cfg: Config) -> evaluate.Backbones:
+    return evaluate.load_backbones(cfg.evaluate, torch.device("cpu"))
+
+
+def test_all_weights_together_are_small_and_described() -> None:
+    total = sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file())
+    assert total < LIMIT_MB * 1e6
+    card = (WEIGHTS / "README.md").read_text(encoding="utf-8")
+    for stage in ("vae", "unet", "dino", "clip", "lpips"):
+        assert f"| {stage} |" in card
+
+
+def test_it_loads_like_any_checkpoint(cfg: Config, tmp_path: Path) -> None:
+    model = models.load(cfg.model, Store(tmp_path))
+    assert model.token_count(cfg.dataset.token) == 1
+    mean, std = model.encode_images(torch.zeros(1, 3, 64, 64))
+    assert mean.shape == (1, 16, 16, 16)
+    assert (std > 0).all()
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_the_image_backbone_tells_a_subject_from_strangers(
+    name: str, backbones: evaluate.Backbones, tmp_path: Path
+) -> None:
+    """The oracle bounds: the true subject in another place is nearer to its pictures than another subject there."""
+    subject = SUBJECTS[name]
+    other = next(key for key in SUBJECTS if key != name and SUBJECTS[key].live == subject.live)
+    real = draw_subject(name, tmp_path / "real")
+    scene = f"a sks {subject.class_noun} in the snow"
+    right, wrong = (oracle(key, scene, 4, tmp_path / key) for key in (name, other))
+    features = [
+        torch.nn.functional.normalize(torch.as_tensor(backbones.dino.embed_images(paths)), dim=1)
+        for paths in (real, right, wrong)
+    ]
+    assert (features[1] @ features[0].T).mean() > (features[2] @ features[0].T).mean() + 0.3
+
+
+def test_the_text_backbone_knows_places(backbones: evaluate.Backbones, tmp_path: Path) -> None:
+    prompts = ["a dog in the snow", "a dog on the beach", "a dog in the jungle", "a dog on top of pink fabric"]
+    pictures = [oracle("dog", prompt, 1, tmp_path / str(i))[0] for i, prompt in enumerate(prompts)]
+    shown, said = (
+        torch.nn.functional.normalize(torch.as_tensor(rows), dim=1)
+        for rows in (backbones.clip.embed_images(pictures), backbones.clip.embed_texts(prompts))
+    )
+    assert (shown @ said.T).argmax(1).tolist() == [0, 1, 2, 3]

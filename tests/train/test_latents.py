@@ -1,0 +1,160 @@
+"""Latents: those of the VAE, of the right squares, encoded once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import to_tensor
+
+from dbexp.config.schema import TrainConfig
+from dbexp.core.errors import ConfigError
+from dbexp.core.images import prepare
+from dbexp.core.store import Store
+from dbexp.models import Model
+from dbexp.train import latents
+from dbexp.train.latents import Bank, View
+from tests import builders
+
+SIZE = 32
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def base() -> Model:
+    return builders.model()
+
+
+@pytest.fixture
+def no_vae(base: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on the VAE must not be asked."""
+    monkeypatch.setattr(type(base), "encode_images", lambda *_: pytest.fail("these latents were encoded before"))
+
+
+def encode(base: Model, store: Store, paths: tuple[Path, ...], seed: int = 0, **train: Any) -> Bank:
+    return latents.encode(paths, base, TrainConfig(**train), SIZE, seed, store, title="pictures")
+
+
+def posterior(image: Image.Image) -> tuple[Tensor, Tensor]:
+    """Scaled mean and standard deviation [4, h, w] of one picture, straight from diffusers."""
+    vae = AutoencoderKL.from_pretrained(builders.checkpoint() / "vae")
+    with torch.no_grad():
+        encoded = vae.encode(2 * to_tensor(image)[None] - 1).latent_dist
+    return (encoded.mean * 0.18215)[0], (encoded.std * 0.18215)[0]
+
+
+def test_equals_the_vae(base: Model, store: Store) -> None:
+    paths = builders.pictures(3, seed=7, width=60, height=40)
+    bank = encode(base, store, paths)
+    assert len(bank) == 3 and bank.first == (0, 1, 2)
+    assert bank.mean.dtype == bank.std.dtype == torch.float32
+    for number, path in enumerate(paths):
+        with Image.open(path) as image:
+            square = image.resize((48, 32), Image.Resampling.BILINEAR).crop((8, 0, 40, 32))
+        mean, std = posterior(square)
+        torch.testing.assert_close(bank.mean[number], mean, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(bank.std[number], std, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_are_pictures_in_order(base: Model, store: Store) -> None:
+    one, two, three = builders.pictures(3, seed=7)
+    forward = encode(base, store, (one, two, three))
+    other = encode(base, store, (three, one))
+    assert torch.equal(other.mean, forward.mean[[2, 0]])
+    assert not torch.equal(forward.mean[0], forward.mean[1])
+
+
+def test_encoded_once(base: Model, store: Store, request: pytest.FixtureRequest) -> None:
+    paths = builders.pictures(2, seed=8)
+    bank = encode(base, store, paths, lr=1e-4)
+    request.getfixturevalue("no_vae")
+    again = encode(base, store, paths, lr=5e-4, steps=3, seed=9)  # what latents do not depend on
+    assert torch.equal(again.mean, bank.mean) and torch.equal(again.std, bank.std)
+    assert again.first == bank.first
+
+
+@pytest.mark.parametrize("change", [{"interpolation": "lanczos"}, {"flip": True}, {"crop": "random"}])
+def test_what_latents_depend_on(base: Model, store: Store, change: dict[str, Any]) -> None:
+    paths = builders.pictures(1, seed=9, width=48, height=120)
+    assert not torch.equal(encode(base, store, paths).mean[:1], encode(base, store, paths, **change).mean[-1:])
+
+
+def test_flip_doubles_the_views(base: Model, store: Store) -> None:
+    paths = builders.pictures(2, seed=7)
+    bank = encode(base, store, paths, flip=True)
+    assert bank.first == (0, 2) and bank.mean.shape[0] == 4
+    assert [bank.views(picture) for picture in range(2)] == [2, 2]
+    with Image.open(paths[1]) as image:
+        mirrored = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    torch.testing.assert_close(bank.mean[3], posterior(mirrored)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_random_crops(base: Model, store: Store) -> None:
+    wide, square = builders.pictures(1, seed=7, width=80, height=40), builders.pictures(1, seed=8)
+    bank = encode(base, store, wide + square, crop="random", crop_variants=3, flip=True)
+    assert bank.first == (0, 6) and bank.mean.shape[0] == 7 + 1, "a square picture has one place to cut, seen two ways"
+    assert [bank.views(0), bank.views(1)] == [6, 2]
+    # a picture's crops are its own: they do not depend on the pictures around it
+    alone = encode(base, store, wide, crop="random", crop_variants=3, flip=True)
+    assert torch.equal(alone.mean, bank.mean[:6])
+    others = encode(base, store, wide, crop="random", crop_variants=3, flip=True, seed=1)
+    assert not torch.equal(others.mean, alone.mean)
+
+
+class TestViews:
+    RANDOM = TrainConfig(crop="random", crop_variants=200)
+
+    def test_center(self) -> None:
+        assert latents.views(80, 40, TrainConfig(), SIZE, seed=0) == (View(None, None, False),)
+        both = latents.views(80, 40, TrainConfig(flip=True), SIZE, seed=0)
+        assert both == (View(None, None, False), View(None, None, True))
+
+    def test_random_covers_what_there_is(self) -> None:
+        places = latents.views(36, 32, self.RANDOM, SIZE, seed=0)
+        assert len(places) == 200
+        assert {place.left for place in places} == {0, 1, 2, 3, 4}
+        assert {place.top for place in places} == {0}
+        assert {place.top for place in latents.views(32, 34, self.RANDOM, SIZE, seed=0)} == {0, 1, 2}
+
+    def test_every_place_can_be_cut(self) -> None:
+        image = Image.new("RGB", (97, 131))
+        for place in latents.views(97, 131, self.RANDOM, SIZE, seed=0):
+            assert prepare(image, SIZE, "bilinear", place.left, place.top).shape == (3, SIZE, SIZE)
+
+    def test_the_seed_decides(self) -> None:
+        first = latents.views(80, 40, self.RANDOM, SIZE, seed=0)
+        assert first == latents.views(80, 40, self.RANDOM, SIZE, seed=0)
+        assert first != latents.views(80, 40, self.RANDOM, SIZE, seed=1)
+
+
+class TestNoCrop:
+    TRAIN = TrainConfig(crop="none")
+
+    def test_every_oblong_picture_is_named(self, base: Model, store: Store) -> None:
+        paths = builders.pictures(2, seed=7, width=60, height=40) + builders.pictures(1, seed=8)
+        expected = tuple(
+            f"train.crop=none: {number}.png is 60 x 40 px, not square; use train.crop=center" for number in range(2)
+        )
+        assert tuple(latents.check_square(paths, self.TRAIN)) == expected
+        assert latents.check_square(paths, replace(self.TRAIN, crop="random")) == []
+        with pytest.raises(ConfigError) as caught:
+            encode(base, store, paths, crop="none")
+        assert caught.value.problems == expected
+
+    def test_square_pictures_are_those_of_center(
+        self, base: Model, store: Store, request: pytest.FixtureRequest
+    ) -> None:
+        paths = builders.pictures(2, seed=8)
+        bank = encode(base, store, paths)
+        request.getfixturevalue("no_vae")
+        assert torch.equal(encode(base, store, paths, crop="none").mean, bank.mean)
