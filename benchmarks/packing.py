@@ -27,7 +27,7 @@ from dbexp.config.schema import Config, DatasetConfig, LoraConfig, ModelConfig, 
 from dbexp.core import provenance
 from dbexp.core.store import Store
 from dbexp.models import load, random_weights
-from dbexp.train.lane import Task
+from dbexp.train.lane import Training
 from dbexp.train.train import Trained, train
 
 # about the size of a model that a laptop can train: 16 x 16 latents of 64 px, attention at every resolution
@@ -74,7 +74,9 @@ def main() -> None:
                 train=replace(config.train, lr=(1e-4, 3e-4, 1e-3)[lane % 3]),
                 seeds=SeedsConfig(init=lane, data=lane, noise=lane),
             )
-            tasks.append(Task(own, photos, "a photo of sks dog", classes if arguments.prior else (), "a photo of dog"))
+            tasks.append(
+                Training(own, photos, "a photo of sks dog", classes if arguments.prior else (), "a photo of dog")
+            )
         model = load(config.model, Store(scratch / "store"))
         train(tasks[:1], model, Store(scratch / "warm"))
 

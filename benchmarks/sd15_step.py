@@ -19,12 +19,12 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from dbexp import models
-from dbexp.config import check as config
+from dbexp.config import check
 from dbexp.core import provenance
 from dbexp.core.images import image_files
 from dbexp.core.store import Store
 from dbexp.models import random_weights
-from dbexp.train.lane import Task
+from dbexp.train.lane import Training
 from dbexp.train.train import train
 
 
@@ -60,11 +60,11 @@ def main() -> None:
         photos = tuple(image_files(arguments.photos)) if arguments.photos else noise_pictures(scratch / "photos", 5, 0)
         pictures = noise_pictures(scratch / "class", arguments.class_images, 1)
 
-        config.register()
+        check.register()
         tasks = []
-        with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        with initialize_config_dir(str(check.conf_dir()), version_base="1.3"):
             for lane in range(arguments.lanes):
-                cfg = config.check(
+                cfg = check.check(
                     compose(
                         "config",
                         overrides=[
@@ -77,9 +77,9 @@ def main() -> None:
                     )
                 )
                 prior = cfg.prior.weight > 0
-                caption = config.fill(cfg.dataset.prompt, cfg.dataset)
-                class_caption = config.fill(cfg.prior.prompt, cfg.dataset)
-                tasks.append(Task(cfg, photos, caption, pictures if prior else (), class_caption))
+                caption = check.fill(cfg.dataset.prompt, cfg.dataset)
+                class_caption = check.fill(cfg.prior.prompt, cfg.dataset)
+                tasks.append(Training(cfg, photos, caption, pictures if prior else (), class_caption))
         model = models.load(tasks[0].config.model, store)
         started = time.perf_counter()
         # a store of its own for the result, or a second call would find it

@@ -17,8 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dbexp.config import check as config
-from dbexp.config import help
+from dbexp.config import check, help
 from dbexp.config.check import plain
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError
@@ -51,7 +50,7 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     Raises:
         ConfigError: with every problem.
     """
-    config.register()
+    check.register()
     help.register()
     given = [str(word) for word in overrides]
     if config_dir is not None:
@@ -63,9 +62,9 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
         several = [one.input_line for one in _parsed(given) if one.is_sweep_override()]
         if several:
             raise ConfigError([f"{word}: {_ONE}; or run `dbexp -m {word}`" for word in several])
-        with initialize_config_dir(str(config.conf_dir()), version_base="1.3", job_name="dbexp"):
+        with initialize_config_dir(str(check.conf_dir()), version_base="1.3", job_name="dbexp"):
             composed = hydra_compose("config", overrides=given)
-        checked = config.check(composed)
+        checked = check.check(composed)
     except ConfigError:
         raise
     except (HydraException, OmegaConfBaseException) as error:
@@ -94,7 +93,7 @@ def run(cfg: Config | DictConfig | Sequence[str], folder: str | Path | None = No
         ConfigError: what is wrong with the config, all at once.
         TrainingDiverged, Interrupted: see `dbexp.train.train`.
     """
-    checked = config.check(cfg if isinstance(cfg, (Config, DictConfig)) else compose(cfg))
+    checked = check.check(cfg if isinstance(cfg, (Config, DictConfig)) else compose(cfg))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see dbexp.pipeline.command
     from dbexp import compare  # torch and diffusers: seconds
     from dbexp.pipeline import run as stages

@@ -31,7 +31,7 @@ from dbexp.core.store import Store
 from dbexp.models import Model, random_weights, sd
 from dbexp.models.random_weights import TINY, Size
 from dbexp.train import adapter as lora
-from dbexp.train.lane import Task
+from dbexp.train.lane import Training
 
 PROMPT = "a photo of sks dog"
 CLASS_PROMPT = "a photo of dog"
@@ -95,7 +95,7 @@ def task(
     adapters: Mapping[str, Any] | None = None,
     schedule: Mapping[str, Any] | None = None,
     **train: Any,
-) -> Task:
+) -> Training:
     """A run of few steps on the tiny model.
 
     Args:
@@ -115,14 +115,14 @@ def task(
         seeds=SeedsConfig(init=seed, data=seed, noise=seed),
     )
     classes = (class_images or pictures(6, seed=1)) if weight else ()
-    return Task(config, images or pictures(), PROMPT, classes, CLASS_PROMPT)
+    return Training(config, images or pictures(), PROMPT, classes, CLASS_PROMPT)
 
 
 def adapter(
     base: Model, ranks: Mapping[str, int], alphas: Mapping[str, float], *, strength: float = 0.5
 ) -> lora.Adapter:
     """An adapter whose B is not zero, as after a training that changed much."""
-    with lora.Lanes(base, "attention", 1, ranks) as lanes:
+    with lora.AdapterSlots(base, "attention", 1, ranks) as lanes:
         made = lanes.open(0, ranks, alphas, seed=3)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():

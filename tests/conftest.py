@@ -19,8 +19,7 @@ from hydra import compose, initialize_config_dir  # noqa: E402
 from hydra.core.global_hydra import GlobalHydra  # noqa: E402
 from omegaconf import DictConfig, OmegaConf  # noqa: E402
 
-from dbexp.config import check as config  # noqa: E402
-from dbexp.config import help  # noqa: E402
+from dbexp.config import check, help  # noqa: E402
 
 _composed: dict[tuple[Any, ...], DictConfig] = {}
 
@@ -37,14 +36,14 @@ def composed() -> Iterator[Callable[..., DictConfig]]:
             _composed[key] = cfg
         return _composed[key]
 
-    config.register()
+    check.register()
     help.register()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3", job_name="dbexp"):
+    with initialize_config_dir(str(check.conf_dir()), version_base="1.3", job_name="dbexp"):
         yield cached
 
 
 @pytest.fixture
-def checked(composed: Callable[..., DictConfig]) -> Callable[..., config.Config]:
+def checked(composed: Callable[..., DictConfig]) -> Callable[..., check.Config]:
     """`checked("lora.rank=4", ...)` is the checked config of these overrides."""
-    return lambda *overrides: config.check(composed(*overrides))
+    return lambda *overrides: check.check(composed(*overrides))

@@ -19,7 +19,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 import dbexp
-from dbexp.pipeline import command as run
+from dbexp.pipeline import command
 from tests import builders
 
 
@@ -44,7 +44,7 @@ def dbexp_command(folder: Path, *argv: str) -> Outcome:
         patch.setattr(sys, "argv", ["dbexp", *argv])
         patch.delenv("HYDRA_FULL_ERROR", raising=False)
         try:
-            run.main()
+            command.main()
         except SystemExit as stop:
             if isinstance(stop.code, str):  # as the interpreter would
                 print(stop.code, file=sys.stderr)

@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from dbexp.config import check as config
-from dbexp.config import help
+from dbexp.config import check, help
 from dbexp.config.schema import Config
 from dbexp.train import lr_schedule
 
 Composed = Callable[..., DictConfig]
 Checked = Callable[..., Config]
 
-CONF = config.conf_dir()
+CONF = check.conf_dir()
 OPTIONS = help.options([CONF])
 # what an option cannot know, and the command line must give
 NEEDS = {
@@ -207,7 +206,7 @@ def test_reference_rows_are_exactly_these(composed: Composed, row: str) -> None:
     shared = {"cloneofsimo": CLONEOFSIMO, "diffusers": DIFFUSERS}[row.partition("/")[0]]
     expected = {**BOTH, **shared, **ROWS[row][0]}
     cfg = composed(f"experiment=reference/{row}")
-    config.check(cfg)
+    check.check(cfg)
     assert {path: OmegaConf.select(cfg, path) for path in expected} == expected
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from dbexp.config.schema import Config
 from dbexp.core.store import Store
-from dbexp.pipeline import run as stages
-from dbexp.sample import draw as render
+from dbexp.pipeline import run
+from dbexp.sample import draw
 from dbexp.sample.prior import _sampling
 from dbexp.sample.sample import _draw
 from dbexp.train.train import inputs_of
@@ -36,25 +36,25 @@ def keys(checked: Checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     lora.write_bytes(b"a LoRA")
     classes = builders.pictures(3, seed=1)
 
-    def find(stage: str, sampling: render.Sampling, *_: object, lora: Path | None = None, **more: object) -> object:
+    def find(stage: str, sampling: draw.Sampling, *_: object, lora: Path | None = None, **more: object) -> object:
         scale = more.get("lora_scale", 1.0)
         assert isinstance(scale, float)
-        inputs = render._inputs(sampling, model, store, lora, scale)
-        return (store.place(stage, inputs) / "0.png",)
+        inputs = draw._inputs(sampling, model, store, lora, scale)
+        return (store.path(stage, inputs) / "0.png",)
 
     monkeypatch.setattr("dbexp.sample.sample.draw", find)
 
     def of(*overrides: str) -> dict[str, str]:
         config = checked(*COMMON, *overrides)
-        task = stages._task(config, stages.dataset.load(config.dataset, store), classes)
+        task = run._task(config, run.dataset.load(config.dataset, store), classes)
         drawn = {
             "sample": _first(config, model, lora, store, "sample"),
             "base": _first(config, model, None, store, "sample"),
             "class": _first(config, model, lora, store, "class"),
         }
         return {
-            "prior": str(store.place("prior", render._inputs(_sampling(config), model, store, None, 1.0))),
-            "train": str(store.place("train", inputs_of(task, model))),
+            "prior": str(store.path("prior", draw._inputs(_sampling(config), model, store, None, 1.0))),
+            "train": str(store.path("train", inputs_of(task, model))),
             **drawn,
         }
 

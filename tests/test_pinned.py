@@ -22,7 +22,7 @@ from dbexp.core.store import Store, key_of
 from dbexp.models import Model, sd
 from dbexp.sample import prior, sample
 from dbexp.train import latents
-from dbexp.train.lane import Task
+from dbexp.train.lane import Training
 from dbexp.train.train import inputs_of, train
 from tests import builders, sweeps
 
@@ -80,7 +80,7 @@ def keys(checked: Callable[..., Config], tmp_path: Path) -> Callable[..., dict[s
     def of(*overrides: str) -> dict[str, str]:
         cfg = checked(*overrides)
         photographs, class_images = tuple(files), tuple(files[:2])
-        given = Task(cfg, photographs, "a photo of sks dog", class_images, "a photo of dog")
+        given = Training(cfg, photographs, "a photo of sks dog", class_images, "a photo of dog")
         model: Model = base  # type: ignore[assignment]
         kinds = {
             "train": lambda: key_of({"stage": "train", **inputs_of(given, model)}),

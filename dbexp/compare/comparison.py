@@ -19,7 +19,7 @@ FRONT = ("clip_t", "dino")
 
 
 @dataclass(frozen=True)
-class Entry:
+class RankedRun:
     """A job among others.
 
     Attributes:
@@ -49,7 +49,7 @@ class Standing:
         behind: how much higher the objective is than in the best; None for the best, and where there are no pairs.
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[RankedRun, ...]
     title: str
     settings: Mapping[str, str]
     moments: Mapping[str, Moments]
@@ -132,7 +132,7 @@ class Comparison:
     sweeps: Mapping[str, Path]
     objective: str
     factors: tuple[Factor, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[RankedRun, ...]
     standings: tuple[Standing, ...]
     effects: tuple[Effect, ...]
     noise: Mapping[str, Moments]
@@ -143,7 +143,7 @@ class Comparison:
     notes: tuple[str, ...]
 
     @property
-    def finished(self) -> list[Entry]:
+    def finished(self) -> list[RankedRun]:
         """Entries that have a report."""
         return [entry for entry in self.entries if entry.run.report]
 

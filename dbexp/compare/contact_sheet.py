@@ -30,7 +30,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
-class Column:
+class SheetColumn:
     """The pictures of one model, side by side."""
 
     heading: str
@@ -48,7 +48,7 @@ class Column:
 
 
 def contact_sheet(
-    columns: Sequence[Column], path: Path, *, title: str, label: str | None = None, real: Sequence[Path] = ()
+    columns: Sequence[SheetColumn], path: Path, *, title: str, label: str | None = None, real: Sequence[Path] = ()
 ) -> None:
     """Write a contact sheet. Its rows are all prompts of the columns, in order of first appearance.
 
@@ -106,7 +106,7 @@ def thumbnail(image: Image.Image, side: int = THUMBNAIL) -> Image.Image:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
-def _cells(column: Column, prompt: str) -> list[Image.Image | None]:
+def _cells(column: SheetColumn, prompt: str) -> list[Image.Image | None]:
     """Thumbnails of a column's pictures of a prompt, as many as the column is wide; None where there is none."""
     files = list(column.images.get(prompt, ()))[: column.width]
     thumbs = [thumbnail(read_rgb(file)) if file.is_file() else None for file in files]

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dbexp.compare.comparison import MEASURES, Effect, Entry, Scale, Standing
+from dbexp.compare.comparison import MEASURES, Effect, RankedRun, Scale, Standing
 from dbexp.compare.factors import Factor, words
-from dbexp.compare.statistics import Difference, Moments, Trial, difference, matched, pooled_deviation
+from dbexp.compare.statistics import Difference, Moments, RunScores, difference, matched, pooled_deviation
 from dbexp.evaluate import COLUMNS, Report, Resampling
 from dbexp.runs.record import Group
 
@@ -17,14 +17,14 @@ _CEILINGS = {"dino": "dino", "clip_i": "clip_i", "pres": "dino"}
 _SHORTEST = 0.05  # a way from base to real that is shorter makes parts of it mean nothing
 
 
-def trial(entry: Entry) -> Trial:
+def trial(entry: RankedRun) -> RunScores:
     """A finished run as statistics see it."""
     report = entry.run.report
     assert report is not None
     subject = str(entry.run.config.get("dataset.name"))
     pairs = {column: _pairs(report, subject, column) for column in MEASURES}
     values = {column: estimate.value for column, estimate in report.rows["run"].items()}
-    return Trial(entry.settings, values, pairs)
+    return RunScores(entry.settings, values, pairs)
 
 
 def _pairs(report: Report, subject: str, column: str) -> Mapping[tuple[str, str, int], float]:
@@ -34,7 +34,7 @@ def _pairs(report: Report, subject: str, column: str) -> Mapping[tuple[str, str,
         return {}
 
 
-def resampling(finished: Sequence[Entry]) -> Resampling:
+def resampling(finished: Sequence[RankedRun]) -> Resampling:
     """As the runs' own intervals were made."""
     settings = next((e.run.report.settings for e in finished if e.run.report and e.run.report.settings), {})
     how = Resampling()
@@ -47,8 +47,8 @@ def resampling(finished: Sequence[Entry]) -> Resampling:
 
 def standings(
     groups: Sequence[Group],
-    entries: Sequence[Entry],
-    trials: Mapping[Path, Trial],
+    entries: Sequence[RankedRun],
+    trials: Mapping[Path, RunScores],
     objective: str,
     swept: Sequence[Factor],
     how: Resampling,
@@ -74,12 +74,12 @@ def standings(
 
 
 def _between(
-    best: Group, other: Group, trials: Mapping[Path, Trial], column: str, swept: Sequence[Factor], how: Resampling
+    best: Group, other: Group, trials: Mapping[Path, RunScores], column: str, swept: Sequence[Factor], how: Resampling
 ) -> Difference | None:
     """Paired by seed; None where the two share no picture."""
     seeds = [factor.name for factor in swept if factor.is_seed]
 
-    def seed(trial: Trial) -> tuple[str, ...]:
+    def seed(trial: RunScores) -> tuple[str, ...]:
         return tuple(trial.settings[name] for name in seeds)
 
     mine = {seed(trials[run.folder]): trials[run.folder] for run in best.runs}
@@ -91,7 +91,7 @@ def _between(
 
 
 def effects(
-    swept: Sequence[Factor], finished: Sequence[Entry], trials: Mapping[Path, Trial], how: Resampling
+    swept: Sequence[Factor], finished: Sequence[RankedRun], trials: Mapping[Path, RunScores], how: Resampling
 ) -> list[Effect]:
     """One per step of each parameter that can be judged by pairs."""
     usable = [factor for factor in swept if not (factor.is_seed or factor.is_subject or factor.is_measure)]
@@ -100,7 +100,12 @@ def effects(
 
 
 def _effect(
-    factor: Factor, low: str, high: str, finished: Sequence[Entry], trials: Mapping[Path, Trial], how: Resampling
+    factor: Factor,
+    low: str,
+    high: str,
+    finished: Sequence[RankedRun],
+    trials: Mapping[Path, RunScores],
+    how: Resampling,
 ) -> Effect | None:
     pairs = matched([trials[entry.run.folder] for entry in finished], factor.name, low, high)
     if not pairs:
@@ -120,7 +125,7 @@ def noise(groups: Sequence[Group]) -> dict[str, Moments]:
     return {column: moments for column, moments in found.items() if moments.n}
 
 
-def scales(finished: Sequence[Entry]) -> dict[str, Scale]:
+def scales(finished: Sequence[RankedRun]) -> dict[str, Scale]:
     """Columns for which both the base model and real images were measured, and are apart.
 
     None where runs differ in their base model or in their backbones: the ends are then not the same for all.

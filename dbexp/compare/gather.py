@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dbexp.compare import effects, table
-from dbexp.compare.comparison import FRONT, MEASURES, Comparison, Entry, Reference
+from dbexp.compare.comparison import FRONT, MEASURES, Comparison, RankedRun, Reference
 from dbexp.compare.factors import Factor, factors, words
 from dbexp.compare.statistics import pareto
 from dbexp.core.errors import ConfigError
@@ -102,9 +102,9 @@ def _compare(
     )
 
 
-def _entry(run: Run, swept: Sequence[Factor], name: str, on_front: bool) -> Entry:
+def _entry(run: Run, swept: Sequence[Factor], name: str, on_front: bool) -> RankedRun:
     settings = {factor.name: setting(run.config.get(factor.name)) for factor in swept} if run.config else {}
-    return Entry(run, name, f"{name}: {words(settings, swept)}".removesuffix(": "), settings, on_front)
+    return RankedRun(run, name, f"{name}: {words(settings, swept)}".removesuffix(": "), settings, on_front)
 
 
 def _front(runs: Sequence[Run]) -> dict[Path, bool]:
@@ -112,7 +112,7 @@ def _front(runs: Sequence[Run]) -> dict[Path, bool]:
     return dict(zip((run.folder for run in runs), pareto(points), strict=True))
 
 
-def _references(finished: Sequence[Entry]) -> list[Reference]:
+def _references(finished: Sequence[RankedRun]) -> list[Reference]:
     """Rows that runs share, once; with the ids of their runs where there are several of a kind."""
     found = []
     for key, title in table.REFERENCES.items():
@@ -130,7 +130,7 @@ def _references(finished: Sequence[Entry]) -> list[Reference]:
     return found
 
 
-def _whose(own: Sequence[str], finished: Sequence[Entry]) -> str:
+def _whose(own: Sequence[str], finished: Sequence[RankedRun]) -> str:
     """What some runs alone have in common, else their ids."""
     names = {entry.id: entry.title.removeprefix(f"{entry.id}: ") for entry in finished}
     more = f" and {len(own) - 4} more" if len(own) > 4 else ""
@@ -144,7 +144,7 @@ def _label(run: Run) -> str | None:
     return "; ".join(dict.fromkeys(str(label) for label in labels if label)) or None
 
 
-def _notes(finished: Sequence[Entry], swept: Sequence[Factor]) -> list[str]:
+def _notes(finished: Sequence[RankedRun], swept: Sequence[Factor]) -> list[str]:
     notes = []
     backbones = {tuple(sorted(e.run.report.backbones.items())) for e in finished if e.run.report}
     if len(backbones) > 1:

@@ -18,7 +18,7 @@ from dbexp.evaluate.functional import PairKey
 
 
 @dataclass(frozen=True)
-class Trial:
+class RunScores:
     """A finished run as statistics see it."""
 
     settings: Mapping[str, str]
@@ -65,7 +65,7 @@ def moments(values: Sequence[float]) -> Moments:
     return Moments(mean, math.sqrt(squares / (len(there) - 1)) if len(there) > 1 else math.nan, len(there))
 
 
-def main_effect(trials: Sequence[Trial], parameter: str, column: str) -> dict[str, Moments]:
+def main_effect(trials: Sequence[RunScores], parameter: str, column: str) -> dict[str, Moments]:
     """Value of a parameter -> mean and spread of a column over all trials that have it."""
     values: dict[str, list[float]] = {}
     for trial in trials:
@@ -91,10 +91,10 @@ def pooled_deviation(groups: Sequence[Sequence[float]]) -> Moments:
     return Moments(math.nan, math.sqrt(squares / (values - used)) if values > used else math.nan, values)
 
 
-def matched(trials: Sequence[Trial], parameter: str, low: str, high: str) -> list[tuple[Trial, Trial]]:
+def matched(trials: Sequence[RunScores], parameter: str, low: str, high: str) -> list[tuple[RunScores, RunScores]]:
     """Pairs of trials at two values of a parameter that agree in everything else, in the order of the first."""
 
-    def rest(trial: Trial) -> tuple[tuple[str, str], ...]:
+    def rest(trial: RunScores) -> tuple[tuple[str, str], ...]:
         return tuple(sorted((name, value) for name, value in trial.settings.items() if name != parameter))
 
     partners = {rest(trial): trial for trial in trials if trial.settings[parameter] == high}
@@ -102,7 +102,7 @@ def matched(trials: Sequence[Trial], parameter: str, low: str, high: str) -> lis
     return [(trial, partner) for trial, partner in found if partner is not None]
 
 
-def difference(pairs: Sequence[tuple[Trial, Trial]], column: str, how: Resampling) -> Difference:
+def difference(pairs: Sequence[tuple[RunScores, RunScores]], column: str, how: Resampling) -> Difference:
     """Second minus first of each pair of trials, over all pictures of all pairs.
 
     Args:

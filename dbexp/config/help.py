@@ -20,7 +20,7 @@ from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from dbexp.config import check as config
+from dbexp.config import check
 
 RESOLVER = "dbexp.help"
 
@@ -65,7 +65,7 @@ def text(cfg: DictConfig, folders: list[Path], width: int) -> str:
     parts = [_USAGE, "GROUPS (group=option)\n", *_group_lines(options(folders), width)]
     parts.append("\nPARAMETERS (name=value)\n")
     parts.append(textwrap.fill("The values are those of this command: add overrides and ask for help again.", width))
-    parts.extend(class_lines(config.Config, "", cfg, width))
+    parts.extend(class_lines(check.Config, "", cfg, width))
     return "\n".join(parts)
 
 
@@ -84,7 +84,7 @@ def options(folders: list[Path]) -> dict[str, list[str]]:
     return {group: sorted(names, key=_naturally) for group, names in sorted(found.items())}
 
 
-def parameters(cls: type = config.Config, prefix: str = "") -> list[str]:
+def parameters(cls: type = check.Config, prefix: str = "") -> list[str]:
     """Dotted names of all fields of a dataclass, and of the dataclasses in it."""
     names = []
     for name, hint in get_type_hints(cls).items():

@@ -96,9 +96,9 @@ def link_tree(source: Path, target: Path) -> None:
             link(path, target / path.relative_to(source))
 
 
-def lock_of(place: Path) -> FileLock:
+def lock_of(path: Path) -> FileLock:
     """The lock of an entry, held by whoever makes it, looks whether it is there, or deletes it."""
-    return FileLock(f"{place}.lock")
+    return FileLock(f"{path}.lock")
 
 
 class Entry:
@@ -106,13 +106,13 @@ class Entry:
 
     Attributes:
         folder: to read from when `finished`, to fill when not.
-        place: where the finished entry is, or will be.
+        path: where the finished entry is, or will be.
         finished: whether everything is there.
     """
 
-    def __init__(self, folder: Path, place: Path, inputs: Mapping[str, Any]) -> None:
-        self.folder, self.place, self._inputs = folder, place, inputs
-        self.finished = folder == place
+    def __init__(self, folder: Path, path: Path, inputs: Mapping[str, Any]) -> None:
+        self.folder, self.path, self._inputs = folder, path, inputs
+        self.finished = folder == path
 
     def publish(self) -> None:
         """Flush every file, write the manifest, and give the folder its final name."""
@@ -127,13 +127,13 @@ class Entry:
                 files[name] = {"bytes": path.stat().st_size, "sha256": file_hash(path)}
         manifest = {"inputs": dict(self._inputs), "files": files}
         write_atomic(self.folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
-        os.replace(self.folder, self.place)
-        directory = os.open(self.place.parent, os.O_RDONLY)
+        os.replace(self.folder, self.path)
+        directory = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
-        self.folder, self.finished = self.place, True
+        self.folder, self.finished = self.path, True
 
 
 class Store:
@@ -146,18 +146,18 @@ class Store:
     def __init__(self, root: Path | None = None) -> None:
         self.root = (root or user_cache_path("dbexp")).expanduser().absolute()
 
-    def place(self, stage: str, inputs: Mapping[str, Any]) -> Path:
+    def path(self, stage: str, inputs: Mapping[str, Any]) -> Path:
         """Folder in which the entry of these inputs is, or would be."""
         key = key_of({"stage": stage, **inputs})
         return self.root / stage / key[:2] / key
 
     def find(self, stage: str, inputs: Mapping[str, Any]) -> Path | None:
         """The finished, undamaged entry of these inputs, or None."""
-        place = self.place(stage, inputs)
-        if not self._intact(place):
+        path = self.path(stage, inputs)
+        if not self._intact(path):
             return None
-        _touch(place)
-        return place
+        _touch(path)
+        return path
 
     def get(self, stage: str, inputs: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
         """The entry of these inputs, made first if it is missing or damaged.
@@ -173,17 +173,17 @@ class Store:
         Raises:
             Whatever `make` raises; its folder is kept for the next call.
         """
-        with self.claim(stage, inputs) as entry:
+        with self.hold(stage, inputs) as entry:
             if not entry.finished:
                 make(entry.folder)
                 entry.publish()
             return entry.folder
 
     @contextlib.contextmanager
-    def claim(self, stage: str, inputs: Mapping[str, Any]) -> Iterator[Entry]:
+    def hold(self, stage: str, inputs: Mapping[str, Any]) -> Iterator[Entry]:
         """Hold the lock of an entry: for a maker of several entries at once. `get` is the usual way in.
 
-        Somebody who claims several entries must claim them in the order of `place`, or two such could wait for each
+        Somebody who claims several entries must claim them in the order of `path`, or two such could wait for each
         other for ever.
 
         Yields:
@@ -192,78 +192,78 @@ class Store:
         Raises:
             ConfigError: the root of the store is no folder.
         """
-        place = self.place(stage, inputs)
+        path = self.path(stage, inputs)
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise ConfigError(f"store={self.root}: is a file or lies inside one; give the path of a folder") from None
         except FileNotFoundError:  # a place that the system does not let anybody make folders in
             raise ConfigError(f"store={self.root}: no folder can be made there; give another path") from None
-        with lock_of(place):
-            if self._intact(place):
-                _touch(place)
-                log.debug("store: found %s %s", stage, place.name[:12])
-                yield Entry(place, place, {"stage": stage, **inputs})
+        with lock_of(path):
+            if self._intact(path):
+                _touch(path)
+                log.debug("store: found %s %s", stage, path.name[:12])
+                yield Entry(path, path, {"stage": stage, **inputs})
                 return
-            if place.exists():
-                log.warning("store: %s is damaged and is made again", place)
-                remove(place)
-            work = self.working_folder(stage, inputs)
+            if path.exists():
+                log.warning("store: %s is damaged and is made again", path)
+                remove(path)
+            work = self.partial(stage, inputs)
             work.mkdir(exist_ok=True)
-            yield Entry(work, place, {"stage": stage, **inputs})
+            yield Entry(work, path, {"stage": stage, **inputs})
 
-    def look(self, stage: str, inputs: Mapping[str, Any]) -> Entry:
+    def peek(self, stage: str, inputs: Mapping[str, Any]) -> Entry:
         """The entry as it is now, without its lock: for a process on whose behalf another one holds it."""
-        place = self.place(stage, inputs)
-        folder = place if self._intact(place) else self.working_folder(stage, inputs)
-        return Entry(folder, place, {"stage": stage, **inputs})
+        path = self.path(stage, inputs)
+        folder = path if self._intact(path) else self.partial(stage, inputs)
+        return Entry(folder, path, {"stage": stage, **inputs})
 
     def file_hash(self, path: Path) -> str:
         """sha256 of a file, remembered by its place, size and time: hashing gigabytes of weights takes seconds."""
         real = path.resolve()
         state = real.stat()
         memo = key_of({"path": str(real), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns})
-        place = self.root / "hashes" / memo[:2] / memo
+        path = self.root / "hashes" / memo[:2] / memo
         try:
-            return place.read_text()
+            return path.read_text()
         except OSError:
             digest = file_hash(real)
-            write_atomic(place, digest)
+            write_atomic(path, digest)
             return digest
 
-    def working_folder(self, stage: str, inputs: Mapping[str, Any]) -> Path:
+    def partial(self, stage: str, inputs: Mapping[str, Any]) -> Path:
         """Where an unfinished entry is being made (it need not exist)."""
-        place = self.place(stage, inputs)
-        return place.with_name(f"{place.name}{PARTIAL}")
+        path = self.path(stage, inputs)
+        return path.with_name(f"{path.name}{PARTIAL}")
 
     @staticmethod
-    def _intact(place: Path) -> bool:
+    def _intact(path: Path) -> bool:
         """Whether every file of the manifest is there with its size (hashes are for `verify`: they cost a read)."""
         try:
-            files = json.loads((place / MANIFEST).read_text())["files"]
-            return all((place / name).stat().st_size == entry["bytes"] for name, entry in files.items())
+            files = json.loads((path / MANIFEST).read_text())["files"]
+            return all((path / name).stat().st_size == entry["bytes"] for name, entry in files.items())
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
     @staticmethod
-    def verify(place: Path) -> list[str]:
+    def verify(path: Path) -> list[str]:
         """Names of the files of an entry whose bytes are no longer those of the manifest."""
-        files = json.loads((place / MANIFEST).read_text())["files"]
+        files = json.loads((path / MANIFEST).read_text())["files"]
         return [
             name
             for name, entry in files.items()
-            if not (place / name).is_file() or file_hash(place / name) != entry["sha256"]
+            if not (path / name).is_file() or file_hash(path / name) != entry["sha256"]
         ]
 
 
-def _touch(place: Path) -> None:
+def _touch(path: Path) -> None:
     """Note that an entry was used now: the time of its manifest says when somebody last did."""
     with contextlib.suppress(OSError):  # a store that may only be read is as good as any other
-        os.utime(place / MANIFEST)
+        os.utime(path / MANIFEST)
 
 
-def remove(place: Path) -> None:
+def remove(path: Path) -> None:
     """Move an entry out of the way before deleting it, so that no reader finds half of it."""
-    doomed = place.with_name(f"{place.name}.{uuid.uuid4().hex[:8]}{DOOMED}")
-    os.replace(place, doomed)
+    doomed = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{DOOMED}")
+    os.replace(path, doomed)
     shutil.rmtree(doomed, ignore_errors=True)

@@ -18,7 +18,7 @@ import torch
 from dbexp.config.schema import EvaluateConfig
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
-from dbexp.evaluate import cached as kept
+from dbexp.evaluate import cached
 from dbexp.evaluate.backbones.base import ImageEncoder, ImageTextEncoder, PairwiseDistance
 from dbexp.evaluate.backbones.deferred import open_backbone
 from dbexp.evaluate.feature_cache import DiskCache, FeatureCache
@@ -85,15 +85,15 @@ def _collecting(problems: list[str]) -> Iterator[None]:
 def find_or_evaluate(pictures: Pictures, backbones: Backbones, cfg: EvaluateConfig, store: Store) -> Report:
     """What `evaluate` gives, from the store if the same pictures were evaluated before."""
     networks = (backbones.dino, backbones.clip, backbones.lpips)
-    with store.claim("evaluate", kept.inputs_of(pictures, networks, cfg)) as entry:
+    with store.hold("evaluate", cached.inputs_of(pictures, networks, cfg)) as entry:
         if entry.finished:
-            report = kept.read(entry.folder, pictures)
+            report = cached.read(entry.folder, pictures)
             for note in report.notes:
                 log.warning(note)
             return report
         report = evaluate(pictures, backbones, cfg, DiskCache(store.root / "features"))
-        if kept.is_sound(report):
-            kept.write(entry.folder, report, pictures)
+        if cached.is_sound(report):
+            cached.write(entry.folder, report, pictures)
             entry.publish()
         return report
 

@@ -72,7 +72,7 @@ def export(settings: ExportConfig) -> Exported:
     from dbexp.core.store import Store
     from dbexp.generate import runs
     from dbexp.sample.draw import slug
-    from dbexp.train import adapter as lora
+    from dbexp.train import adapter
 
     (run,) = runs.open_runs([settings.run], settings.objective)
     if run.chosen:
@@ -88,13 +88,13 @@ def export(settings: ExportConfig) -> Exported:
     place = settings.store or run.config.store
     model = models.load(chosen, Store(Path(place) if place else None))
     folder = Path(settings.folder or Path("exported") / slug(name)).expanduser()
-    file = lora.read(run.lora, model)
+    file = adapter.read(run.lora, model)
     file = replace(file, provenance=public(file.provenance))
     names = {"diffusers": DIFFUSERS_FILE, "kohya": f"{slug(name)}.safetensors"}
     written = {kind: names[kind] for kind in dict.fromkeys(settings.format)}
     try:
         for kind, target in written.items():
-            {"diffusers": lora.export_diffusers, "kohya": lora.export_kohya}[kind](file, folder / target, model)
+            {"diffusers": adapter.export_diffusers, "kohya": adapter.export_kohya}[kind](file, folder / target, model)
         check = _check(settings, run, model, [folder / target for target in written.values()])
         others = _write_card(settings, run, folder, name, base, licence, written, check) if settings.card else []
     except OSError as error:
@@ -221,14 +221,14 @@ def _copy_pictures(run: Run, report: Report, folder: Path, count: int) -> list[t
 
 def _grid(run: Run, report: Report, folder: Path, prompts: Sequence[str]) -> str:
     """The base model beside the LoRA on some prompts. The subject's own photographs are not on it: they are private."""
-    from dbexp.compare.contact_sheet import Column, contact_sheet
+    from dbexp.compare.contact_sheet import SheetColumn, contact_sheet
 
-    def column(row: str, heading: str, limit: int) -> Column:
+    def column(row: str, heading: str, limit: int) -> SheetColumn:
         images: dict[str, list[Path]] = {prompt: [] for prompt in prompts}
         for image in report.images:
             if image.row == row and image.prompt in images:
                 images[image.prompt].append(run.folder / image.path)
-        return Column(heading, images, limit)
+        return SheetColumn(heading, images, limit)
 
     columns = [column("base", "base model", _BASE_SHOWN), column("run", "this LoRA", _RUN_SHOWN)]
     contact_sheet(columns, folder / _SHEET, title=run.config.dataset.name, label=report.label)

@@ -101,7 +101,7 @@ def _draw(columns: Sequence[GridColumn], drawn: Drawing, settings: GenerateConfi
 
 def _sheet(columns: Sequence[GridColumn], drawn: Drawing, folder: Path) -> Path:
     """The contact sheet: the picture to start from, if there is one, then every column."""
-    from dbexp.compare.contact_sheet import Column, contact_sheet
+    from dbexp.compare.contact_sheet import SheetColumn, contact_sheet
 
     shown = []
     rows = list(dict.fromkeys(shot.row for column in columns for shot in column.shots))
@@ -109,12 +109,12 @@ def _sheet(columns: Sequence[GridColumn], drawn: Drawing, folder: Path) -> Path:
         if image is not None:
             path = folder / f"{name}.png"
             image.save(path)
-            shown.append(Column(name, {row: [path] for row in rows}))
+            shown.append(SheetColumn(name, {row: [path] for row in rows}))
     for column in columns:
         images: dict[str, list[Path]] = {}
         for shot in column.shots:
             images.setdefault(shot.row, []).append(folder / shot.path)
-        shown.append(Column(column.heading, images))
+        shown.append(SheetColumn(column.heading, images))
     labels = dict.fromkeys(column.model.label for column in columns if column.model.label)
     titles = dict.fromkeys(f"{column.run.config.dataset.name}: {column.run.name}" for column in columns)
     title = next(iter(titles)) if len(titles) == 1 else f"{len(titles)} runs"

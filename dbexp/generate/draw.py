@@ -25,8 +25,7 @@ from dbexp.core.errors import ConfigError
 from dbexp.core.progress import Bar
 from dbexp.core.store import write_atomic
 from dbexp.generate.grid import Drawing, GridColumn, Shot, paste
-from dbexp.models import Model
-from dbexp.models import inpaint as keeping
+from dbexp.models import Model, inpaint
 from dbexp.sample.draw import Pipelines, pixels, read_metadata
 from dbexp.train.adapter import merged
 
@@ -65,12 +64,12 @@ def draw_column(column: GridColumn, drawn: Drawing, model: Model, folder: Path, 
         return there
     lora = None if column.scale is None else column.run.lora
     with merged(model, lora, 1.0 if column.scale is None else column.scale):
-        keeps = drawn.task == "inpaint" and keeping.is_needed(model.pipeline(drawn.sampler, drawn.task))
+        keeps = drawn.task == "inpaint" and inpaint.is_needed(model.pipeline(drawn.sampler, drawn.task))
         pipelines = Pipelines(model, drawn.sampler, at_once, "image" if keeps else drawn.task)
 
         def work(batch: Sequence[Shot], check: cores.Check) -> NDArray[np.uint8]:
             pipe = pipelines.own()
-            return _sample(pipe, batch, drawn, bar, check, keeping.keeping(pipe, batch, drawn) if keeps else None)
+            return _sample(pipe, batch, drawn, bar, check, inpaint.keeping(pipe, batch, drawn) if keeps else None)
 
         try:
             with closing(cores.side_by_side(work, missing, at_once)) as pictures:
@@ -119,7 +118,7 @@ def _is_there(path: Path, expected: dict[str, str]) -> bool:
 
 
 def _sample(
-    pipe: Any, batch: Sequence[Shot], drawn: Drawing, bar: Bar, check: cores.Check, keep: keeping.Keep | None
+    pipe: Any, batch: Sequence[Shot], drawn: Drawing, bar: Bar, check: cores.Check, keep: inpaint.Keep | None
 ) -> NDArray[np.uint8]:
     """The pixels of a batch, uint8 [B, H, W, 3]; with `keep`, inpainted by a pipeline that draws from a picture."""
 

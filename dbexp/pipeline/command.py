@@ -20,8 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from dbexp.config import check as config
-from dbexp.config import help
+from dbexp.config import check, help
 from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
 
 # Hydra prints exceptions and exits by itself unless this is set; with it, they come to `main`, which words them.
@@ -35,12 +34,12 @@ _SEVERAL = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'
 
 def main() -> None:
     """Run the command line. Exit status: 0 done, 1 bad input or a failed job, 130 by Ctrl-C, 143 by SIGTERM."""
-    config.register()
+    check.register()
     help.register()
     os.environ.setdefault(_RAISE, "1")
     os.environ.setdefault(_WAIT, "PASSIVE")
     try:
-        hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(job)()
+        hydra.main(version_base="1.3", config_path=str(check.conf_dir()), config_name="config")(job)()
     except (ConfigError, TrainingDiverged, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"dbexp: {explain(error)}")
     except ValueError as error:  # Hydra's own, for switches that exclude each other and the like
@@ -77,12 +76,12 @@ def job(cfg: DictConfig) -> float | tuple[float, ...] | None:
     here = HydraConfig.get()
     sweeps = here.mode == RunMode.MULTIRUN
     try:
-        checked = config.check(cfg)
+        checked = check.check(cfg)
         from dbexp import tracking  # torch and diffusers: seconds, so after the check
-        from dbexp.pipeline import run as stages
+        from dbexp.pipeline import run
 
         sweep = tracking.sweep_name(Path(here.sweep.dir)) if sweeps else None
-        values = stages.run(checked, Path(here.runtime.output_dir), list(here.overrides.task), sweep)
+        values = run.run(checked, Path(here.runtime.output_dir), list(here.overrides.task), sweep)
     except Interrupted as stop:
         raise SystemExit(_stopped(stop)) from None
     except (ConfigError, TrainingDiverged) as error:
@@ -112,7 +111,7 @@ def explain(error: Exception) -> str:
         return "\n  ".join([f"{len(error.problems)} problems", *error.problems]) if several else str(error)
     if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
         group, _, option = str(error.missing_cfg_file).partition("/")
-        known = {*help.options([config.conf_dir()]).get(group, []), *(error.options or [])}
+        known = {*help.options([check.conf_dir()]).get(group, []), *(error.options or [])}
         return f"{group}={option}: there is no such option; {_suggest(option, known)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: {_first_line(error)}; a value with = , [ or a space needs quotes: 'name=\"value\"'"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dbexp.compare.contact_sheet import Column, contact_sheet
+from dbexp.compare.contact_sheet import SheetColumn, contact_sheet
 from dbexp.config.schema import Config
 from dbexp.core import provenance
 from dbexp.core.store import Store, file_hash, link
@@ -40,8 +40,8 @@ def gather(
     base = _linked(sample.sample_prompts(config, model, None, store), place / "base") if config.sample.base else None
     class_on = _linked_files(sample.sample_class(config, model, lora, store), place / "class")
     class_off = _linked_files(sample.sample_class(config, model, None, store), place / "class_base")
-    columns = [Column("base model", base.images, limit=1)] if base else []
-    columns.append(Column("with the LoRA", samples.images))
+    columns = [SheetColumn("base model", base.images, limit=1)] if base else []
+    columns.append(SheetColumn("with the LoRA", samples.images))
     label = joined(config.model.label, config.evaluate.label)
     sheet = _sheet(columns, store, title=f"{subject.name}: {name}", label=label, real=subject.paths)
     link(sheet, place / SHEET)
@@ -73,7 +73,9 @@ def _linked_files(paths: Sequence[Path], place: Path) -> tuple[Path, ...]:
     return tuple(place / path.name for path in paths)
 
 
-def _sheet(columns: Sequence[Column], store: Store, *, title: str, label: str | None, real: Sequence[Path]) -> Path:
+def _sheet(
+    columns: Sequence[SheetColumn], store: Store, *, title: str, label: str | None, real: Sequence[Path]
+) -> Path:
     """The contact sheet of these pictures under these words, from the store where it was laid out before."""
 
     def hashes(images: Mapping[str, Sequence[Path]]) -> list[Any]:

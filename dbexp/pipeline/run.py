@@ -29,7 +29,7 @@ from dbexp.pipeline import pictures as run_pictures
 from dbexp.runs import outcome
 from dbexp.runs.outcome import TRACEBACK, record_failure
 from dbexp.sample import prior, sample
-from dbexp.train.lane import Task
+from dbexp.train.lane import Training
 from dbexp.train.train import Trained, train
 
 __all__ = ["TRACEBACK", "check_inputs", "find_task", "load", "make_task", "open_store", "record_failure", "run"]
@@ -191,11 +191,11 @@ def _train(
     return trained
 
 
-def _task(config: Config, subject: Subject, class_images: tuple[Path, ...]) -> Task:
-    return Task(config, subject.paths, subject.prompt, class_images, fill(config.prior.prompt, config.dataset))
+def _task(config: Config, subject: Subject, class_images: tuple[Path, ...]) -> Training:
+    return Training(config, subject.paths, subject.prompt, class_images, fill(config.prior.prompt, config.dataset))
 
 
-def make_task(config: Config, model: Model, store: Store) -> Task:
+def make_task(config: Config, model: Model, store: Store) -> Training:
     """What a run trains on, with its class images drawn if they are not there: for training it in a pack.
 
     Raises:
@@ -204,7 +204,7 @@ def make_task(config: Config, model: Model, store: Store) -> Task:
     return _task(config, dataset.load(config.dataset, store), prior.class_images(config, model, store))
 
 
-def find_task(config: Config, model: Model, store: Store) -> Task | None:
+def find_task(config: Config, model: Model, store: Store) -> Training | None:
     """The same, if nothing has to be drawn for it."""
     class_images = prior.find_class_images(config, model, store)
     return None if class_images is None else _task(config, dataset.load(config.dataset, store), class_images)

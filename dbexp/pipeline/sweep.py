@@ -29,10 +29,8 @@ from dbexp.models import Model
 from dbexp.pipeline import run as stages
 from dbexp.pipeline import view as live
 from dbexp.runs import outcome
-from dbexp.train import memory
-from dbexp.train import packing as pack
-from dbexp.train import resume as pack_state
-from dbexp.train.lane import Task
+from dbexp.train import memory, packing, resume
+from dbexp.train.lane import Training
 from dbexp.train.train import inputs_of, train
 
 log = logging.getLogger(__name__)
@@ -42,7 +40,7 @@ _worked: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedRun:
     """One job of a sweep.
 
     Attributes:
@@ -72,7 +70,7 @@ def title(number: int, differs: Sequence[str]) -> str:
     return f"job {number} ({' '.join(differs)})" if differs else f"job {number}"
 
 
-_Lane: TypeAlias = Sequence[tuple[Job, Task]]
+_Lane: TypeAlias = Sequence[tuple[PlannedRun, Training]]
 """Runs that are one training, each with a finish line of its own."""
 
 
@@ -85,17 +83,17 @@ class Plan:
         packs: jobs to train, gathered; the others have their LoRA in the store.
     """
 
-    jobs: tuple[Job, ...]
-    packs: tuple[tuple[Job, ...], ...]
+    jobs: tuple[PlannedRun, ...]
+    packs: tuple[tuple[PlannedRun, ...], ...]
 
     @property
-    def trained(self) -> tuple[Job, ...]:
+    def trained(self) -> tuple[PlannedRun, ...]:
         """Jobs with nothing left to train."""
         waiting = {job.number for members in self.packs for job in members}
         return tuple(job for job in self.jobs if job.number not in waiting)
 
 
-def check(jobs: Sequence[Job], known: Sequence[str] = (), *, elsewhere: bool = False) -> None:
+def check(jobs: Sequence[PlannedRun], known: Sequence[str] = (), *, elsewhere: bool = False) -> None:
     """Look at every job before the first one starts: inputs first, then base models and metric backbones.
 
     Args:
@@ -115,9 +113,9 @@ def check(jobs: Sequence[Job], known: Sequence[str] = (), *, elsewhere: bool = F
     _check_each(jobs, load)
 
 
-def _check_each(jobs: Sequence[Job], look: Callable[[Config], object], known: Sequence[str] = ()) -> None:
+def _check_each(jobs: Sequence[PlannedRun], look: Callable[[Config], object], known: Sequence[str] = ()) -> None:
     """Apply a check to every job, and tell what is wrong with which."""
-    found: dict[str, list[Job]] = {}
+    found: dict[str, list[PlannedRun]] = {}
     for job in jobs:
         try:
             look(job.config)
@@ -132,7 +130,7 @@ def _check_each(jobs: Sequence[Job], look: Callable[[Config], object], known: Se
     problems.raise_if_any()
 
 
-def plan(jobs: Sequence[Job], size: int | None, *, workers: int = 1, elsewhere: bool = False) -> Plan:
+def plan(jobs: Sequence[PlannedRun], size: int | None, *, workers: int = 1, elsewhere: bool = False) -> Plan:
     """Find out what is in the store, and gather the rest into packs.
 
     Args:
@@ -144,35 +142,37 @@ def plan(jobs: Sequence[Job], size: int | None, *, workers: int = 1, elsewhere: 
     todo = [job for job in jobs if not _is_trained(job, elsewhere)]
     begun = [] if elsewhere else _begun_together(todo)
     if size is None:
-        lanes = len({pack.course(job.config) for job in todo})
+        lanes = len({packing.course(job.config) for job in todo})
         size = max(1, min(memory.most_lanes(todo[0].config) if todo else 1, -(-lanes // workers)))
     resumed = {job.number for members in begun for job in members}
     fresh = [job for job in todo if job.number not in resumed]
-    gathered = [tuple(fresh[index] for index in members) for members in pack.packs([job.config for job in fresh], size)]
+    gathered = [
+        tuple(fresh[index] for index in members) for members in packing.packs([job.config for job in fresh], size)
+    ]
     return Plan(tuple(jobs), (*begun, *gathered))
 
 
-def _begun_together(jobs: Sequence[Job]) -> list[tuple[Job, ...]]:
+def _begun_together(jobs: Sequence[PlannedRun]) -> list[tuple[PlannedRun, ...]]:
     """Packs that an interruption left half done: the same lanes must go on together (see `pack_state`)."""
     gathered = []
     stores = {job.config.store: stages.open_store(job.config) for job in jobs}
     for name, store in stores.items():
-        if not (packs := pack_state.begun(store)):
+        if not (packs := resume.begun(store)):
             continue
         members = [job for job in jobs if job.config.store == name]
         entries = [_entry(job, store) for job in members]
-        gathered += [tuple(members[index] for index in indices) for indices in pack_state.together(packs, entries)]
+        gathered += [tuple(members[index] for index in indices) for indices in resume.together(packs, entries)]
     return gathered
 
 
-def _entry(job: Job, store: Store) -> str:
+def _entry(job: PlannedRun, store: Store) -> str:
     """Where the store keeps a job's training, relative to its root; empty if that cannot be known yet."""
     model = models.load(job.config.model, store)
     task = stages.find_task(job.config, model, store)
-    return "" if task is None else store.place("train", inputs_of(task, model)).relative_to(store.root).as_posix()
+    return "" if task is None else store.path("train", inputs_of(task, model)).relative_to(store.root).as_posix()
 
 
-def _is_trained(job: Job, elsewhere: bool) -> bool:
+def _is_trained(job: PlannedRun, elsewhere: bool) -> bool:
     """Whether the store is known to have everything up to the LoRA."""
     config = job.config
     if elsewhere:
@@ -205,7 +205,7 @@ def show(planned: Plan, console: Console | None = None) -> None:
     print_grid(f"{len(planned.jobs)} jobs: {training}", grid, console)
 
 
-def train_pack(members: Sequence[Job], size: int | None = None) -> None:
+def train_pack(members: Sequence[PlannedRun], size: int | None = None) -> None:
     """Train jobs together. What fails here fails again, with its own message, when its job is run: it is only logged.
 
     When memory does not suffice, half as many go on together, and this process remembers it for later packs.
@@ -219,7 +219,7 @@ def train_pack(members: Sequence[Job], size: int | None = None) -> None:
     """
     store = stages.open_store(members[0].config)
     model = models.load(members[0].config.model, store)
-    lanes: dict[str, list[tuple[Job, Task]]] = {}
+    lanes: dict[str, list[tuple[PlannedRun, Training]]] = {}
     for job in members:
         try:
             task = stages.make_task(job.config, model, store)
@@ -228,7 +228,7 @@ def train_pack(members: Sequence[Job], size: int | None = None) -> None:
         except Exception as error:  # a fault in one job must not cost the others theirs
             log.warning("%s: left out of its pack: %s: %s", job.title, type(error).__name__, error)
         else:
-            lanes.setdefault(pack.course(job.config), []).append((job, task))
+            lanes.setdefault(packing.course(job.config), []).append((job, task))
     if not lanes:
         return
     started = time.perf_counter()
@@ -238,7 +238,7 @@ def train_pack(members: Sequence[Job], size: int | None = None) -> None:
 
 def _train_lanes(lanes: Sequence[_Lane], size: int | None, model: Model, store: Store) -> None:
     """Train lanes, as many at a time as there is room for."""
-    settings = json.dumps(pack.shared(lanes[0][0][0].config), sort_keys=True)
+    settings = json.dumps(packing.shared(lanes[0][0][0].config), sort_keys=True)
     waiting = deque(lanes)
     room = len(lanes) if size is None else size
     if settings in _worked:
@@ -281,7 +281,7 @@ def _train(runs: _Lane, model: Model, store: Store) -> bool:
     return True
 
 
-def _track(job: Job, stack: ExitStack) -> tracking.Tracker:
+def _track(job: PlannedRun, stack: ExitStack) -> tracking.Tracker:
     """Where the losses of a job go while its pack trains. Its run goes on with the same W&B run.
 
     Only the dashboard of a run that is online has somebody who looks. All else the run itself writes, from the history.
@@ -299,7 +299,7 @@ def _track(job: Job, stack: ExitStack) -> tracking.Tracker:
 
 
 def _results(
-    tasks: Sequence[Task], model: Model, store: Store, on_rows: Callable[[int, Sequence[Mapping[str, float]]], None]
+    tasks: Sequence[Training], model: Model, store: Store, on_rows: Callable[[int, Sequence[Mapping[str, float]]], None]
 ) -> Sequence[object] | None:
     """What became of each of the runs that trained together, as far as that is known; None: memory did not suffice."""
     try:

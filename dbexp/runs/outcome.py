@@ -22,7 +22,7 @@ from dbexp.dataset import Subject
 from dbexp.evaluate import ImageScores, evaluate
 from dbexp.evaluate.evaluate import Report
 from dbexp.models import Model
-from dbexp.pipeline import view as live
+from dbexp.pipeline import view
 from dbexp.train.train import Trained
 
 TRACEBACK = "traceback.log"
@@ -58,7 +58,7 @@ class Times:
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
         """Time the block."""
-        live.current().stage(stage)
+        view.current().stage(stage)
         started = time.perf_counter()
         yield
         self.seconds[stage] = round(time.perf_counter() - started, 3)

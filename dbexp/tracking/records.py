@@ -87,13 +87,13 @@ class Records:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
-        self.place = self.folder / FOLDER
+        self.path = self.folder / FOLDER
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
         """Hold the folder during the block, which is told False where another process holds it."""
-        self.place.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.place / "lock", timeout=0)
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / "lock", timeout=0)
         try:
             lock.acquire()
         except Timeout:
@@ -116,7 +116,7 @@ class Records:
         if before is not None and _same_job(before, record):
             record = replace(record, id=before.id)
         for name in ("history.jsonl", "result.json"):
-            (self.place / name).unlink(missing_ok=True)
+            (self.path / name).unlink(missing_ok=True)
         self.write(record)
         return record
 
@@ -138,14 +138,14 @@ class Records:
         """Add rows to history.jsonl; returns them with the time."""
         now = round(time.time(), 3)
         timed = [{TIME: now, **row} for row in rows]
-        self.place.mkdir(parents=True, exist_ok=True)
-        with (self.place / "history.jsonl").open("a", encoding="utf-8") as file:
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "history.jsonl").open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(row) + "\n" for row in timed))
         return timed
 
     def history(self) -> list[dict[str, float]]:
         """Rows by step, each step once, the last one that was written; a torn last line is left out."""
-        path = self.place / "history.jsonl"
+        path = self.path / "history.jsonl"
         rows: dict[float, dict[str, float]] = {}
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             try:
@@ -198,7 +198,7 @@ class Records:
         read = {name: self._read(name) for name in ("run.json", "result.json", "comparison.json")}
         result = read["result.json"] or {}
         files = [self.folder / result[name] for name in ("contact_sheet", "lora") if result.get(name)]
-        hashes = [file_hash(path) for path in [self.place / "history.jsonl", *files] if path.is_file()]
+        hashes = [file_hash(path) for path in [self.path / "history.jsonl", *files] if path.is_file()]
         return key_of({"records": read, "files": hashes})
 
     def synced(self) -> bool:
@@ -215,7 +215,7 @@ class Records:
     def offline_files(self) -> list[Path]:
         """The run's files that W&B wrote offline."""
         record = self.run()
-        return [] if record is None else sorted(self.place.glob(f"wandb/offline-run-*/run-{record.id}.wandb"))
+        return [] if record is None else sorted(self.path.glob(f"wandb/offline-run-*/run-{record.id}.wandb"))
 
     # -- files --------------------------------------------------------------------------------------------------------
 
@@ -223,11 +223,11 @@ class Records:
         return Path(os.path.relpath(path, self.folder)).as_posix()
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        write_atomic(self.place / name, readable(content))
+        write_atomic(self.path / name, readable(content))
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
-            read = json.loads((self.place / name).read_text(encoding="utf-8"))
+            read = json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return read if isinstance(read, dict) else None

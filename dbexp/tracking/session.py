@@ -131,7 +131,7 @@ def forget_offline_files(records: Records) -> None:
     for path in records.offline_files():
         shutil.rmtree(path.parent, ignore_errors=True)
     for staged in ("data", "cache"):
-        shutil.rmtree(records.place / staged, ignore_errors=True)
+        shutil.rmtree(records.path / staged, ignore_errors=True)
 
 
 def inside(place: Path, mode: str) -> dict[str, str]:

@@ -104,7 +104,7 @@ def summarise(sweep: Path, comparison: Comparison, jobs: Sequence[Path]) -> None
     records, attempts = Records(sweep), Attempts("the sweep's")
     mode = str(tracked[0].config["tracking.mode"])
     with (
-        session.environment(session.inside(records.place, mode)),
+        session.environment(session.inside(records.path, mode)),
         attempts.attempt("the summary of the sweep"),
         records.lock() as held,
     ):
@@ -122,7 +122,7 @@ def _summarise(records: Records, attempts: Attempts, mode: str, comparison: Comp
     records.write_comparison(said)
     for tried in dict.fromkeys((mode, "offline")):
         with attempts.attempt(f"the summary of the sweep, which could not start {tried}"):
-            run = session.open_run(record, cast(session.Mode, tried), records.place)
+            run = session.open_run(record, cast(session.Mode, tried), records.path)
             writer = Writer(run, record, attempts)
             write(writer, comparison, records.folder)
             writer.finish(0, None)

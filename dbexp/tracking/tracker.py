@@ -74,7 +74,7 @@ def start(
         raise ConfigError(said)
     records, attempts = Records(folder), session.Attempts()
     with ExitStack() as stack:
-        stack.enter_context(session.environment(session.inside(records.place, cfg.tracking.mode)))
+        stack.enter_context(session.environment(session.inside(records.path, cfg.tracking.mode)))
         tracker: _Tracker | None = None
         with attempts.attempt("the run"):
             if not stack.enter_context(records.lock()):
@@ -121,7 +121,7 @@ class _Tracker:
         session.forget_offline_files(self._records)
         for tried in dict.fromkeys((mode, "offline")):
             with self._attempts.attempt(f"the run, which could not start {tried}"):
-                run = session.open_run(self._record, cast(session.Mode, tried), self._records.place)
+                run = session.open_run(self._record, cast(session.Mode, tried), self._records.path)
                 self._url = run.url if tried == "online" else None
                 if run.id != self._record.id:  # chosen by the agent of a W&B Sweep
                     self._record = replace(self._record, id=run.id)

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from dbexp.core.errors import ConfigError
 from dbexp.tracking import records as _records
-from dbexp.tracking import session
-from dbexp.tracking import summary as comparison
+from dbexp.tracking import session, summary
 from dbexp.tracking.records import Records, RunRecord
 from dbexp.tracking.session import Attempts
 from dbexp.tracking.writer import Writer
@@ -79,7 +78,7 @@ def _upload(records: Records) -> str:
             raise Incomplete("it is still running, or another process uploads it")
         record = records.run()
         if record is None:
-            raise Incomplete(f"{records.place / 'run.json'} is damaged")
+            raise Incomplete(f"{records.path / 'run.json'} is damaged")
         # W&B's own files go to a passing place: these records are what is kept
         with session.environment(session.inside(Path(scratch), "online")):
             return _send(records, record, Path(scratch))
@@ -96,7 +95,7 @@ def _send(records: Records, record: RunRecord, scratch: Path) -> str:
             writer.result(*result)
     with attempts.attempt("the comparison"):
         if (compared := records.comparison()) is not None:
-            comparison.write(writer, comparison.Comparison.from_json(compared), records.folder)
+            summary.write(writer, summary.Comparison.from_json(compared), records.folder)
     # a run whose end is not on record was killed
     writer.finish(1 if record.exit_code is None else record.exit_code, record.error)
     if attempts.failed:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dbexp.compare.table import PAPER, TITLES, heading
-from dbexp.config import words as command
+from dbexp.config import words
 from dbexp.core.errors import ConfigError, Problems
 from dbexp.evaluate import COLUMNS
 
@@ -36,7 +36,7 @@ class Settings:
     """Column of the metric table that sorts the runs."""
     parameters: list[str] = field(
         default_factory=lambda: ["lora.rank", "train.lr", "train.steps", "lr_schedule.name", "prior.weight"],
-        metadata=command.COMMAS,
+        metadata=words.COMMAS,
     )
     """Axes of the parallel coordinates, before the columns of the metric table."""
     name: str = "dbexp"
@@ -111,8 +111,8 @@ def _axis(name: str) -> Any:
 
 def main() -> None:
     """Save the view and print its address."""
-    with command.told("dbexp.tracking.workspace"):
-        settings = command.parse(Settings, sys.argv[1:], USAGE)
+    with words.told("dbexp.tracking.workspace"):
+        settings = words.parse(Settings, sys.argv[1:], USAGE)
         made = workspace(settings)
         try:
             made.save()

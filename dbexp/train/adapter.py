@@ -27,7 +27,7 @@ from dbexp.train.rows import Rows
 PARTS = ("unet", "text_encoder")
 
 
-class LaneLinear(nn.Module):
+class SlotLinear(nn.Module):
     """A frozen linear layer with K adapters: y = base(x) + scale_k * (x A_k^T) B_k for the rows of slot k.
 
     Args:
@@ -71,7 +71,7 @@ class LaneLinear(nn.Module):
 
 @dataclass(frozen=True)
 class Adapter:
-    """One slot's view of all its sites: leaf parameters that share memory with the `LaneLinear` layers.
+    """One slot's view of all its sites: leaf parameters that share memory with the `SlotLinear` layers.
 
     An ordinary optimizer steps them, so a lane has exactly the arithmetic of a solo run.
     """
@@ -108,7 +108,7 @@ class Adapter:
                 parameter.copy_(state[f"{name}.{kind}"])
 
 
-class Lanes:
+class AdapterSlots:
     """K slots of adapters, put into a base model and taken out again by a `with` block.
 
     Args:
@@ -122,15 +122,15 @@ class Lanes:
         self.slots = slots
         self.rows = {part: Rows() for part in ranks}
         self._model = model
-        self._layers: dict[str, dict[str, LaneLinear]] = {
+        self._layers: dict[str, dict[str, SlotLinear]] = {
             part: {
-                site: LaneLinear(_linear(model.part(part), site), slots, rank, self.rows[part])
+                site: SlotLinear(_linear(model.part(part), site), slots, rank, self.rows[part])
                 for site in model.sites(part, preset)
             }
             for part, rank in ranks.items()
         }
 
-    def __enter__(self) -> Lanes:
+    def __enter__(self) -> AdapterSlots:
         for part, layers in self._layers.items():
             for site, layer in layers.items():
                 _put(self._model.part(part), site, layer)

@@ -26,7 +26,7 @@ Row = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Task:
+class Training:
     """What one run trains on.
 
     Attributes:
@@ -87,7 +87,7 @@ class Lane:
 
     def __init__(
         self,
-        task: Task,
+        task: Training,
         instance: Bank,
         prior: Bank | None,
         texts: Tensor,

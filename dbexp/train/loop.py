@@ -20,7 +20,7 @@ from dbexp.core import cores
 from dbexp.core.device import autocast, mean_of_numbers
 from dbexp.core.progress import Bar
 from dbexp.models import Model
-from dbexp.train import adapter as lora
+from dbexp.train import adapter
 from dbexp.train.lane import Draw, Lane, Row
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Loop:
     def __init__(
         self,
         lanes: Sequence[Lane],
-        slots: lora.Lanes,
+        slots: adapter.AdapterSlots,
         model: Model,
         bar: Bar,
         on_rows: Callable[[int, list[Row]], None],

@@ -22,8 +22,8 @@ from torch import Tensor
 from dbexp.config.schema import Config
 from dbexp.core.store import Store
 from dbexp.models import Model
-from dbexp.train import packing as pack
-from dbexp.train.lane import Task
+from dbexp.train import packing
+from dbexp.train.lane import Training
 from dbexp.train.loop import Loop
 from dbexp.train.train import enter_slot, open_slots, prepare
 
@@ -49,10 +49,10 @@ def most_lanes(config: Config) -> int:
     """Lanes of a pack of which more would be of no use."""
     wanted = config.model.device
     gpu = torch.cuda.is_available() if wanted == "auto" else wanted.startswith("cuda")
-    return pack.MOST_LANES_ON_GPU if gpu else pack.MOST_LANES
+    return packing.MOST_LANES_ON_GPU if gpu else packing.MOST_LANES
 
 
-def room(tasks: Sequence[Task], model: Model, store: Store) -> int:
+def room(tasks: Sequence[Training], model: Model, store: Store) -> int:
     """How many of these lanes may train at once; the log says why.
 
     Args:
@@ -61,12 +61,14 @@ def room(tasks: Sequence[Task], model: Model, store: Store) -> int:
         store: has their latents.
     """
     largest = max(tasks, key=_size)
-    key = json.dumps([pack.shared(largest.config), _size(largest), model.identity, str(model.device)], sort_keys=True)
+    key = json.dumps(
+        [packing.shared(largest.config), _size(largest), model.identity, str(model.device)], sort_keys=True
+    )
     if key not in _measured:
         _measured[key] = _measure(largest, model, store)
     cost, free = _measured[key], _free(model.device)
-    share = pack.MEMORY_SHARE["cuda" if model.device.type == "cuda" else "cpu"]
-    fit = pack.lanes_that_fit(share * free, cost.fixed, cost.lane, len(tasks))
+    share = packing.MEMORY_SHARE["cuda" if model.device.type == "cuda" else "cpu"]
+    fit = packing.lanes_that_fit(share * free, cost.fixed, cost.lane, len(tasks))
     log.info(
         "pack size: %d of %d lanes at once: a lane takes %s beside %s for all of them, and of %s free on %s %d %% may "
         "be used; hydra.launcher.size=N decides otherwise",
@@ -86,7 +88,7 @@ def _shown(count: int) -> str:
     return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.0f} MiB"
 
 
-def _size(task: Task) -> tuple[int, bool, int]:
+def _size(task: Training) -> tuple[int, bool, int]:
     """What decides a lane's memory, beyond what all lanes of a pack have in common."""
     config = task.config
     rows = config.train.batch_size * (2 if config.prior.weight > 0 else 1)
@@ -101,7 +103,7 @@ def _free(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def _measure(task: Task, model: Model, store: Store) -> Cost:
+def _measure(task: Training, model: Model, store: Store) -> Cost:
     if model.device.type != "cuda":
         return Cost(0, _kept_for_backward(task, model, store))
     try:
@@ -113,7 +115,7 @@ def _measure(task: Task, model: Model, store: Store) -> Cost:
     return Cost(max(one - lane, 0), lane)
 
 
-def _peak(task: Task, count: int, model: Model, store: Store) -> int:
+def _peak(task: Training, count: int, model: Model, store: Store) -> int:
     """Most bytes that are allocated on the GPU while so many lanes make an optimizer step."""
     release()
     torch.cuda.reset_peak_memory_stats(model.device)
@@ -121,7 +123,7 @@ def _peak(task: Task, count: int, model: Model, store: Store) -> int:
     return torch.cuda.max_memory_allocated(model.device)
 
 
-def _kept_for_backward(task: Task, model: Model, store: Store) -> int:
+def _kept_for_backward(task: Training, model: Model, store: Store) -> int:
     """Bytes that a lane takes on a CPU."""
     frozen = {tensor.untyped_storage().data_ptr() for tensor in model.part("unet").parameters()}
     if task.config.lora.text_encoder:
@@ -139,7 +141,7 @@ def _kept_for_backward(task: Task, model: Model, store: Store) -> int:
     return sum(kept.values()) + _COPIES * weights
 
 
-def _step(task: Task, count: int, model: Model, store: Store, microbatches: int) -> int:
+def _step(task: Training, count: int, model: Model, store: Store, microbatches: int) -> int:
     """Train copies of a lane for a few microbatches and forget it; returns the bytes of one lane's weights."""
     lanes = prepare([task] * count, model, store)
     try:

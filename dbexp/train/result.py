@@ -15,8 +15,8 @@ from dbexp.core.device import processes, wait_for_everyone
 from dbexp.core.errors import TrainingDiverged
 from dbexp.core.store import Entry, file_hash, write_atomic
 from dbexp.models import Model
-from dbexp.train import adapter as lora
-from dbexp.train.lane import Lane, Row, Task
+from dbexp.train import adapter
+from dbexp.train.lane import Lane, Row, Training
 from dbexp.train.lr_schedule import decay_end
 
 VERSION = 1
@@ -41,7 +41,7 @@ class Trained:
     record: dict[str, Any]
 
 
-def inputs_of(task: Task, model: Model) -> dict[str, Any]:
+def inputs_of(task: Training, model: Model) -> dict[str, Any]:
     """What a trained LoRA depends on: the key of its store entry."""
     cfg = task.config
     train = asdict(cfg.train)
@@ -77,11 +77,11 @@ def course_of(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Line:
+class FinishLine:
     """A finish line: a run that ends when its lane has done its steps."""
 
     number: int
-    task: Task
+    task: Training
     entry: Entry
 
     @property
@@ -102,17 +102,17 @@ def result_of(folder: Path) -> Trained:
     return Trained(folder, folder / "lora.safetensors", tuple(json.loads(line) for line in lines), record)
 
 
-def checkpoint(lane: Lane, lines: Sequence[Line], model: Model) -> None:
+def checkpoint(lane: Lane, lines: Sequence[FinishLine], model: Model) -> None:
     """Keep a lane's LoRA as it is now, for each of the runs that go on."""
     if not is_main():
         return
     for line in lines:
         if line.steps > lane.step:
             path = line.entry.folder / "checkpoints" / f"step_{lane.step:06d}.safetensors"
-            lora.save(path, lane.adapter, model, _provenance(line.task, lane.step, model))
+            adapter.save(path, lane.adapter, model, _provenance(line.task, lane.step, model))
 
 
-def _provenance(task: Task, step: int, model: Model) -> dict[str, Any]:
+def _provenance(task: Training, step: int, model: Model) -> dict[str, Any]:
     """What a LoRA file tells of its making; nothing that would differ from one making to the next."""
     made_with = provenance.collect(model.device)
     config = replace(task.config, dataset=replace(task.config.dataset, path=None, root=None), store=None)
@@ -125,21 +125,21 @@ def _provenance(task: Task, step: int, model: Model) -> dict[str, Any]:
     }
 
 
-def finish(lane: Lane, line: Line, model: Model, cost: dict[str, float]) -> Trained:
+def finish(lane: Lane, line: FinishLine, model: Model, cost: dict[str, float]) -> Trained:
     """Write a run's result and publish it."""
     folder = line.entry.folder
     if is_main():
-        lora.save(folder / "lora.safetensors", lane.adapter, model, _provenance(line.task, lane.step, model))
+        adapter.save(folder / "lora.safetensors", lane.adapter, model, _provenance(line.task, lane.step, model))
         history = lane.history[: line.steps]
         write_atomic(folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in history))
-        record = {"steps": lane.step, **cost, "parameters": lora.parameter_count(lane.adapter)}
+        record = {"steps": lane.step, **cost, "parameters": adapter.parameter_count(lane.adapter)}
         write_atomic(folder / "train.json", json.dumps(record, indent=1))
         line.entry.publish()
     wait_for_everyone()
-    return result_of(line.entry.place)
+    return result_of(line.entry.path)
 
 
-def diverged(lane: Lane, line: Line) -> TrainingDiverged:
+def diverged(lane: Lane, line: FinishLine) -> TrainingDiverged:
     """What to tell of a run that did not reach its finish line; what was good of it stays."""
     folder = line.entry.folder
     kept = [path for _, path in iterate_checkpoints(folder)]

@@ -24,7 +24,7 @@ _VERSION = 1
 
 
 @dataclass(frozen=True)
-class Pack:
+class PackState:
     """A pack in progress.
 
     Attributes:
@@ -72,13 +72,13 @@ class Pack:
         write_atomic(self.path(store), json.dumps({"version": _VERSION, **asdict(self)}, indent=1))
 
 
-def begun(store: Store) -> list[Pack]:
+def begun(store: Store) -> list[PackState]:
     """Packs that were begun and did not end, the latest first."""
     found = sorted(_all(store), key=lambda pair: -_time(pair[0]))
     return [pack for _, pack in found]
 
 
-def together(packs: Sequence[Pack], entries: Sequence[str]) -> list[list[int]]:
+def together(packs: Sequence[PackState], entries: Sequence[str]) -> list[list[int]]:
     """Gather entries that were begun together.
 
     Args:
@@ -96,7 +96,7 @@ def together(packs: Sequence[Pack], entries: Sequence[str]) -> list[list[int]]:
     return list(gathered.values())
 
 
-def resume(store: Store, fresh: Pack, device: torch.device) -> tuple[Pack, dict[str, dict[str, Any]]]:
+def resume(store: Store, fresh: PackState, device: torch.device) -> tuple[PackState, dict[str, dict[str, Any]]]:
     """What a pack goes on from.
 
     Args:
@@ -131,13 +131,13 @@ def _alone(store: Store) -> Iterator[None]:
         yield
 
 
-def _all(store: Store) -> Iterator[tuple[Path, Pack]]:
+def _all(store: Store) -> Iterator[tuple[Path, PackState]]:
     for path in sorted((store.root / PACKS).glob("*.json")):
         try:
             record = json.loads(path.read_text())
             if record["version"] == _VERSION:
                 entries = tuple(tuple(lane) for lane in record["entries"])
-                yield path, Pack(tuple(record["lanes"]), entries, record["ranks"])
+                yield path, PackState(tuple(record["lanes"]), entries, record["ranks"])
         except (OSError, ValueError, KeyError, TypeError):  # another process has just ended it, or it is not ours
             continue
 

@@ -21,14 +21,12 @@ from dbexp.core.errors import Interrupted
 from dbexp.core.progress import progress
 from dbexp.core.store import Entry, Store, key_of
 from dbexp.models import Model
-from dbexp.train import adapter as lora
-from dbexp.train import packing as pack
-from dbexp.train import resume as pack_state
-from dbexp.train.lane import Lane, Row, Task
+from dbexp.train import adapter, packing, resume
+from dbexp.train.lane import Lane, Row, Training
 from dbexp.train.latents import encode
 from dbexp.train.loop import Loop, Signals
 from dbexp.train.result import (
-    Line,
+    FinishLine,
     Trained,
     checkpoint,
     course_of,
@@ -50,7 +48,7 @@ OnRows = Callable[[int, Sequence[Row]], None]
 
 
 def train(
-    tasks: Sequence[Task], model: Model, store: Store, on_rows: OnRows | None = None
+    tasks: Sequence[Training], model: Model, store: Store, on_rows: OnRows | None = None
 ) -> list[Trained | Exception]:
     """Train a pack, or find its results in the store.
 
@@ -66,21 +64,21 @@ def train(
         ValueError: the tasks can't train together.
         Interrupted: SIGINT or SIGTERM came; every lane was checkpointed first.
     """
-    agreed = pack.shared(tasks[0].config)
-    if any(pack.shared(task.config) != agreed for task in tasks):
-        raise ValueError("the runs of a pack must agree in " + ", ".join(pack.MUST_AGREE))
+    agreed = packing.shared(tasks[0].config)
+    if any(packing.shared(task.config) != agreed for task in tasks):
+        raise ValueError("the runs of a pack must agree in " + ", ".join(packing.MUST_AGREE))
     keys = [inputs_of(task, model) for task in tasks]
     results: dict[int, Trained | Exception] = {}
     with contextlib.ExitStack() as claims:
         # in the order of their places, so that two sweeps that want the same entries never wait for each other
-        order = sorted(range(len(tasks)), key=lambda i: store.place("train", keys[i]))
+        order = sorted(range(len(tasks)), key=lambda i: store.path("train", keys[i]))
         first = {key_of(keys[i]): i for i in reversed(order)}
         entries = {i: claims.enter_context(_claim(store, keys[i])) for i in order if i == first[key_of(keys[i])]}
-        lines = [Line(i, tasks[i], entry) for i, entry in sorted(entries.items()) if not entry.finished]
+        lines = [FinishLine(i, tasks[i], entry) for i, entry in sorted(entries.items()) if not entry.finished]
         results |= {line.number: error for line in lines if (error := divergence(line.entry.folder))}
         lines = [line for line in lines if line.number not in results]
         if lines:
-            shared: dict[str, list[Line]] = {}
+            shared: dict[str, list[FinishLine]] = {}
             for line in sorted(lines, key=lambda line: line.steps):
                 shared.setdefault(key_of(course_of(keys[line.number])), []).append(line)
             courses = [_Course(key, tuple(members)) for key, members in shared.items()]
@@ -89,7 +87,7 @@ def train(
             courses.sort(key=lambda course: (-course.passes, course.key))
             results |= _train_pack(courses, model, store, on_rows or (lambda number, rows: None))
         for i, entry in entries.items():
-            results.setdefault(i, result_of(entry.place) if entry.finished else RuntimeError("training did not end"))
+            results.setdefault(i, result_of(entry.path) if entry.finished else RuntimeError("training did not end"))
     return [results[first[key_of(key)]] for key in keys]
 
 
@@ -98,10 +96,10 @@ class _Course:
     """The finish lines of a lane, nearest first."""
 
     key: str
-    lines: tuple[Line, ...]
+    lines: tuple[FinishLine, ...]
 
     @property
-    def task(self) -> Task:
+    def task(self) -> Training:
         """Of the lane: that of its last finish line."""
         return self.lines[-1].task
 
@@ -115,12 +113,12 @@ class _Course:
 def _claim(store: Store, inputs: dict[str, Any]) -> Iterator[Entry]:
     """Hold an entry. Of several processes that train it together the main one holds it for all."""
     if is_main():
-        with store.claim("train", inputs) as entry:
+        with store.hold("train", inputs) as entry:
             wait_for_everyone()
             yield entry
     else:
         wait_for_everyone()
-        yield store.look("train", inputs)
+        yield store.peek("train", inputs)
 
 
 # -- a pack -----------------------------------------------------------------------------------------------------------
@@ -132,10 +130,10 @@ def _train_pack(
     """Train a pack, lane k in slot k, and publish the entry of every finish line."""
     lanes = prepare([course.task for course in courses], model, store)
     entries = tuple(
-        tuple(line.entry.place.relative_to(store.root).as_posix() for line in course.lines) for course in courses
+        tuple(line.entry.path.relative_to(store.root).as_posix() for line in course.lines) for course in courses
     )
-    begun = pack_state.Pack(tuple(course.key for course in courses), entries, _ranks(lanes))
-    begun, states = pack_state.resume(store, begun, model.device)
+    begun = resume.PackState(tuple(course.key for course in courses), entries, _ranks(lanes))
+    begun, states = resume.resume(store, begun, model.device)
     try:
         with open_slots(lanes, model, begun.ranks) as slots, Signals() as signals:
             for slot, lane in enumerate(lanes):
@@ -183,7 +181,7 @@ def _ranks(lanes: Sequence[Lane]) -> dict[str, int]:
     return ranks
 
 
-def open_slots(lanes: Sequence[Lane], model: Model, ranks: Mapping[str, int] | None = None) -> lora.Lanes:
+def open_slots(lanes: Sequence[Lane], model: Model, ranks: Mapping[str, int] | None = None) -> adapter.AdapterSlots:
     """Slots for lanes, each empty still; gradient checkpointing is switched as the lanes want it.
 
     Args:
@@ -192,12 +190,12 @@ def open_slots(lanes: Sequence[Lane], model: Model, ranks: Mapping[str, int] | N
         ranks: part -> rank that slots have room for; None: as the lanes need.
     """
     cfg = lanes[0].task.config
-    slots = lora.Lanes(model, cfg.lora.sites, len(lanes), ranks or _ranks(lanes))
+    slots = adapter.AdapterSlots(model, cfg.lora.sites, len(lanes), ranks or _ranks(lanes))
     model.enable_gradient_checkpointing(cfg.train.gradient_checkpointing)
     return slots
 
 
-def enter_slot(lane: Lane, slot: int, slots: lora.Lanes, model: Model) -> None:
+def enter_slot(lane: Lane, slot: int, slots: adapter.AdapterSlots, model: Model) -> None:
     """Give a lane its slot, with fresh weights."""
     cfg = lane.task.config
     ranks, alphas = {"unet": cfg.lora.rank}, {"unet": cfg.lora.alpha or float(cfg.lora.rank)}
@@ -207,7 +205,7 @@ def enter_slot(lane: Lane, slot: int, slots: lora.Lanes, model: Model) -> None:
     lane.begin(slots.open(slot, ranks, alphas, cfg.seeds.init), model.device, model.dtype)
 
 
-def prepare(tasks: Sequence[Task], model: Model, store: Store) -> list[Lane]:
+def prepare(tasks: Sequence[Training], model: Model, store: Store) -> list[Lane]:
     """Encode what never changes, and drop the parts that training does not need."""
     process, count = processes()
     lanes = []
@@ -229,14 +227,14 @@ def prepare(tasks: Sequence[Task], model: Model, store: Store) -> list[Lane]:
 
 
 def _begin(
-    lane: Lane, slot: int, slots: lora.Lanes, model: Model, course: _Course, state: Mapping[str, Any] | None
+    lane: Lane, slot: int, slots: adapter.AdapterSlots, model: Model, course: _Course, state: Mapping[str, Any] | None
 ) -> None:
     """Give a lane its slot, and its last state if there is one that its nearest finish line can be reached from."""
     enter_slot(lane, slot, slots, model)
     if state is not None and state["micro"] <= course.lines[0].steps * lane.train.grad_accum:
         lane.load_state(state)
         log.info("train: going on from step %d of %d", lane.step, lane.steps)
-    counts = lora.parameter_count(lane.adapter).items()
+    counts = adapter.parameter_count(lane.adapter).items()
     log.info("train: %s", " and ".join(f"{count:,} parameters of the {part}" for part, count in counts))
 
 

@@ -14,10 +14,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from dbexp.core.errors import ConfigError, TrainingDiverged
-from dbexp.pipeline import view as live
+from dbexp.pipeline import view
 
 if TYPE_CHECKING:
-    from dbexp.pipeline.sweep import Job, Plan
+    from dbexp.pipeline.sweep import Plan, PlannedRun
 
 log = logging.getLogger(__name__)
 
@@ -31,17 +31,17 @@ def watching(planned: Plan, hydra: DictConfig) -> Iterator[None]:
     """Show the sweep on the terminal, if there is one, and log above the view."""
     differs = {job.number: " ".join(job.differs) for job in planned.jobs}
     try:
-        with live.watching(differs, [[job.number for job in members] for members in planned.packs]):
+        with view.watching(differs, [[job.number for job in members] for members in planned.packs]):
             configure_log(hydra.hydra_logging, hydra.verbose)  # the stream of a handler is chosen when it is made
             yield
     finally:
         configure_log(hydra.hydra_logging, hydra.verbose)
 
 
-def tell(job: Job, returned: JobReturn) -> None:
+def tell(job: PlannedRun, returned: JobReturn) -> None:
     """Print the line of a job that has ended."""
     others = "diverged" if isinstance(returned._return_value, TrainingDiverged) else "failed"
-    live.current().ends(job.number, "finished" if returned.status is JobStatus.COMPLETED else others)
+    view.current().ends(job.number, "finished" if returned.status is JobStatus.COMPLETED else others)
     print(f"{job.title}  {said(job_folder(returned))}", flush=True)
 
 
@@ -89,7 +89,7 @@ def summary(planned: Plan, returns: Mapping[int, JobReturn], cfg: DictConfig) ->
 
     Exceptions of failed jobs have then been told, and become one that says how many there were.
     """
-    from dbexp.pipeline import run as stages
+    from dbexp.pipeline import run
 
     # from the config: in what a job returns, Hydra has forgotten when `now` was
     show_results(Path(str(cfg.hydra.sweep.dir)), planned.jobs[0].config.objective)
@@ -99,8 +99,8 @@ def summary(planned: Plan, returns: Mapping[int, JobReturn], cfg: DictConfig) ->
         folder = job_folder(returned)
         log.error("%s failed: %s", job.title, _reason(returned))
         log.error("  folder     %s", folder)
-        if (folder / stages.TRACEBACK).exists():
-            log.error("  traceback  %s", folder / stages.TRACEBACK)
+        if (folder / run.TRACEBACK).exists():
+            log.error("  traceback  %s", folder / run.TRACEBACK)
         log.error("  repeat     %s", shlex.join(["dbexp", *_config_folders(cfg), *job.overrides]))
     for job in failed:
         told = JobsFailed(f"{len(failed)} of {len(planned.jobs)} jobs failed; see above")

@@ -18,7 +18,7 @@ from hydra_plugins.dbexp_pack._work import Work, places, run_one
 
 if TYPE_CHECKING:
     from dbexp.config.schema import Config
-    from dbexp.pipeline.sweep import Job, Plan
+    from dbexp.pipeline.sweep import Plan, PlannedRun
     from hydra_plugins.dbexp_pack.launcher import PackLauncher
 
 log = logging.getLogger(__name__)
@@ -92,11 +92,11 @@ def _plan(launcher: PackLauncher, composed: Sequence[DictConfig]) -> Plan:
     if any(cfg.hydra.job.chdir for cfg in composed):
         problems.append("hydra.job.chdir=true: a sweep in packs keeps one working directory; set it to false")
     problems += _directions(composed[0])
-    jobs: list[Job] = []
+    jobs: list[PlannedRun] = []
     for number, own, words, cfg in zip(numbers, overrides, differs, composed, strict=True):
         try:
             whole, folder = places(cfg, Path.cwd())
-            jobs.append(sweep.Job(number, own, words, _checked(cfg), folder, tracking.sweep_name(whole)))
+            jobs.append(sweep.PlannedRun(number, own, words, _checked(cfg), folder, tracking.sweep_name(whole)))
         except ConfigError as error:
             problems += [f"{sweep.title(number, words)}: {problem}" for problem in error.problems]
     elsewhere = launcher.executor in _executors.ELSEWHERE
@@ -127,9 +127,9 @@ def _directions(cfg: DictConfig) -> list[str]:
 
 def _checked(cfg: DictConfig) -> Config:
     """The config of a job as its task function will see it."""
-    from dbexp.config import check as config
+    from dbexp.config import check
 
-    return config.check(OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"]))
+    return check.check(OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"]))
 
 
 def _works(launcher: PackLauncher, planned: Plan, composed: Mapping[int, DictConfig]) -> list[Work]:

@@ -22,10 +22,10 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from dbexp.pipeline import view as live
+from dbexp.pipeline import view
 
 if TYPE_CHECKING:
-    from dbexp.pipeline.sweep import Job
+    from dbexp.pipeline.sweep import PlannedRun
 
 Returned = tuple[int, JobReturn]
 """A job's number, and what became of it."""
@@ -50,7 +50,7 @@ class Work:
     """
 
     name: str
-    jobs: tuple[Job, ...]
+    jobs: tuple[PlannedRun, ...]
     composed: tuple[DictConfig, ...]
     train: bool
     size: int | None
@@ -76,7 +76,7 @@ def run(work: Work) -> Iterator[Returned]:
 
         sweep.train_pack(work.jobs, work.size)
     for job, cfg in zip(work.jobs, work.composed, strict=True):
-        live.current().begins(job.number)
+        view.current().begins(job.number)
         yield job.number, run_one(work.hydra_context, work.task_function, cfg)
 
 
@@ -122,10 +122,9 @@ def enter(work: Work) -> None:
     """Bring a fresh process to where the sweep's own process is: resolvers, name of the program, folder, log."""
     from hydra import version
 
-    from dbexp.config import check as config
-    from dbexp.config import help
+    from dbexp.config import check, help
 
-    config.register()
+    check.register()
     help.register()
     setup_globals()
     version.setbase("1.3")
@@ -162,7 +161,7 @@ def recover(work: Work, missing: Sequence[int], reason: str) -> Iterator[Returne
             yield job.number, _recovered(job, cfg, Path(work.folder), reason)
 
 
-def _recovered(job: Job, cfg: DictConfig, base: Path, reason: str) -> JobReturn:
+def _recovered(job: PlannedRun, cfg: DictConfig, base: Path, reason: str) -> JobReturn:
     from dbexp.pipeline import run as stages
 
     sweep, folder = places(cfg, base)
@@ -180,7 +179,7 @@ def _recovered(job: Job, cfg: DictConfig, base: Path, reason: str) -> JobReturn:
     return returned
 
 
-def _metrics(folder: Path, job: Job) -> dict[str, float] | None:
+def _metrics(folder: Path, job: PlannedRun) -> dict[str, float] | None:
     """The metric table of a job that has finished."""
     try:
         result = json.loads((folder / "result.json").read_text())

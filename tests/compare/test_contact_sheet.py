@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from dbexp.compare.contact_sheet import THUMBNAIL, Column, contact_sheet, thumbnail
+from dbexp.compare.contact_sheet import THUMBNAIL, SheetColumn, contact_sheet, thumbnail
 from dbexp.core.errors import ConfigError
 
 Painter = Callable[..., Path]
@@ -49,8 +49,10 @@ def read(path: Path) -> NDArray[np.uint8]:
 
 
 def test_rows_are_prompts_and_columns_are_models(tmp_path: Path, picture: Painter) -> None:
-    base = Column("base model", {"p": [picture("red"), picture("magenta")], "q": [picture("red")]}, limit=1)
-    tuned = Column("adapter on", {"p": [picture("lime"), picture("blue")], "q": [picture("lime"), picture("blue")]})
+    base = SheetColumn("base model", {"p": [picture("red"), picture("magenta")], "q": [picture("red")]}, limit=1)
+    tuned = SheetColumn(
+        "adapter on", {"p": [picture("lime"), picture("blue")], "q": [picture("lime"), picture("blue")]}
+    )
     sheet = tmp_path / "sheet.png"
     contact_sheet([base, tuned], sheet, title="run")
     red, lime, blue = (blocks(sheet, colour) for colour in ("red", "lime", "blue"))
@@ -66,7 +68,7 @@ def test_rows_are_prompts_and_columns_are_models(tmp_path: Path, picture: Painte
 def test_many_rows_of_few_columns_stand_in_panels(tmp_path: Path, picture: Painter) -> None:
     sheet = tmp_path / "sheet.png"
     red, lime = picture("red"), picture("lime")
-    contact_sheet([Column("x", {f"p{row}": [lime if row == 5 else red] for row in range(11)})], sheet, title="run")
+    contact_sheet([SheetColumn("x", {f"p{row}": [lime if row == 5 else red] for row in range(11)})], sheet, title="run")
     boxes = blocks(sheet, "red")
     lefts = sorted({box[0] for box in boxes})
     assert [sum(box[0] == left for box in boxes) for left in lefts] == [5, 5], "six rows with lime, and the other five"
@@ -78,7 +80,7 @@ def test_many_rows_of_few_columns_stand_in_panels(tmp_path: Path, picture: Paint
 
 def test_the_subjects_pictures_stand_above_in_one_line(tmp_path: Path, picture: Painter) -> None:
     tall = picture("red", (300, 400))
-    column = Column("adapter on", {"p": [picture("lime", (512, 512))] * 4})
+    column = SheetColumn("adapter on", {"p": [picture("lime", (512, 512))] * 4})
     sheet = tmp_path / "sheet.png"
     contact_sheet([column], sheet, title="run", real=[tall] * 6)
     photographs, samples = blocks(sheet, "red"), blocks(sheet, "lime")
@@ -92,7 +94,7 @@ def test_the_subjects_pictures_stand_above_in_one_line(tmp_path: Path, picture: 
 
 def test_many_pictures_of_the_subject_wrap(tmp_path: Path, picture: Painter) -> None:
     sheet = tmp_path / "sheet.png"
-    contact_sheet([Column("x", {"p": [picture("lime")]})], sheet, title="run", real=[picture("red")] * 40)
+    contact_sheet([SheetColumn("x", {"p": [picture("lime")]})], sheet, title="run", real=[picture("red")] * 40)
     photographs = blocks(sheet, "red")
     assert len(photographs) == 40
     assert len({box[1] for box in photographs}) > 1
@@ -102,8 +104,8 @@ def test_many_pictures_of_the_subject_wrap(tmp_path: Path, picture: Painter) -> 
 def test_missing_pictures_leave_a_grey_cell(tmp_path: Path, picture: Painter) -> None:
     gone = tmp_path / "gone.png"
     columns = [
-        Column("a", {"p": [picture("red"), gone], "q": [picture("red")]}),
-        Column("b", {"q": [picture("lime")]}),
+        SheetColumn("a", {"p": [picture("red"), gone], "q": [picture("red")]}),
+        SheetColumn("b", {"q": [picture("lime")]}),
     ]
     sheet = tmp_path / "sheet.png"
     contact_sheet(columns, sheet, title="run")
@@ -117,7 +119,7 @@ def test_missing_pictures_leave_a_grey_cell(tmp_path: Path, picture: Painter) ->
 def test_headings_and_prompts_are_written(tmp_path: Path, picture: Painter) -> None:
     def ink(**texts: str) -> int:
         sheet = tmp_path / "sheet.png"
-        column = Column(texts.get("heading", ""), {texts.get("prompt", ""): [picture("red")]})
+        column = SheetColumn(texts.get("heading", ""), {texts.get("prompt", ""): [picture("red")]})
         contact_sheet([column], sheet, title=texts.get("title", ""), label=texts.get("label"))
         return int((read(sheet).max(axis=2) < 128).sum())
 
@@ -129,7 +131,7 @@ def test_headings_and_prompts_are_written(tmp_path: Path, picture: Painter) -> N
 def test_a_long_prompt_wraps_beside_its_pictures(tmp_path: Path, picture: Painter) -> None:
     sheet = tmp_path / "sheet.png"
     prompts = ["a sks dog wearing a black top hat and a monocle " * 6, "Donaudampfschifffahrt" * 8, "犬"]
-    contact_sheet([Column("run", {prompt: [picture("red")] for prompt in prompts})], sheet, title="t" * 200)
+    contact_sheet([SheetColumn("run", {prompt: [picture("red")] for prompt in prompts})], sheet, title="t" * 200)
     pixels, pictures = read(sheet), blocks(sheet, "red")
     gutter = pixels[pictures[0][1] :, pictures[0][0] - 15 : pictures[0][0]]
     rules = (gutter < 250).all(axis=(1, 2))
@@ -152,7 +154,7 @@ def test_thumbnails_are_reduced_smoothly_and_enlarged_sharply() -> None:
 
 
 def test_the_suffix_decides_the_format_and_the_input_the_bytes(tmp_path: Path, picture: Painter) -> None:
-    columns = [Column("x", {"p": [picture("red")]})]
+    columns = [SheetColumn("x", {"p": [picture("red")]})]
     for name, kind in (("a.png", "PNG"), ("b.png", "PNG"), ("c.jpg", "JPEG")):
         contact_sheet(columns, tmp_path / "new" / name, title="run")
         with Image.open(tmp_path / "new" / name) as image:
@@ -162,9 +164,9 @@ def test_the_suffix_decides_the_format_and_the_input_the_bytes(tmp_path: Path, p
 
 def test_nothing_to_show_or_a_damaged_picture_is_an_error(tmp_path: Path, picture: Painter) -> None:
     with pytest.raises(ValueError, match="at least one picture"):
-        contact_sheet([Column("x", {"p": []})], tmp_path / "sheet.png", title="run")
+        contact_sheet([SheetColumn("x", {"p": []})], tmp_path / "sheet.png", title="run")
     damaged = tmp_path / "damaged.png"
     damaged.write_bytes(picture("red").read_bytes()[:60])
     with pytest.raises(ConfigError, match=r"damaged.png"):
-        contact_sheet([Column("x", {"p": [damaged]})], tmp_path / "sheet.png", title="run")
+        contact_sheet([SheetColumn("x", {"p": [damaged]})], tmp_path / "sheet.png", title="run")
     assert not (tmp_path / "sheet.png").exists()

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dbexp.compare.statistics import Trial, difference, main_effect, matched, moments, pareto, pooled_deviation
+from dbexp.compare.statistics import RunScores, difference, main_effect, matched, moments, pareto, pooled_deviation
 from dbexp.evaluate import Resampling
 
 PROMPTS, EACH = 12, 4
 
 
-def trial(value: float = math.nan, pictures: dict[tuple[str, str, int], float] | None = None, **settings: str) -> Trial:
-    return Trial(settings, {"dino": value}, {"dino": pictures or {}})
+def trial(
+    value: float = math.nan, pictures: dict[tuple[str, str, int], float] | None = None, **settings: str
+) -> RunScores:
+    return RunScores(settings, {"dino": value}, {"dino": pictures or {}})
 
 
 def pictures(generator: np.random.Generator, centre: float) -> dict[tuple[str, str, int], float]:

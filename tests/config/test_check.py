@@ -10,8 +10,7 @@ from typing import Any, get_type_hints
 import pytest
 from omegaconf import OmegaConf
 
-from dbexp.config import check as config
-from dbexp.config import schema
+from dbexp.config import check, schema
 from dbexp.config.check import CHOICES
 from dbexp.config.schema import Config, DatasetConfig, ModelConfig
 from dbexp.core.errors import ConfigError
@@ -39,17 +38,17 @@ def changed(**values: Any) -> Config:
 
 def problems(cfg: Config) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
-        config.check(cfg)
+        check.check(cfg)
     return caught.value.problems
 
 
 def test_a_good_config_passes_unchanged() -> None:
-    assert config.check(good()) == good()
+    assert check.check(good()) == good()
 
 
 def test_check_returns_a_copy() -> None:
     given = good()
-    config.check(given).lora.rank = 99
+    check.check(given).lora.rank = 99
     assert given.lora.rank == 16
 
 
@@ -118,13 +117,13 @@ def test_a_bad_choice_lists_the_good_ones(path: str) -> None:
     assert said == [f"{path}=nonsense: choose one of {', '.join(CHOICES[path])}"]
 
 
-@pytest.mark.parametrize(("optimizer", "library"), config.OPTIMIZER_LIBRARIES.items())
+@pytest.mark.parametrize(("optimizer", "library"), check.OPTIMIZER_LIBRARIES.items())
 def test_an_optimizer_needs_its_library(optimizer: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == library else name)
     (message,) = problems(changed(train__optimizer=optimizer))
     assert message.startswith(f"train.optimizer={optimizer}: needs the package {library}")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    assert config.check(changed(train__optimizer=optimizer)).train.optimizer == optimizer
+    assert check.check(changed(train__optimizer=optimizer)).train.optimizer == optimizer
 
 
 def test_all_problems_come_at_once() -> None:
@@ -150,7 +149,7 @@ def test_all_problems_come_at_once() -> None:
     ],
 )
 def test_what_is_allowed(values: dict[str, Any]) -> None:
-    config.check(changed(**values))
+    check.check(changed(**values))
 
 
 def test_an_unknown_key_is_refused(checked: Callable[..., Config]) -> None:
@@ -174,11 +173,11 @@ def test_a_wrong_type_is_refused() -> None:
     assert isinstance(cfg, dict)
     cfg["train"]["steps"] = "many"
     with pytest.raises(ConfigError, match="many"):
-        config.check(OmegaConf.create(cfg))
+        check.check(OmegaConf.create(cfg))
 
 
 def test_the_result_is_free_of_interpolations(checked: Callable[..., Config]) -> None:
-    assert checked("seed=7", "seeds.init=3").seeds == config.SeedsConfig(init=3, data=7, noise=7, prior=7, sample=7)
+    assert checked("seed=7", "seeds.init=3").seeds == check.SeedsConfig(init=3, data=7, noise=7, prior=7, sample=7)
 
 
 @pytest.mark.parametrize(
@@ -193,35 +192,35 @@ def test_the_result_is_free_of_interpolations(checked: Callable[..., Config]) ->
     ],
 )
 def test_advice(values: dict[str, Any], says: str) -> None:
-    (sentence,) = config.advice(changed(**values), real_images=5)
+    (sentence,) = check.advice(changed(**values), real_images=5)
     assert says in sentence
 
 
 @pytest.mark.parametrize("values", [{}, {"train__steps": 250}, {"train__steps": 2000}, {"lora__rank": 128}])
 def test_nothing_to_advise(values: dict[str, Any]) -> None:
-    assert config.advice(changed(**values), real_images=5) == []
+    assert check.advice(changed(**values), real_images=5) == []
 
 
 def test_a_model_of_small_pictures_bears_a_higher_rate() -> None:
     small = {"model__resolution": 64, "sample__resolution": 64}
-    assert config.advice(changed(**small, train__lr=2e-3), real_images=5) == []
-    (sentence,) = config.advice(changed(**small, train__lr=1e-2), real_images=5)
+    assert check.advice(changed(**small, train__lr=2e-3), real_images=5) == []
+    (sentence,) = check.advice(changed(**small, train__lr=1e-2), real_images=5)
     assert "train.lr=0.01 is high for LoRA: above 0.005" in sentence
 
 
 def test_a_usual_prodigy_rate_is_no_advice() -> None:
-    assert config.advice(changed(train__optimizer="prodigy", train__lr=1.0), real_images=5) == []
+    assert check.advice(changed(train__optimizer="prodigy", train__lr=1.0), real_images=5) == []
 
 
 def test_fill() -> None:
-    assert config.fill("a {token} {class} on a {class}", good().dataset) == "a sks dog on a dog"
+    assert check.fill("a {token} {class} on a {class}", good().dataset) == "a sks dog on a dog"
 
 
 def test_plain_is_json_like() -> None:
-    made = config.plain(good())
+    made = check.plain(good())
     assert made["lora"]["rank"] == 16
     assert made["evaluate"]["dino"]["mean"] == list(schema.IMAGENET_MEAN)
-    assert made == config.plain(OmegaConf.structured(good()))
+    assert made == check.plain(OmegaConf.structured(good()))
 
 
 def test_every_rule_names_a_field() -> None:
@@ -234,7 +233,7 @@ def test_every_rule_names_a_field() -> None:
                 collect(hint, f"{prefix}{name}.")
 
     collect(Config, "")
-    ruled = {*CHOICES, *config.AT_LEAST, *config.ABOVE_ZERO, *config.BELOW_ONE}
+    ruled = {*CHOICES, *check.AT_LEAST, *check.ABOVE_ZERO, *check.BELOW_ONE}
     assert ruled <= known.keys()
     # every size, count and number of steps has a bound, so that a 0 or a negative number cannot slip through
     integers = {path for path, hint in known.items() if hint in (int, int | None)}

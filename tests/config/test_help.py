@@ -14,12 +14,11 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 import dbexp
-from dbexp.config import check as config
-from dbexp.config import help
+from dbexp.config import check, help
 from dbexp.config.schema import Config
 
-CONF = config.conf_dir()
-CLASSES = [cls for cls in vars(config).values() if dataclasses.is_dataclass(cls) and isinstance(cls, type)]
+CONF = check.conf_dir()
+CLASSES = [cls for cls in vars(check).values() if dataclasses.is_dataclass(cls) and isinstance(cls, type)]
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
@@ -30,7 +29,7 @@ def test_every_field_is_explained(cls: type) -> None:
 
 
 def test_docs_are_the_strings_under_the_fields() -> None:
-    assert help.docs(config.LoraConfig)["rank"] == "Rank r of every adapter."
+    assert help.docs(check.LoraConfig)["rank"] == "Rank r of every adapter."
 
 
 def test_parameters_are_all_of_them(composed: Callable[..., DictConfig]) -> None:

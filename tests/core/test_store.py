@@ -92,7 +92,7 @@ class TestGet:
         folder = store.get("stage", INPUTS, make)
         assert store.get("stage", dict(reversed(INPUTS.items())), make) == folder == store.find("stage", INPUTS)
         assert make.calls == 1
-        assert folder == store.place("stage", INPUTS)
+        assert folder == store.path("stage", INPUTS)
         assert (folder / "first.txt").read_text() == "one"
         assert Store.verify(folder) == []
 
@@ -119,12 +119,12 @@ class TestGet:
         with pytest.raises(RuntimeError, match="power cut"):
             store.get("stage", INPUTS, Maker(RuntimeError("power cut")))
         assert store.find("stage", INPUTS) is None
-        assert not store.place("stage", INPUTS).exists()
-        assert (store.working_folder("stage", INPUTS) / "first.txt").exists()
+        assert not store.path("stage", INPUTS).exists()
+        assert (store.partial("stage", INPUTS) / "first.txt").exists()
         again = Maker()
         store.get("stage", INPUTS, again)
         assert again.found == [["first.txt"]], "the second attempt sees what the first one left"
-        assert not store.working_folder("stage", INPUTS).exists()
+        assert not store.partial("stage", INPUTS).exists()
 
     def test_a_full_disk_publishes_nothing(self, store: Store) -> None:
         with pytest.raises(OSError, match="No space"):
@@ -148,7 +148,7 @@ class TestGet:
         replace = os.replace
 
         def killed(source: Path, target: Path) -> None:
-            if Path(target) == store.place("stage", INPUTS):
+            if Path(target) == store.path("stage", INPUTS):
                 raise KeyboardInterrupt
             replace(source, target)
 
@@ -157,7 +157,7 @@ class TestGet:
             patch.setattr(os, "replace", killed)
             with pytest.raises(KeyboardInterrupt):
                 store.get("stage", INPUTS, make)
-        assert (store.working_folder("stage", INPUTS) / MANIFEST).exists()
+        assert (store.partial("stage", INPUTS) / MANIFEST).exists()
         folder = store.get("stage", INPUTS, make)
         assert store.get("stage", INPUTS, make) == folder
         assert make.calls == 2
@@ -217,22 +217,22 @@ class TestDamage:
 
 class TestClaim:
     def test_fill_and_publish(self, store: Store) -> None:
-        with store.claim("stage", INPUTS) as entry:
+        with store.hold("stage", INPUTS) as entry:
             assert not entry.finished
-            assert entry.place == store.place("stage", INPUTS)
-            assert store.look("stage", INPUTS).folder == entry.folder
+            assert entry.path == store.path("stage", INPUTS)
+            assert store.peek("stage", INPUTS).folder == entry.folder
             (entry.folder / "a").write_text("a")
             entry.publish()
             assert entry.finished and (entry.folder / "a").read_text() == "a"
-            assert store.look("stage", INPUTS).finished
-        with store.claim("stage", INPUTS) as entry:
-            assert entry.finished and entry.folder == entry.place
+            assert store.peek("stage", INPUTS).finished
+        with store.hold("stage", INPUTS) as entry:
+            assert entry.finished and entry.folder == entry.path
 
     def test_left_unfinished(self, store: Store) -> None:
-        with store.claim("stage", INPUTS) as entry:
+        with store.hold("stage", INPUTS) as entry:
             (entry.folder / "a").write_text("a")
         assert store.find("stage", INPUTS) is None
-        with store.claim("stage", INPUTS) as entry:
+        with store.hold("stage", INPUTS) as entry:
             assert not entry.finished and (entry.folder / "a").exists()
 
     @pytest.mark.parametrize("inside", ["store", "store/deep"])
@@ -273,7 +273,7 @@ print(Store(Path(sys.argv[1])).get("stage", {"version": 1}, make))
         start.touch()
         printed = {process.communicate(timeout=60)[0].strip() for process in started}
         assert [process.returncode for process in started] == [0, 0, 0]
-        assert printed == {str(store.place("stage", {"version": 1}))}
+        assert printed == {str(store.path("stage", {"version": 1}))}
         assert log.read_text() == "made\n"
 
 

@@ -72,7 +72,7 @@ def test_what_is_there(store: Store, tmp_path: Path, console: Console) -> None:
     folder = make(store, "a", 5000)
     link(folder / "lora", tmp_path / "run" / "lora")
     make(store, "b", 3000)
-    write_atomic(store.working_folder("sample", {"name": "c"}) / "0.png", b"x" * 700)
+    write_atomic(store.partial("sample", {"name": "c"}) / "0.png", b"x" * 700)
     write_atomic(store.root / "features" / "ab" / "cd.npy", b"x" * 100)
     show(store, console)
     lines = printed(console).splitlines()
@@ -85,7 +85,7 @@ def test_what_is_there(store: Store, tmp_path: Path, console: Console) -> None:
 
 def test_by_age(store: Store, console: Console) -> None:
     old, new = make(store, "old", 100, days=9), make(store, "new", 100, days=2)
-    broken = store.working_folder("sample", {"name": "c"}) / "0.png"
+    broken = store.partial("sample", {"name": "c"}) / "0.png"
     write_atomic(broken, b"x")
     age(broken, 30)
     assert prune(store, older_than_days=7, dry_run=True, console=console) > 100

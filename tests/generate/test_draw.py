@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dbexp.config import check as rules
+from dbexp.config import check
 from dbexp.generate import command, draw
 from dbexp.sample.draw import read_metadata
-from dbexp.train import adapter as lora
+from dbexp.train import adapter
 from tests import builders, run_folders
 
 SNOW = "a {token} {class} in the snow"
@@ -103,7 +103,7 @@ def test_the_picture_is_a_stock_pipelines(generate: Generate, run: Path) -> None
         generator=torch.Generator().manual_seed(7),
     ).images
     assert np.abs(np.asarray(image).astype(int) - drawn).max() <= 1
-    with lora.merged(builders.model(), None):
+    with adapter.merged(builders.model(), None):
         base = only(generate(f"prompt={SNOW}", "seed=7", "lora_scale=0"))
     assert np.abs(base - drawn).max() > 12
 
@@ -183,7 +183,7 @@ def test_what_is_there_is_kept(generate: Generate, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")  # diffusers
-@pytest.mark.parametrize("sampler", rules.SAMPLERS)
+@pytest.mark.parametrize("sampler", check.SAMPLERS)
 def test_image_to_image_with_every_sampler(generate: Generate, garden: Path, sampler: str) -> None:
     words = (f"prompt={SNOW}", f"init_image={garden / 'garden.png'}", f"sampler={sampler}", "strength=0.5")
     drawn = only(generate(*words, "steps=4"))

@@ -21,8 +21,7 @@ from packaging.version import Version
 
 import dbexp
 from dbexp.core.errors import Interrupted
-from dbexp.pipeline import run as stages
-from dbexp.pipeline import sweep
+from dbexp.pipeline import run, sweep
 from dbexp.train import train
 from tests import builders
 from tests.sweeps import Outcome, dbexp_command, results, tiny
@@ -160,7 +159,7 @@ class TestFinished:
         def fails(*_: Any) -> None:
             raise RuntimeError("no luck")
 
-        monkeypatch.setattr(stages.evaluate, "find_or_evaluate", fails)
+        monkeypatch.setattr(run.evaluate, "find_or_evaluate", fails)
         argv = ["hydra/launcher=basic", "hydra.sweep.dir=failing", *tiny(place / "store"), "lora.rank=2", "seed=1"]
         outcome = dbexp_command(place, "-m", *argv)
         assert outcome.status == 1
@@ -247,7 +246,7 @@ class TestFailures:
     ) -> None:
         """Two jobs diverge; of the other two one fails in evaluation."""
         trained = lanes_trained(monkeypatch)
-        whole = stages.evaluate.evaluate
+        whole = run.evaluate.evaluate
         calls: list[int] = []
 
         def fails_first(*arguments: Any) -> Any:
@@ -256,7 +255,7 @@ class TestFailures:
                 raise RuntimeError("no more\nluck")
             return whole(*arguments)
 
-        monkeypatch.setattr(stages.evaluate, "evaluate", fails_first)
+        monkeypatch.setattr(run.evaluate, "evaluate", fails_first)
         argv = [*tiny(tmp_path / "store"), "lora.rank=2,4", "train.lr=1e-3,1e30"]
         outcome = dbexp_command(tmp_path, "-m", "hydra.sweep.dir=sweep", *argv)
 

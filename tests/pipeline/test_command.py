@@ -18,10 +18,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 import dbexp.pipeline
-from dbexp.config import check as config
+from dbexp.config import check
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
-from dbexp.pipeline import command as run
+from dbexp.pipeline import command
 
 Cli = Callable[..., "tuple[int, str]"]
 
@@ -52,7 +52,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFi
         GlobalHydra.instance().clear()
         status = 0
         try:
-            run.main()
+            command.main()
         except SystemExit as stop:
             if isinstance(stop.code, str):  # as the interpreter would
                 print(stop.code, file=sys.stderr)
@@ -225,7 +225,7 @@ def test_the_objective_is_returned(
     whole = composed(f"objective='{objective}'", return_hydra_config=True)
     whole = OmegaConf.merge(whole, {"hydra": {"mode": "RUN", "runtime": {"output_dir": "here"}}})
     HydraConfig.instance().set_config(whole)
-    assert run.job(OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])) == returned
+    assert command.job(OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])) == returned
 
 
 def python(*argv: str, cwd: Path, **env: str) -> str:
@@ -255,5 +255,5 @@ def test_tab_completion(tmp_path: Path) -> None:
 
 
 def test_conf_dir_is_absolute() -> None:
-    assert config.conf_dir().is_absolute()
-    assert (config.conf_dir() / "config.yaml").is_file()
+    assert check.conf_dir().is_absolute()
+    assert (check.conf_dir() / "config.yaml").is_file()

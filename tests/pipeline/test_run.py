@@ -21,7 +21,7 @@ from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError, TrainingDiverged
 from dbexp.evaluate import COLUMNS, Report
 from dbexp.models import random_weights
-from dbexp.pipeline import run as stages
+from dbexp.pipeline import run
 from dbexp.sample import sample
 from dbexp.train import train
 
@@ -78,7 +78,7 @@ def config(checked: Callable[..., Config], overrides: list[str]) -> Config:
 
 def test_a_run_leaves_a_folder_that_tells_everything(config: Config, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    values = stages.run(config, folder, ["lora.rank=2"])
+    values = run.run(config, folder, ["lora.rank=2"])
 
     assert set(values) <= set(COLUMNS)
     assert {"dino", "clip_i", "clip_t", "pres", "div", "pres_delta", "dino_real"} <= set(values)
@@ -108,26 +108,26 @@ def test_a_run_leaves_a_folder_that_tells_everything(config: Config, tmp_path: P
 def test_the_same_run_again_computes_nothing_and_gives_the_same_record(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = stages.run(config, tmp_path / "first", [])
+    first = run.run(config, tmp_path / "first", [])
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
 
     monkeypatch.setattr(train, "_train_pack", never)
     monkeypatch.setattr("dbexp.sample.draw._sample", never)
-    assert stages.run(config, tmp_path / "second", []) == first
+    assert run.run(config, tmp_path / "second", []) == first
 
 
 def test_without_prior_preservation_there_are_no_class_images_for_training(config: Config, tmp_path: Path) -> None:
     without = replace(config, prior=replace(config.prior, weight=0.0))
-    values = stages.run(without, tmp_path / "run", [])
+    values = run.run(without, tmp_path / "run", [])
     assert not (tmp_path / "run" / "prior").exists()
     assert np.isfinite(values["pres"])
 
 
 def test_without_class_samples_pres_is_missing_and_says_why(config: Config, tmp_path: Path) -> None:
     without = replace(config, sample=replace(config.sample, class_images=0, base=False))
-    values = stages.run(without, tmp_path / "run", [])
+    values = run.run(without, tmp_path / "run", [])
     assert np.isnan(values["pres"]) and np.isfinite(values["dino"])
     record = json.loads((tmp_path / "run" / "evaluate" / "metrics.json").read_text())
     assert record["report"]["rows"]["run"]["pres"]["reason"]
@@ -141,7 +141,7 @@ def test_all_problems_are_told_at_once_and_before_anything_is_written(config: Co
         sample=replace(config.sample, prompts=["a {tokn} dog"]),
     )
     with pytest.raises(ConfigError) as caught:
-        stages.run(wrong, tmp_path / "run", [])
+        run.run(wrong, tmp_path / "run", [])
     assert len(caught.value.problems) == 2
     assert "nowhere" in caught.value.problems[0] and "tokn" in caught.value.problems[1]
     assert not Path(str(config.store)).exists()
@@ -152,7 +152,7 @@ def test_a_token_of_several_pieces_is_warned_of(
     config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     odd = replace(config, dataset=replace(config.dataset, token="xqzzyj"))
-    stages.run(odd, tmp_path / "run", [])
+    run.run(odd, tmp_path / "run", [])
     assert "dataset.token=xqzzyj is" in caplog.text
 
 
@@ -160,7 +160,7 @@ def test_a_diverged_run_fails_and_keeps_its_last_good_checkpoint(config: Config,
     wild = replace(config, train=replace(config.train, lr=1e30, checkpoint_every=1, log_every=1))
     for _ in range(2):  # when it is not trained again, too
         with pytest.raises(TrainingDiverged, match=r"step \d of 4"):
-            stages.run(wild, tmp_path / "run", [])
+            run.run(wild, tmp_path / "run", [])
         assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "diverged"
         (kept,) = (tmp_path / "run" / "train" / "checkpoints").iterdir()
         assert kept.name == "step_000001.safetensors"
@@ -176,24 +176,24 @@ def test_a_full_disk_is_one_message_and_the_next_attempt_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr("dbexp.sample.draw._save", full)
         with pytest.raises(ConfigError, match=r"somewhere\.png: No space left on device; free some space"):
-            stages.run(config, tmp_path / "run", [])
+            run.run(config, tmp_path / "run", [])
     assert not list(Path(str(config.store)).glob("prior/*/*/manifest.json"))
-    assert stages.run(config, tmp_path / "run", [])
+    assert run.run(config, tmp_path / "run", [])
 
 
 def test_evaluation_fails_before_training_when_a_backbone_is_not_there(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "train", lambda *_: pytest.fail("trained for nothing"))
+    monkeypatch.setattr(run, "train", lambda *_: pytest.fail("trained for nothing"))
     dino = replace(config.evaluate.dino, weights=str(tmp_path / "none.pt"))
     wrong = replace(config, evaluate=replace(config.evaluate, dino=dino))
     with pytest.raises(ConfigError, match=r"evaluate\.dino\.weights"):
-        stages.run(wrong, tmp_path / "run", [])
+        run.run(wrong, tmp_path / "run", [])
 
 
 def test_ctrl_c_on_the_command_line_saves_and_the_same_command_goes_on(overrides: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dbexp", *overrides, "train.steps=400", "train.log_every=1"]
-    source = str(Path(stages.__file__).resolve().parents[1])
+    source = str(Path(run.__file__).resolve().parents[1])
     with subprocess.Popen(
         [*command, "hydra.run.dir=run"],
         cwd=tmp_path,
@@ -219,7 +219,7 @@ def test_ctrl_c_on_the_command_line_saves_and_the_same_command_goes_on(overrides
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the DreamBooth photographs are not here")
 def test_real_photographs(config: Config, tmp_path: Path) -> None:
     real = replace(config, dataset=replace(config.dataset, path=str(PHOTOS / "dog3")))
-    values = stages.run(real, tmp_path / "run", [])
+    values = run.run(real, tmp_path / "run", [])
     assert np.isfinite(values["dino_real"]) and np.isfinite(values["dino"])
     assert (
         json.loads((tmp_path / "run" / "evaluate" / "metrics.json").read_text())["config"]["dataset"]["name"] == "dog3"

@@ -12,7 +12,7 @@ import pytest
 from dbexp import compare, tracking
 from dbexp.compare import Run
 from dbexp.evaluate import Estimate, Report
-from dbexp.pipeline import summary as dashboard
+from dbexp.pipeline import summary
 
 BASE = {"dino": Estimate(0.2, 0.1, 0.3, 25)}
 
@@ -47,7 +47,7 @@ def runs(tmp_path: Path) -> list[Run]:
 
 
 def test_jobs_are_best_first_then_failures_then_references(runs: list[Run], tmp_path: Path) -> None:
-    made = dashboard.comparison(runs, "dino", tmp_path)
+    made = summary.comparison(runs, "dino", tmp_path)
     assert [(row.title, row.status) for row in made.rows] == [
         ("2: rank=16", "finished"),
         ("3: rank=32", "finished"),
@@ -62,7 +62,7 @@ def test_jobs_are_best_first_then_failures_then_references(runs: list[Run], tmp_
 
 
 def test_its_numbers_are_those_of_the_csv(runs: list[Run], tmp_path: Path) -> None:
-    made = dashboard.comparison(runs, "dino", tmp_path)
+    made = summary.comparison(runs, "dino", tmp_path)
     written = list(csv.DictReader(io.StringIO(compare.csv_text(runs, "dino"))))
     for row, line in zip(made.rows, written, strict=False):
         assert row.title.partition(":")[0] == line["job"]
@@ -73,20 +73,20 @@ def test_its_numbers_are_those_of_the_csv(runs: list[Run], tmp_path: Path) -> No
 
 
 def test_the_front_has_who_is_not_beaten(runs: list[Run], tmp_path: Path) -> None:
-    assert dashboard.comparison(runs, "dino", tmp_path).front == ("2: rank=16", "0: rank=4")
+    assert summary.comparison(runs, "dino", tmp_path).front == ("2: rank=16", "0: rank=4")
 
 
 def test_lower_is_better_where_the_column_says_so(tmp_path: Path) -> None:
     finished = [run(tmp_path / "0", 4, dino=0.5, pres=0.2), run(tmp_path / "1", 8, dino=0.5, pres=0.1)]
-    assert [one.folder.name for one in dashboard.front(finished, "dino", "pres")] == ["1"]
+    assert [one.folder.name for one in summary.front(finished, "dino", "pres")] == ["1"]
     lacking = [run(tmp_path / "2", 4, dino=0.9)]
-    assert dashboard.front(lacking, "dino", "pres") == []
+    assert summary.front(lacking, "dino", "pres") == []
 
 
 def test_a_damaged_sweep_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "result.json").write_text("{}")
-    dashboard.summarise(tmp_path)
+    summary.summarise(tmp_path)
     assert "summary of" in caplog.text and "KeyError" in caplog.text
 
 
@@ -96,5 +96,5 @@ def test_the_objective_and_the_jobs_come_from_the_folder(
     told: list[object] = []
     monkeypatch.setattr(compare, "load", lambda sweep: runs)
     monkeypatch.setattr(tracking, "summarise", lambda *arguments: told.extend(arguments))
-    dashboard.summarise(tmp_path)
-    assert told == [tmp_path, dashboard.comparison(runs, "dino", tmp_path), [one.folder for one in runs]]
+    summary.summarise(tmp_path)
+    assert told == [tmp_path, summary.comparison(runs, "dino", tmp_path), [one.folder for one in runs]]

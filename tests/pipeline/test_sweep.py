@@ -15,17 +15,16 @@ from rich.console import Console
 
 from dbexp import models
 from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
-from dbexp.pipeline import run as stages
-from dbexp.pipeline import sweep
-from dbexp.pipeline.sweep import Job, Plan
+from dbexp.pipeline import run, sweep
+from dbexp.pipeline.sweep import Plan, PlannedRun
 from dbexp.train import memory
 from tests import builders
 
 
-def job(number: int, *differs: str, device: str = "cpu") -> Job:
+def job(number: int, *differs: str, device: str = "cpu") -> PlannedRun:
     """A job that shares its training with no other."""
     config = builders.task(seed=number).config
-    return Job(number, differs, differs, replace(config, model=replace(config.model, device=device)))
+    return PlannedRun(number, differs, differs, replace(config, model=replace(config.model, device=device)))
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def packs(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
         return [object() for _ in tasks]
 
     monkeypatch.setattr(models, "load", lambda *_: None)
-    monkeypatch.setattr(stages, "make_task", lambda config, *_: config.seeds.init)
+    monkeypatch.setattr(run, "make_task", lambda config, *_: config.seeds.init)
     monkeypatch.setattr(memory, "room", lambda tasks, *_: len(tasks))
     monkeypatch.setattr(sweep, "_worked", {})
     monkeypatch.setattr(sweep, "train", train)
@@ -61,7 +60,7 @@ def test_a_problem_of_several_jobs_is_told_once(monkeypatch: pytest.MonkeyPatch)
     def check(config: Any) -> None:
         raise ConfigError(problems[id(config)])
 
-    monkeypatch.setattr(stages, "check_inputs", check)
+    monkeypatch.setattr(run, "check_inputs", check)
     with pytest.raises(ConfigError) as caught:
         sweep.check(jobs, ["known before"])
     assert caught.value.problems == (
@@ -76,8 +75,8 @@ def test_weights_are_looked_for_when_inputs_are_right(monkeypatch: pytest.Monkey
     def load(*_: Any) -> None:
         raise ConfigError("no weights")
 
-    monkeypatch.setattr(stages, "check_inputs", lambda _: None)
-    monkeypatch.setattr(stages, "load", load)
+    monkeypatch.setattr(run, "check_inputs", lambda _: None)
+    monkeypatch.setattr(run, "load", load)
     with pytest.raises(ConfigError, match=r"^no weights$"):
         sweep.check([job(0), job(1)])
 
@@ -172,7 +171,7 @@ def test_a_job_that_cannot_begin_costs_the_others_nothing(
             raise RuntimeError("no class images")
         return int(config.seeds.init)
 
-    monkeypatch.setattr(stages, "make_task", make_task)
+    monkeypatch.setattr(run, "make_task", make_task)
     sweep.train_pack([job(0), job(1), job(2)])
     assert packs == [[0, 2]]
     assert "job 1: left out of its pack: RuntimeError: no class images" in caplog.text
@@ -204,7 +203,7 @@ def test_a_signal_ends_it(packs: list[list[int]], monkeypatch: pytest.MonkeyPatc
     def stop(*_: Any) -> None:
         raise Interrupted(signal.SIGINT, "stopped")
 
-    monkeypatch.setattr(stages if where == "make_task" else sweep, where, stop)
+    monkeypatch.setattr(run if where == "make_task" else sweep, where, stop)
     with pytest.raises(Interrupted):
         sweep.train_pack([job(0), job(1)])
 
@@ -215,7 +214,7 @@ class TestPlan:
     @pytest.fixture(autouse=True)
     def nothing_is_trained(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(models, "load", lambda *_: None)
-        monkeypatch.setattr(stages, "find_task", lambda *_: None)
+        monkeypatch.setattr(run, "find_task", lambda *_: None)
 
     @pytest.mark.parametrize(
         ("size", "workers", "sizes"),
@@ -246,15 +245,15 @@ class TestElsewhere:
 
     def test_their_device_need_not_be_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[str] = []
-        monkeypatch.setattr(stages, "check_inputs", lambda _: None)
-        monkeypatch.setattr(stages, "load", lambda config, _: seen.append(config.model.device))
+        monkeypatch.setattr(run, "check_inputs", lambda _: None)
+        monkeypatch.setattr(run, "load", lambda config, _: seen.append(config.model.device))
         sweep.check([job(0, device="cuda:7")], elsewhere=True)
         sweep.check([job(0, device="cuda:7")])
         assert seen == ["cpu", "cuda:7"]
 
     def test_their_precision_is_known_only_if_it_was_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(models, "load", lambda *_: None)
-        monkeypatch.setattr(stages, "find_task", lambda *_: object())
+        monkeypatch.setattr(run, "find_task", lambda *_: object())
         monkeypatch.setattr(sweep, "inputs_of", lambda *_: {"version": 0})
         monkeypatch.setattr("dbexp.core.store.Store.find", lambda *_: object())
         auto, given = job(0), job(1)

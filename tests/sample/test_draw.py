@@ -257,7 +257,7 @@ def test_batch_size_is_no_part_of_the_key(model: Model, store: Store, wrap: Wrap
 def test_what_changes_pictures_changes_the_key(
     change: dict[str, Any], model: Model, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "get", lambda stage, inputs, make: store.place(stage, inputs))
+    monkeypatch.setattr(store, "get", lambda stage, inputs, make: store.path(stage, inputs))
     assert draw(model, store)[0].parent.parent != draw(model, store, **change)[0].parent.parent
     assert draw(model, store) == draw(model, store)
 
@@ -265,7 +265,7 @@ def test_what_changes_pictures_changes_the_key(
 def test_precision_and_the_lora_are_part_of_the_key(
     model: Model, adapter: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "get", lambda stage, inputs, make: store.place(stage, inputs))
+    monkeypatch.setattr(store, "get", lambda stage, inputs, make: store.path(stage, inputs))
     copy, other = tmp_path / "copy.safetensors", tmp_path / "other.safetensors"
     copy.write_bytes(adapter.read_bytes())
     other.write_bytes(adapter.read_bytes() + b" ")

@@ -14,8 +14,7 @@ from dbexp.config.schema import Config, DatasetConfig, ModelConfig, PriorConfig
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store, file_hash
 from dbexp.models import Model, random_weights
-from dbexp.sample import draw as render
-from dbexp.sample import prior
+from dbexp.sample import draw, prior
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ def test_the_base_model_draws_as_many_as_wanted(cfg: Config, model: Model, store
     images = prior.class_images(cfg, model, store)
     assert [path.name for path in images] == ["0000.png", "0001.png", "0002.png"]
     assert len({file_hash(path) for path in images}) == 3
-    metadata = render.read_metadata(images[0])
+    metadata = draw.read_metadata(images[0])
     assert metadata["prompt"] == "a photo of stuffed animal"
     assert (metadata["lora"], metadata["stream"], metadata["steps"]) == ("base", "prior", "2")
     with Image.open(images[0]) as image:
@@ -79,8 +78,8 @@ def test_runs_share_them_whatever_else_differs(cfg: Config, model: Model, store:
 def test_a_smaller_count_is_the_beginning_of_a_larger_one(cfg: Config, model: Model, store: Store) -> None:
     three = prior.class_images(cfg, model, store)
     cfg.prior.count = 2
-    seeds = [render.read_metadata(path)["seed"] for path in prior.class_images(cfg, model, store)]
-    assert seeds == [render.read_metadata(path)["seed"] for path in three][:2]
+    seeds = [draw.read_metadata(path)["seed"] for path in prior.class_images(cfg, model, store)]
+    assert seeds == [draw.read_metadata(path)["seed"] for path in three][:2]
 
 
 def test_drawing_them_leaves_global_randomness_alone(cfg: Config, model: Model, store: Store) -> None:

@@ -47,7 +47,7 @@ def test_a_moved_folder_has_its_pictures_and_its_lora(tmp_path: Path) -> None:
 def test_history_is_in_order_each_step_once_and_survives_a_torn_line(tmp_path: Path) -> None:
     records = finished(tmp_path)
     records.append([{"step": 2, "loss": 9.0}])
-    with (records.place / "history.jsonl").open("a") as file:
+    with (records.path / "history.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
     rows = records.history()
     assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.0), (2, 9.0), (3, 1 / 3)]
@@ -84,7 +84,7 @@ def test_another_job_does_not(tmp_path: Path, other: dict[str, object]) -> None:
 
 def test_a_damaged_record_is_begun_anew(tmp_path: Path) -> None:
     records = finished(tmp_path)
-    (records.place / "run.json").write_text('{"id": "abc"')
+    (records.path / "run.json").write_text('{"id": "abc"')
     assert records.run() is None
     assert records.begin(replace(RECORD, id="new")).id == "new"
 
@@ -154,4 +154,4 @@ def test_the_records_are_complete_without_wandb(tmp_path: Path, monkeypatch: pyt
     assert (run.exit_code, run.error, run.notes) == (1, "RuntimeError: two", "dbexp seed=1")
     assert len(records.history()) == 2
     assert records.result() is not None
-    assert KEY not in json.dumps([path.read_text() for path in records.place.iterdir()])
+    assert KEY not in json.dumps([path.read_text() for path in records.path.iterdir()])

@@ -23,7 +23,7 @@ from dbexp.core.errors import ConfigError
 from dbexp.models import Model, random_weights
 from dbexp.models.sd import StableDiffusion
 from dbexp.train import adapter as lora
-from dbexp.train.adapter import Adapter, LaneLinear, Lanes, Rows
+from dbexp.train.adapter import Adapter, AdapterSlots, Rows, SlotLinear
 from tests import builders
 
 BOTH = {"unet": 4, "text_encoder": 3}
@@ -73,9 +73,9 @@ class TestLaneLinear:
     COUNTS = (2, 1, 0, 1)
 
     @pytest.fixture
-    def layer(self) -> LaneLinear:
+    def layer(self) -> SlotLinear:
         torch.manual_seed(0)
-        layer = LaneLinear(nn.Linear(6, 5).requires_grad_(False), slots=4, rank=3, rows=Rows())
+        layer = SlotLinear(nn.Linear(6, 5).requires_grad_(False), slots=4, rank=3, rows=Rows())
         with torch.no_grad():
             layer.down.normal_()
             layer.up.normal_()
@@ -84,7 +84,7 @@ class TestLaneLinear:
         return layer
 
     @pytest.mark.parametrize("between", [(), (7,), (2, 3)])
-    def test_forward_and_backward(self, layer: LaneLinear, between: tuple[int, ...]) -> None:
+    def test_forward_and_backward(self, layer: SlotLinear, between: tuple[int, ...]) -> None:
         x = torch.randn(4, *between, 6, requires_grad=True)
         y = layer(x)
         owners = [slot for slot, count in enumerate(self.COUNTS) for _ in range(count)]
@@ -100,7 +100,7 @@ class TestLaneLinear:
             torch.testing.assert_close(layer.up.grad[slot], (rows @ layer.down[slot].T).T @ sent, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(layer.down.grad[slot], (sent @ layer.up[slot].T).T @ rows, rtol=1e-4, atol=1e-5)
 
-    def test_rows_must_match(self, layer: LaneLinear) -> None:
+    def test_rows_must_match(self, layer: SlotLinear) -> None:
         with pytest.raises(RuntimeError, match="3 rows came, but lanes own 4"):
             layer(torch.zeros(3, 6))
 
@@ -109,17 +109,17 @@ class TestLanes:
     def test_put_in_and_taken_out(self, base: Model) -> None:
         before = dict(base.part("unet").named_modules())
         sites = base.sites("unet", "attention")
-        with pytest.raises(RuntimeError, match="stop"), Lanes(base, "attention", 2, {"unet": 4}):
-            wrapped = [m for m in base.part("unet").modules() if isinstance(m, LaneLinear)]
+        with pytest.raises(RuntimeError, match="stop"), AdapterSlots(base, "attention", 2, {"unet": 4}):
+            wrapped = [m for m in base.part("unet").modules() if isinstance(m, SlotLinear)]
             assert len(wrapped) == len(sites) > 0
-            assert not any(isinstance(m, LaneLinear) for m in base.part("text_encoder").modules())
+            assert not any(isinstance(m, SlotLinear) for m in base.part("text_encoder").modules())
             raise RuntimeError("stop")
         after = dict(base.part("unet").named_modules())
         assert list(after) == list(before)
         assert all(after[name] is before[name] for name in before)
 
     def test_start(self, base: Model) -> None:
-        with Lanes(base, "attention", 2, {"unet": 64}) as lanes:
+        with AdapterSlots(base, "attention", 2, {"unet": 64}) as lanes:
             adapter = lanes.open(1, {"unet": 64}, {"unet": 64.0}, seed=0)
         values = torch.cat([down.flatten() for down in adapter.down.values()]).detach()
         assert values.std().item() == pytest.approx(1 / 64, rel=0.02)
@@ -128,7 +128,7 @@ class TestLanes:
 
     def test_start_depends_on_seed_and_site_alone(self, base: Model) -> None:
         def start(preset: str, slots: int, slot: int, ranks: dict[str, int], seed: int = 0) -> dict[str, torch.Tensor]:
-            with Lanes(base, preset, slots, {part: rank + 1 for part, rank in ranks.items()}) as lanes:
+            with AdapterSlots(base, preset, slots, {part: rank + 1 for part, rank in ranks.items()}) as lanes:
                 lanes.open(0, ranks, dict.fromkeys(ranks, 1.0), seed=123)
                 return lanes.open(slot, ranks, dict.fromkeys(ranks, 1.0), seed=seed).state()
 
@@ -141,7 +141,7 @@ class TestLanes:
         assert not any(torch.equal(first[name], other[name]) for name in first if name.endswith(".down"))
 
     def test_padding_and_a_former_lane_are_zero(self, base: Model) -> None:
-        with Lanes(base, "attention", 2, {"unet": 8, "text_encoder": 8}) as lanes:
+        with AdapterSlots(base, "attention", 2, {"unet": 8, "text_encoder": 8}) as lanes:
             former = lanes.open(1, {"unet": 8, "text_encoder": 8}, {"unet": 1.0, "text_encoder": 1.0}, seed=0)
             with torch.no_grad():
                 for views in (former.down, former.up):
@@ -151,7 +151,7 @@ class TestLanes:
                         parameter.grad.fill_(torch.nan)
             adapter = lanes.open(1, {"unet": 3}, {"unet": 6.0}, seed=0)
             for part in ("unet", "text_encoder"):
-                for layer in (m for m in base.part(part).modules() if isinstance(m, LaneLinear)):
+                for layer in (m for m in base.part(part).modules() if isinstance(m, SlotLinear)):
                     used = 3 if part == "unet" else 0
                     assert not layer.up.any() and not layer.down[0].any() and not layer.down[1, used:].any()
                     assert bool(layer.down[1, :used].any()) == (part == "unet")
@@ -164,10 +164,10 @@ class TestLanes:
 
     def test_views_share_memory(self, base: Model) -> None:
         site = base.sites("unet", "attention")[0]
-        with Lanes(base, "attention", 2, {"unet": 4}) as lanes:
+        with AdapterSlots(base, "attention", 2, {"unet": 4}) as lanes:
             adapter = lanes.open(1, {"unet": 2}, {"unet": 2.0}, seed=0)
             layer = base.part("unet").get_submodule(site)
-            assert isinstance(layer, LaneLinear) and layer.down.grad is not None
+            assert isinstance(layer, SlotLinear) and layer.down.grad is not None
             view = adapter.down[f"unet.{site}"]
             with torch.no_grad():
                 view.add_(1)
@@ -220,7 +220,7 @@ class TestTrueSize:
     )
     def test_counts(self, sd15: Model, part: str, preset: str, rank: int, sites: int, parameters: int) -> None:
         assert len(sd15.sites(part, preset)) == sites
-        with Lanes(sd15, preset, 1, {part: rank}) as lanes:
+        with AdapterSlots(sd15, preset, 1, {part: rank}) as lanes:
             adapter = lanes.open(0, {part: rank}, {part: float(rank)}, seed=0)
         assert lora.parameter_count(adapter) == {part: parameters}
 
@@ -436,7 +436,7 @@ class TestMerged:
         noisy, steps = torch.randn(2, 4, 16, 16), torch.tensor([5, 900])
         ids = base.tokenize([builders.PROMPT, builders.CLASS_PROMPT])
         with torch.no_grad():
-            with Lanes(base, "attention", 1, BOTH) as lanes:
+            with AdapterSlots(base, "attention", 1, BOTH) as lanes:
                 lanes.open(0, BOTH, ALPHAS, seed=0).load_state(adapter.state())
                 for rows in lanes.rows.values():
                     rows.set([2])

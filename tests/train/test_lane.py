@@ -179,7 +179,7 @@ class TestSteps:
     def begun(self) -> Lane:
         made = lane(priors=0, grad_accum=2, steps=3)
         base = builders.model()
-        with lora.Lanes(base, LoraConfig().sites, 1, {"unet": 4}) as slots:
+        with lora.AdapterSlots(base, LoraConfig().sites, 1, {"unet": 4}) as slots:
             adapter = slots.open(0, {"unet": 4}, {"unet": 4.0}, seed=0)
         made.begin(adapter, base.device, base.dtype)
         return made

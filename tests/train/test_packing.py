@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dbexp.config.schema import Config
-from dbexp.train import packing as pack
+from dbexp.train import packing
 from tests import builders
 
 OTHER: dict[str, Any] = {
@@ -40,12 +40,12 @@ def set_to(config: Config, path: str, value: Any) -> None:
 
 
 def test_every_rule_is_tested() -> None:
-    assert set(OTHER) == set(pack.MUST_AGREE)
+    assert set(OTHER) == set(packing.MUST_AGREE)
 
 
 @pytest.mark.parametrize(("path", "value"), OTHER.items())
 def test_what_must_agree(path: str, value: Any) -> None:
-    before, after = pack.shared(builders.task().config), pack.shared(changed(path, value))
+    before, after = packing.shared(builders.task().config), packing.shared(changed(path, value))
     assert {name for name in before if before[name] != after[name]} == {path}
 
 
@@ -70,7 +70,7 @@ def test_what_must_agree(path: str, value: Any) -> None:
     ],
 )
 def test_what_may_differ(path: str, value: Any) -> None:
-    assert pack.shared(changed(path, value)) == pack.shared(builders.task().config)
+    assert packing.shared(changed(path, value)) == packing.shared(builders.task().config)
 
 
 def config(**settings: Any) -> Config:
@@ -83,33 +83,33 @@ def config(**settings: Any) -> Config:
 
 def test_packs_hold_every_run_once_and_no_more_lanes_than_allowed() -> None:
     configs = [config(lora__rank=rank) for rank in range(5, 12)]
-    packs = pack.packs(configs, 3)
+    packs = packing.packs(configs, 3)
     assert [len(members) for members in packs] == [3, 3, 1]
     assert sorted(index for members in packs for index in members) == list(range(7))
-    assert pack.packs([], 3) == []
+    assert packing.packs([], 3) == []
 
 
 def test_only_runs_that_agree_share_a_pack() -> None:
     configs = [config(), config(model__precision="bf16"), config(lora__rank=8), config(model__precision="bf16", seed=1)]
-    assert pack.packs(configs, 8) == [[0, 2], [1, 3]]
+    assert packing.packs(configs, 8) == [[0, 2], [1, 3]]
 
 
 def test_runs_of_like_length_go_together_longest_first() -> None:
     lengths = [10, 300, 20, 400]
     configs = [config(train__steps=steps, lora__rank=rank) for rank, steps in enumerate(lengths, start=10)]
-    assert pack.packs(configs, 2) == [[1, 3], [0, 2]]
+    assert packing.packs(configs, 2) == [[1, 3], [0, 2]]
 
 
 def test_finish_lines_of_one_training_share_a_lane() -> None:
     lengths = [100, 300, 800]
     configs = [config(train__steps=steps, lora__rank=rank) for rank in (8, 16) for steps in lengths]
-    assert pack.packs(configs, 1) == [[0, 1, 2], [3, 4, 5]]
+    assert packing.packs(configs, 1) == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_a_decay_over_the_steps_is_a_training_of_its_own() -> None:
     def courses(**schedule: Any) -> int:
         settings = {f"lr_schedule__{name}": value for name, value in schedule.items()}
-        return len({pack.course(config(train__steps=steps, **settings)) for steps in (100, 300)})
+        return len({packing.course(config(train__steps=steps, **settings)) for steps in (100, 300)})
 
     assert courses() == 1
     assert courses(name="constant_with_warmup") == 1
@@ -132,7 +132,7 @@ def test_a_decay_over_the_steps_is_a_training_of_its_own() -> None:
     ],
 )
 def test_what_decides_a_training(path: str, value: Any, same: bool) -> None:
-    assert (pack.course(changed(path, value)) == pack.course(builders.task().config)) is same
+    assert (packing.course(changed(path, value)) == packing.course(builders.task().config)) is same
 
 
 @pytest.mark.parametrize(
@@ -140,4 +140,4 @@ def test_what_decides_a_training(path: str, value: Any, same: bool) -> None:
     [(100, 20, 10, 8), (100, 21, 10, 7), (1000, 0, 10, 16), (5, 0, 10, 1), (5, 50, 10, 1), (100, 0, 0, 16)],
 )
 def test_lanes_that_fit(free: float, fixed: float, lane: float, lanes: int) -> None:
-    assert pack.lanes_that_fit(free, fixed, lane, 16) == lanes
+    assert packing.lanes_that_fit(free, fixed, lane, 16) == lanes

@@ -8,9 +8,9 @@ from threading import Thread
 import pytest
 
 from dbexp.core.store import PACKS, TEMPORARY, Store, lock_of
-from dbexp.train.resume import Pack, begun
+from dbexp.train.resume import PackState, begun
 
-PACK = Pack(("lane",), (("train/ab/abc",),), {"unet": 4})
+PACK = PackState(("lane",), (("train/ab/abc",),), {"unet": 4})
 
 
 @pytest.fixture

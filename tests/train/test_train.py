@@ -30,8 +30,8 @@ from dbexp.core.errors import Interrupted, TrainingDiverged
 from dbexp.core.store import Store
 from dbexp.models.random_weights import TINY, TINY_V, Size
 from dbexp.models.sd import StableDiffusion
-from dbexp.train import adapter as lora
-from dbexp.train.lane import Draw, Lane, Row, Task
+from dbexp.train import adapter
+from dbexp.train.lane import Draw, Lane, Row, Training
 from dbexp.train.train import Trained, inputs_of, iterate_checkpoints, train
 from tests import builders
 from tests.builders import model, pictures, task
@@ -49,15 +49,15 @@ def latents_are_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every store of these tests finds latents where the first test put them: encoding is not what is tested."""
     shared = builders.scratch() / "latents"
     shared.mkdir(exist_ok=True)
-    place = Store.place
+    path = Store.path
 
-    def shared_place(self: Store, stage: str, inputs: dict[str, Any]) -> Path:
-        return place(Store(shared) if stage == "latents" else self, stage, inputs)
+    def shared_path(self: Store, stage: str, inputs: dict[str, Any]) -> Path:
+        return path(Store(shared) if stage == "latents" else self, stage, inputs)
 
-    monkeypatch.setattr(Store, "place", shared_place)
+    monkeypatch.setattr(Store, "path", shared_path)
 
 
-def run(tasks: Sequence[Task], store: Store, size: Size = TINY, **kwargs: Any) -> list[Trained]:
+def run(tasks: Sequence[Training], store: Store, size: Size = TINY, **kwargs: Any) -> list[Trained]:
     """Train; every run must succeed."""
     results = train(tasks, model(size, tasks[0].config.model.precision), store, **kwargs)
     for result in results:
@@ -88,7 +88,7 @@ def assert_close(one: Trained, other: Trained, *, losses: float = 1e-5, weights:
 
 
 # every lane differs from the others in several ways
-LANES: dict[str, Callable[..., Task]] = {
+LANES: dict[str, Callable[..., Training]] = {
     "plain": lambda **kw: task(**kw),
     "text encoder, other rank and rate, no prior": lambda **kw: task(
         weight=0.0, adapters={"rank": 8, "text_encoder": True}, lr=5e-4, text_encoder_lr=2e-4, noise_offset=0.1, **kw
@@ -199,7 +199,7 @@ class TestDivergence:
         (failed,) = train([task(checkpoint_every=1)], model(), store)
         assert isinstance(failed, TrainingDiverged)
         assert "at step 5 of 6" in str(failed) and "step_000004.safetensors" in str(failed)
-        folder = store.working_folder("train", inputs_of(task(checkpoint_every=1), model()))
+        folder = store.partial("train", inputs_of(task(checkpoint_every=1), model()))
         kept = dict(iterate_checkpoints(folder))
         assert list(kept) == [1, 2, 3, 4]
         assert all(tensor.isfinite().all() for path in kept.values() for tensor in builders.tensors(path).values())
@@ -232,7 +232,7 @@ class Independent:
     It shares nothing with the package but the random numbers and the initial A that it is told.
     """
 
-    def __init__(self, size: Size, task: Task) -> None:
+    def __init__(self, size: Size, task: Training) -> None:
         folder, cfg = builders.checkpoint(size), task.config
         self.task, self.cfg = task, cfg
         self.noise = DDPMScheduler.from_pretrained(folder / "scheduler")
@@ -375,7 +375,7 @@ class TestParity:
             assert gradients[step].keys() == expected.keys()
             for name, value in expected.items():
                 torch.testing.assert_close(gradients[step][name], value, rtol=1e-3, atol=1e-5 * norm)
-        final = {f"{name}.{kind}": w for name, pair in lora.read(trained.lora, model(size)).weights.items()
+        final = {f"{name}.{kind}": w for name, pair in adapter.read(trained.lora, model(size)).weights.items()
                  for kind, w in (("down", pair[0]), ("up", pair[1].T))}  # fmt: skip
         for name, parameter in other.adapters().items():
             # Adam turns rounding into steps where a gradient is nothing else: a single weight may be off by more
@@ -417,7 +417,7 @@ class TestOptions:
         (saving,) = run([task(adapters=adapters, gradient_checkpointing=True)], Store(tmp_path / "other"))
         assert_close(saving, plain)
         assert saving.folder.name == plain.folder.name, "it is no part of the key"
-        assert not any(module.training for part in lora.PARTS for module in model().part(part).modules())
+        assert not any(module.training for part in adapter.PARTS for module in model().part(part).modules())
 
     def test_a_frozen_text_encoder_leaves_memory(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         base = model()
@@ -428,9 +428,9 @@ class TestOptions:
         assert held == [{"unet"}]
 
     def test_the_base_is_untouched(self, store: Store) -> None:
-        before = {part: {k: v.clone() for k, v in model().part(part).state_dict().items()} for part in lora.PARTS}
+        before = {part: {k: v.clone() for k, v in model().part(part).state_dict().items()} for part in adapter.PARTS}
         run([task(adapters={"text_encoder": True}, steps=2)], store)
-        for part in lora.PARTS:
+        for part in adapter.PARTS:
             after = model().part(part).state_dict()
             assert after.keys() == before[part].keys()
             assert all(torch.equal(after[name], before[part][name]) for name in after)
@@ -447,7 +447,7 @@ class TestResult:
         assert sorted(path.name for path in trained.folder.iterdir()) == [
             "checkpoints", "history.jsonl", "lora.safetensors", "manifest.json", "train.json",
         ]  # fmt: skip
-        read = lora.read(trained.lora, model())
+        read = adapter.read(trained.lora, model())
         assert read.provenance["step"] == 6
         assert read.provenance["inputs"] == json.loads(json.dumps(inputs_of(task(
             adapters={"text_encoder": True}, checkpoint_every=2), model())))  # fmt: skip
@@ -461,7 +461,7 @@ class TestResult:
         (other,) = run([short], store)
         expected = builders.tensors(other.lora)
         assert all(torch.equal(value, expected[key]) for key, value in builders.tensors(kept[4]).items())
-        assert lora.read(kept[4], model()).provenance["step"] == 4
+        assert adapter.read(kept[4], model()).provenance["step"] == 4
 
     def test_found_again(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         (first,) = run([task()], store)
@@ -632,7 +632,7 @@ train([task], sd.load(task.config.model, store), store, on_rows)
         assert resumed.record["seconds_cover_steps"] == 3, "it goes on from step 4"
 
 
-def python(script: str, made: Task, folder: Path, *launcher: str) -> subprocess.CompletedProcess[str]:
+def python(script: str, made: Training, folder: Path, *launcher: str) -> subprocess.CompletedProcess[str]:
     """Run a script in a fresh interpreter, with a task pickled beside it."""
     import pickle
 

@@ -18,7 +18,7 @@ from dbexp.compare.comparison import FRONT, MEASURES, Comparison
 from dbexp.compare.factors import Factor
 from dbexp.compare.numbers import exact, written
 from dbexp.compare.page.curves import Curve, curves
-from dbexp.compare.statistics import Moments, Trial, main_effect
+from dbexp.compare.statistics import Moments, RunScores, main_effect
 from dbexp.evaluate import COLUMNS
 
 # Okabe and Ito's palette, which colour-blind readers tell apart, without its yellow and black
@@ -157,7 +157,9 @@ def _parallel(comparison: Comparison) -> Chart | None:
 
 
 def _effect(comparison: Comparison, factor: Factor) -> Chart | None:
-    trials = [Trial(e.settings, {column: e.run.value(column) for column in MEASURES}, {}) for e in comparison.finished]
+    trials = [
+        RunScores(e.settings, {column: e.run.value(column) for column in MEASURES}, {}) for e in comparison.finished
+    ]
     present = [level for level in factor.levels if any(trial.settings[factor.name] == level for trial in trials)]
     if len(present) < 2:
         return None

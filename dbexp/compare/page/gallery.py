@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbexp.compare.comparison import Comparison, Entry
+from dbexp.compare.comparison import Comparison, RankedRun
 from dbexp.evaluate import COLUMNS, ImageScores
 
 EXTREMES = ("dino", "clip_i", "clip_t", "pres")
@@ -66,20 +66,20 @@ class CopyPair:
 
 def sheets(comparison: Comparison) -> list[Sheet]:
     """One per set of runs that drew the same prompts from the same noise."""
-    gathered: dict[tuple[str, ...], list[Entry]] = {}
+    gathered: dict[tuple[str, ...], list[RankedRun]] = {}
     for entry in comparison.finished:
         gathered.setdefault(_shared(entry), []).append(entry)
     return [_sheet(entries, len(gathered) > 1) for entries in gathered.values()]
 
 
-def _shared(entry: Entry) -> tuple[str, ...]:
+def _shared(entry: RankedRun) -> tuple[str, ...]:
     config = entry.run.config
     names = ("dataset.name", "dataset.token", "dataset.class_noun", "model.name", "model.path", "seeds.sample")
     drawn = [name for name in config if name.startswith("sample.") and name != "sample.batch_size"]
     return tuple(str(config.get(name)) for name in (*names, *sorted(drawn)))
 
 
-def _sheet(entries: Sequence[Entry], several: bool) -> Sheet:
+def _sheet(entries: Sequence[RankedRun], several: bool) -> Sheet:
     config = entries[0].run.config
     title = str(config.get("dataset.name"))
     if several:
@@ -90,7 +90,7 @@ def _sheet(entries: Sequence[Entry], several: bool) -> Sheet:
     return Sheet(title, tuple(prompts), tuple(shots), base, shots, _real(entries[0]))
 
 
-def _by_prompt(entry: Entry, row: str) -> dict[str, tuple[Shot, ...]]:
+def _by_prompt(entry: RankedRun, row: str) -> dict[str, tuple[Shot, ...]]:
     found: dict[str, list[Shot]] = {}
     assert entry.run.report is not None
     for scores in entry.run.report.images:
@@ -99,18 +99,18 @@ def _by_prompt(entry: Entry, row: str) -> dict[str, tuple[Shot, ...]]:
     return {prompt: tuple(shots) for prompt, shots in found.items()}
 
 
-def _shot(entry: Entry, scores: ImageScores) -> Shot:
+def _shot(entry: RankedRun, scores: ImageScores) -> Shot:
     name = "base" if scores.row == "base" else entry.id
     return Shot(_inside(entry, scores.path), name, scores.prompt, scores.index, scores.values)
 
 
-def _inside(entry: Entry, path: str) -> Path:
+def _inside(entry: RankedRun, path: str) -> Path:
     """A picture of a record: in the folder of its run, or one of the subject where only a name is on record."""
     here = entry.run.folder / path
     return here if len(Path(path).parts) > 1 else entry.run.folder / "dataset" / path
 
 
-def _real(entry: Entry) -> tuple[Path, ...]:
+def _real(entry: RankedRun) -> tuple[Path, ...]:
     return tuple(sorted(path for path in (entry.run.folder / "dataset").glob("*") if path.is_file()))
 
 

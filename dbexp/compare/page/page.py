@@ -23,7 +23,7 @@ from dbexp.compare.numbers import DASH, exact, interval, written
 from dbexp.compare.page import gallery
 from dbexp.compare.page.charts import PALETTE, charts
 from dbexp.compare.page.gallery import Sheet, Shot
-from dbexp.compare.page.pictures import BUDGET, Packed, pack
+from dbexp.compare.page.pictures import BUDGET, Packed, embed
 from dbexp.compare.statements import SMALL, is_tied, statements
 from dbexp.compare.statistics import Moments, moments
 from dbexp.compare.tables import best_cells, best_of, row_cells
@@ -49,7 +49,7 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET) -> str:
         budget: characters of all pictures together.
     """
     shown, best, copied = gallery.sheets(comparison), gallery.extremes(comparison), gallery.copies(comparison)
-    packed = pack(gallery.by_importance(shown, best, copied), budget)
+    packed = embed(gallery.by_importance(shown, best, copied), budget)
     drawn = charts(comparison)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.lstrip_blocks = True

@@ -44,7 +44,7 @@ class Packed:
     side: int
 
 
-def pack(paths: Iterable[Path], budget: int = BUDGET) -> Packed:
+def embed(paths: Iterable[Path], budget: int = BUDGET) -> Packed:
     """Encode pictures, as large as the budget allows for all of them; what still does not fit is left out, last first.
 
     A file that is missing or damaged is left out too, and no reason to fail.

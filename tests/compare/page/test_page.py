@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dbexp import compare
-from dbexp.compare import command as compare_command
+from dbexp.compare import command
 from tests.compare import sweeps
 
 HOSTILE = "<script>alert(1)</script>"
@@ -96,9 +96,9 @@ def test_the_command_writes_the_same_and_refuses_an_empty_folder(
     written: compare.Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = written.csv.read_bytes()
-    assert compare_command.main([str(written.csv.parent)]) in (0, None)
+    assert command.main([str(written.csv.parent)]) in (0, None)
     assert written.csv.read_bytes() == before
     assert str(written.page) in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop:
-        compare_command.main([str(tmp_path)])
+        command.main([str(tmp_path)])
     assert stop.value.code not in (0, None)

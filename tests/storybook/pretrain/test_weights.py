@@ -22,11 +22,11 @@ LIMIT_MB = 60
 def cfg() -> Config:
     from hydra import compose, initialize_config_dir
 
-    from dbexp.config import check as config
+    from dbexp.config import check
 
-    config.register()
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        return config.check(compose("config", overrides=["model=storybook"]))
+    check.register()
+    with initialize_config_dir(str(check.conf_dir()), version_base="1.3"):
+        return check.check(compose("config", overrides=["model=storybook"]))
 
 
 @pytest.fixture(scope="module")
