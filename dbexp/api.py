@@ -21,7 +21,7 @@ from dbexp.config import check, help
 from dbexp.config.check import plain
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError
-from dbexp.core.store import key_of
+from dbexp.core.hashing import key_of
 from dbexp.pipeline.command import explain
 
 if TYPE_CHECKING:

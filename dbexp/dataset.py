@@ -18,8 +18,9 @@ from pathlib import Path
 from dbexp.config.check import fill
 from dbexp.config.schema import DatasetConfig
 from dbexp.core.errors import ConfigError
+from dbexp.core.hashing import file_hash
 from dbexp.core.images import image_files, is_image, read_rgb
-from dbexp.core.store import Store, file_hash
+from dbexp.core.store import Store
 
 UNNAMED = "folder"
 """The `name` of `dataset=folder`: stands for the base name of the folder."""

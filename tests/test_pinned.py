@@ -18,7 +18,8 @@ import torch
 
 from dbexp import dataset
 from dbexp.config.schema import Config
-from dbexp.core.store import Store, key_of
+from dbexp.core.hashing import key_of
+from dbexp.core.store import Store
 from dbexp.models import Model, sd
 from dbexp.sample import prior, sample
 from dbexp.train import latents

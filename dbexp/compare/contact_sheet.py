@@ -14,8 +14,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from dbexp.core.files import write_atomic
 from dbexp.core.images import read_rgb
-from dbexp.core.store import write_atomic
 
 THUMBNAIL = 192
 """Longest side of a thumbnail in pixels."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dbexp.compare.numbers import exact
-from dbexp.core.store import write_atomic
+from dbexp.core.files import write_atomic
 from dbexp.evaluate import COLUMNS
 from dbexp.runs.differences import differing, setting
 from dbexp.runs.record import UNFINISHED, Run, first_of, ranked, scan

@@ -10,7 +10,7 @@ from dbexp.compare.comparison import Comparison
 from dbexp.compare.gather import compare
 from dbexp.compare.markdown import MARKDOWN, markdown
 from dbexp.compare.results import RESULTS, csv_text
-from dbexp.core.store import write_atomic
+from dbexp.core.files import write_atomic
 from dbexp.runs.record import UNFINISHED
 
 

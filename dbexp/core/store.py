@@ -13,7 +13,6 @@ rename publishes the entry. A reader checks the manifest; a damaged entry is dro
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -27,6 +26,8 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from dbexp.core.errors import ConfigError
+from dbexp.core.files import TEMPORARY, write_atomic
+from dbexp.core.hashing import file_hash, key_of
 
 log = logging.getLogger(__name__)
 
@@ -35,65 +36,8 @@ PACKS = "packs"
 """Folder of the states of packs that were interrupted (`dbexp.train.resume`)."""
 PARTIAL = ".partial"
 """Ends the name of an entry that is being made."""
-_READ_BYTES = 1 << 20
 DOOMED = ".doomed"
 """Ends the name of an entry that is being deleted."""
-TEMPORARY = ".tmp"
-"""Ends the name of a file that is being written; one that a killed process left is swept up before publishing."""
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file's bytes, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def key_of(inputs: Mapping[str, Any]) -> str:
-    """sha256 of JSON-like inputs, independent of the order of their keys.
-
-    Raises:
-        TypeError: a value is not JSON-like (a path or a tensor, say); give its hash instead.
-    """
-    text = json.dumps(inputs, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part, whatever happens meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def link(source: Path, target: Path) -> None:
-    """Make `target` a hard link to `source`, or a copy where links are impossible (another disk)."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copy2(source, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def link_tree(source: Path, target: Path) -> None:
-    """Hard-link every file of an entry (without its manifest) into a run's folder."""
-    for path in sorted(source.rglob("*")):
-        if path.is_file() and path.name != MANIFEST:
-            link(path, target / path.relative_to(source))
 
 
 def lock_of(path: Path) -> FileLock:

@@ -13,7 +13,8 @@ from typing import Any
 
 from dbexp.config.schema import EvaluateConfig
 from dbexp.core import provenance
-from dbexp.core.store import file_hash, write_atomic
+from dbexp.core.files import write_atomic
+from dbexp.core.hashing import file_hash
 from dbexp.evaluate.backbones.base import Backbone
 from dbexp.evaluate.features import FAILED
 from dbexp.evaluate.functional import METRIC_VERSION

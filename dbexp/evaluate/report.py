@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
-from dbexp.core.readable import readable
+from dbexp.core.files import readable
 from dbexp.evaluate.functional import METRIC_VERSION, Estimate, PairKey
 
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from dbexp.models import Model
-from dbexp.train.adapter import merged
+from dbexp.models.lora_file import merged
 
 LEAST_PSNR = 40.0
 """dB; below it a written file does not give the run's pictures."""

@@ -71,8 +71,8 @@ def export(settings: ExportConfig) -> Exported:
     from dbexp.core.provenance import public
     from dbexp.core.store import Store
     from dbexp.generate import runs
+    from dbexp.models import lora_file
     from dbexp.sample.draw import slug
-    from dbexp.train import adapter
 
     (run,) = runs.open_runs([settings.run], settings.objective)
     if run.chosen:
@@ -88,13 +88,15 @@ def export(settings: ExportConfig) -> Exported:
     place = settings.store or run.config.store
     model = models.load(chosen, Store(Path(place) if place else None))
     folder = Path(settings.folder or Path("exported") / slug(name)).expanduser()
-    file = adapter.read(run.lora, model)
+    file = lora_file.read(run.lora, model)
     file = replace(file, provenance=public(file.provenance))
     names = {"diffusers": DIFFUSERS_FILE, "kohya": f"{slug(name)}.safetensors"}
     written = {kind: names[kind] for kind in dict.fromkeys(settings.format)}
     try:
         for kind, target in written.items():
-            {"diffusers": adapter.export_diffusers, "kohya": adapter.export_kohya}[kind](file, folder / target, model)
+            {"diffusers": lora_file.export_diffusers, "kohya": lora_file.export_kohya}[kind](
+                file, folder / target, model
+            )
         check = _check(settings, run, model, [folder / target for target in written.values()])
         others = _write_card(settings, run, folder, name, base, licence, written, check) if settings.card else []
     except OSError as error:
@@ -193,7 +195,7 @@ def _write_card(
 ) -> list[str]:
     """README.md and its pictures; their names in the folder."""
     from dbexp import compare
-    from dbexp.core.store import write_atomic
+    from dbexp.core.files import write_atomic
     from dbexp.export.card import Facts, card
 
     evaluated = (run.folder / "result.json").is_file() and (run.folder / "evaluate" / "metrics.json").is_file()

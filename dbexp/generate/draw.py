@@ -22,12 +22,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from dbexp.core import cores
 from dbexp.core.errors import ConfigError
+from dbexp.core.files import write_atomic
 from dbexp.core.progress import Bar
-from dbexp.core.store import write_atomic
 from dbexp.generate.grid import Drawing, GridColumn, Shot, paste
 from dbexp.models import Model, inpaint
+from dbexp.models.lora_file import merged
 from dbexp.sample.draw import Pipelines, pixels, read_metadata
-from dbexp.train.adapter import merged
 
 log = logging.getLogger(__name__)
 

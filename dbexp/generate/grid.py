@@ -15,8 +15,8 @@ from dbexp import compare
 from dbexp.config.check import fill
 from dbexp.config.schema import ModelConfig
 from dbexp.core.errors import ConfigError, Problems
+from dbexp.core.hashing import file_hash
 from dbexp.core.images import read_rgb
-from dbexp.core.store import file_hash
 from dbexp.generate.runs import Run
 from dbexp.generate.settings import GenerateConfig
 from dbexp.sample import prompts

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dbexp import compare
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError
-from dbexp.core.store import file_hash
+from dbexp.core.hashing import file_hash
 from dbexp.evaluate import COLUMNS
 
 LORA = Path("train") / "lora.safetensors"

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from dbexp.config.schema import ModelConfig
-from dbexp.core.store import Store, key_of
+from dbexp.core.hashing import key_of
+from dbexp.core.store import Store
 
 # family -> module of this package that defines `load(cfg, store)`
 FAMILIES = {"sd": "dbexp.models.sd"}

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from dbexp.config.schema import ModelConfig
 from dbexp.core.device import pick_device, pick_dtype
 from dbexp.core.errors import ConfigError
-from dbexp.core.packaged import locate
-from dbexp.core.store import Store, key_of
+from dbexp.core.files import locate
+from dbexp.core.hashing import key_of
+from dbexp.core.store import Store
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel

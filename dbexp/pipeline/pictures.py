@@ -10,7 +10,9 @@ from typing import Any
 from dbexp.compare.contact_sheet import SheetColumn, contact_sheet
 from dbexp.config.schema import Config
 from dbexp.core import provenance
-from dbexp.core.store import Store, file_hash, link
+from dbexp.core.files import link
+from dbexp.core.hashing import file_hash
+from dbexp.core.store import Store
 from dbexp.dataset import Subject
 from dbexp.evaluate.evaluate import Pictures
 from dbexp.models import Model

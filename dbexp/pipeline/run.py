@@ -20,7 +20,8 @@ from dbexp.config.schema import Config
 from dbexp.core import provenance
 from dbexp.core.device import main_process_first, processes
 from dbexp.core.errors import ConfigError, Problems
-from dbexp.core.store import Store, link, link_tree, write_atomic
+from dbexp.core.files import link, link_tree, write_atomic
+from dbexp.core.store import MANIFEST, Store
 from dbexp.dataset import Subject
 from dbexp.evaluate import COLUMNS, evaluate
 from dbexp.evaluate.evaluate import Backbones, Report
@@ -83,7 +84,7 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
         with tracking.start(config, folder=folder, name=name, group=sweep, overrides=overrides) as tracker:
             with times.measure("train"), outcome.last_good(folder / "train"):
                 trained = _train(config, subject, class_images, model, store, tracker)
-            link_tree(trained.folder, folder / "train")
+            link_tree(trained.folder, folder / "train", skip=MANIFEST)
             with times.measure("sample"):
                 place = folder / "sample"
                 pictures, sheet = run_pictures.gather(config, subject, trained.lora, model, store, place, name)

@@ -16,8 +16,8 @@ from dbexp.config.check import plain
 from dbexp.config.schema import Config
 from dbexp.core import provenance
 from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
-from dbexp.core.readable import readable
-from dbexp.core.store import file_hash, key_of, link, write_atomic
+from dbexp.core.files import link, readable, write_atomic
+from dbexp.core.hashing import file_hash, key_of
 from dbexp.dataset import Subject
 from dbexp.evaluate import ImageScores, evaluate
 from dbexp.evaluate.evaluate import Report

@@ -29,10 +29,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from dbexp.core import cores
 from dbexp.core.errors import ConfigError
+from dbexp.core.files import write_atomic
+from dbexp.core.hashing import seed_of
 from dbexp.core.progress import Bar, progress
-from dbexp.core.store import Store, write_atomic
+from dbexp.core.store import Store
 from dbexp.models import Model
-from dbexp.train.adapter import merged, seed_of
+from dbexp.models.lora_file import merged
 
 log = logging.getLogger(__name__)
 

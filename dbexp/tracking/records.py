@@ -27,8 +27,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dbexp.core.readable import readable
-from dbexp.core.store import file_hash, key_of, write_atomic
+from dbexp.core.files import readable, write_atomic
+from dbexp.core.hashing import file_hash, key_of
 from dbexp.evaluate import Report
 
 FOLDER = "tracking"

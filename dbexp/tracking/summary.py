@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from dbexp.compare.table import TITLES, heading
-from dbexp.core.store import key_of
+from dbexp.core.hashing import key_of
 from dbexp.evaluate import COLUMNS
 from dbexp.tracking import content, session
 from dbexp.tracking.records import Records, RunRecord

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from dbexp.config.schema import Config
 from dbexp.core.device import mean_over_processes
+from dbexp.core.hashing import seed_of
 from dbexp.train import lr_schedule, optimizer
-from dbexp.train.adapter import Adapter, seed_of
+from dbexp.train.adapter import Adapter
 from dbexp.train.latents import Bank
 
 Row = dict[str, float]

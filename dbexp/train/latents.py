@@ -18,11 +18,12 @@ from torch import Tensor
 
 from dbexp.config.schema import TrainConfig
 from dbexp.core.errors import ConfigError
+from dbexp.core.files import write_atomic
+from dbexp.core.hashing import file_hash, seed_of
 from dbexp.core.images import prepare, read_rgb, short_side_size
 from dbexp.core.progress import progress
-from dbexp.core.store import Store, file_hash, write_atomic
+from dbexp.core.store import Store
 from dbexp.models import Model
-from dbexp.train.adapter import seed_of
 
 log = logging.getLogger(__name__)
 

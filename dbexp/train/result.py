@@ -13,7 +13,9 @@ from dbexp.config.schema import LrScheduleConfig
 from dbexp.core import provenance
 from dbexp.core.device import processes, wait_for_everyone
 from dbexp.core.errors import TrainingDiverged
-from dbexp.core.store import Entry, file_hash, write_atomic
+from dbexp.core.files import write_atomic
+from dbexp.core.hashing import file_hash
+from dbexp.core.store import Entry
 from dbexp.models import Model
 from dbexp.train import adapter
 from dbexp.train.lane import Lane, Row, Training

@@ -18,7 +18,9 @@ from typing import Any
 
 import torch
 
-from dbexp.core.store import PACKS, TEMPORARY, Store, key_of, lock_of, write_atomic
+from dbexp.core.files import TEMPORARY, write_atomic
+from dbexp.core.hashing import key_of
+from dbexp.core.store import PACKS, Store, lock_of
 
 _VERSION = 1
 

@@ -18,8 +18,9 @@ import torch
 
 from dbexp.core.device import largest_over_processes, processes, wait_for_everyone
 from dbexp.core.errors import Interrupted
+from dbexp.core.hashing import key_of
 from dbexp.core.progress import progress
-from dbexp.core.store import Entry, Store, key_of
+from dbexp.core.store import Entry, Store
 from dbexp.models import Model
 from dbexp.train import adapter, packing, resume
 from dbexp.train.lane import Lane, Row, Training

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from dbexp.core.errors import ConfigError
-from dbexp.core.store import MANIFEST, Store, link, lock_of, write_atomic
+from dbexp.core.files import link, write_atomic
+from dbexp.core.store import MANIFEST, Store, lock_of
 from dbexp.core.store_listing import Item, items, prune, show, to_prune
 
 DAY, NOW = 86400.0, 1e9

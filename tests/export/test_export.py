@@ -23,7 +23,7 @@ from dbexp.config import help
 from dbexp.core import provenance
 from dbexp.export import check, command, hub
 from dbexp.export.settings import ExportConfig, problems
-from dbexp.train import adapter
+from dbexp.models import lora_file
 from tests import builders, run_folders
 
 Export = Callable[..., Path]
@@ -92,12 +92,12 @@ def test_each_file_gives_the_runs_pictures(export: Export, run: Path, capsys: py
 def test_a_file_that_draws_other_pictures_is_removed(
     export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = adapter.export_kohya
+    good = lora_file.export_kohya
 
-    def bad(file: adapter.LoraFile, target: Path, model: Any) -> None:
+    def bad(file: lora_file.LoraFile, target: Path, model: Any) -> None:
         good(replace(file, alphas={part: 8 * alpha for part, alpha in file.alphas.items()}), target, model)
 
-    monkeypatch.setattr(adapter, "export_kohya", bad)
+    monkeypatch.setattr(lora_file, "export_kohya", bad)
     with pytest.raises(SystemExit, match=r"noise-lora-rank-4\.safetensors: stock diffusers draws other pictures"):
         export("format=kohya")
     assert list((tmp_path / "out").iterdir()) == []

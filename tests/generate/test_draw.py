@@ -18,8 +18,8 @@ from PIL import Image
 
 from dbexp.config import check
 from dbexp.generate import command, draw
+from dbexp.models import lora_file
 from dbexp.sample.draw import read_metadata
-from dbexp.train import adapter
 from tests import builders, run_folders
 
 SNOW = "a {token} {class} in the snow"
@@ -103,7 +103,7 @@ def test_the_picture_is_a_stock_pipelines(generate: Generate, run: Path) -> None
         generator=torch.Generator().manual_seed(7),
     ).images
     assert np.abs(np.asarray(image).astype(int) - drawn).max() <= 1
-    with adapter.merged(builders.model(), None):
+    with lora_file.merged(builders.model(), None):
         base = only(generate(f"prompt={SNOW}", "seed=7", "lora_scale=0"))
     assert np.abs(base - drawn).max() > 12
 

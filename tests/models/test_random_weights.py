@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
-from dbexp.core.store import file_hash
+from dbexp.core.hashing import file_hash
 from dbexp.models import random_weights
 from dbexp.models.random_weights import SMALL, TINY, TINY_V, Size
 from tests import builders

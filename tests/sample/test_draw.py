@@ -19,7 +19,8 @@ from dbexp import models
 from dbexp.config.check import SAMPLERS
 from dbexp.config.schema import ModelConfig
 from dbexp.core.errors import ConfigError
-from dbexp.core.store import MANIFEST, Store, file_hash
+from dbexp.core.hashing import file_hash
+from dbexp.core.store import MANIFEST, Store
 from dbexp.models import Model, random_weights
 from dbexp.sample import draw as render
 from dbexp.sample.draw import Sampling, Shot

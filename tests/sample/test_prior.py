@@ -12,7 +12,8 @@ from PIL import Image
 from dbexp import models
 from dbexp.config.schema import Config, DatasetConfig, ModelConfig, PriorConfig
 from dbexp.core.errors import ConfigError
-from dbexp.core.store import Store, file_hash
+from dbexp.core.hashing import file_hash
+from dbexp.core.store import Store
 from dbexp.models import Model, random_weights
 from dbexp.sample import draw, prior
 

@@ -7,7 +7,8 @@ from threading import Thread
 
 import pytest
 
-from dbexp.core.store import PACKS, TEMPORARY, Store, lock_of
+from dbexp.core.files import TEMPORARY
+from dbexp.core.store import PACKS, Store, lock_of
 from dbexp.train.resume import PackState, begun
 
 PACK = PackState(("lane",), (("train/ab/abc",),), {"unet": 4})

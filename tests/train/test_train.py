@@ -28,9 +28,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from dbexp.core.errors import Interrupted, TrainingDiverged
 from dbexp.core.store import Store
+from dbexp.models import lora_file
 from dbexp.models.random_weights import TINY, TINY_V, Size
 from dbexp.models.sd import StableDiffusion
-from dbexp.train import adapter
 from dbexp.train.lane import Draw, Lane, Row, Training
 from dbexp.train.train import Trained, inputs_of, iterate_checkpoints, train
 from tests import builders
@@ -375,7 +375,7 @@ class TestParity:
             assert gradients[step].keys() == expected.keys()
             for name, value in expected.items():
                 torch.testing.assert_close(gradients[step][name], value, rtol=1e-3, atol=1e-5 * norm)
-        final = {f"{name}.{kind}": w for name, pair in adapter.read(trained.lora, model(size)).weights.items()
+        final = {f"{name}.{kind}": w for name, pair in lora_file.read(trained.lora, model(size)).weights.items()
                  for kind, w in (("down", pair[0]), ("up", pair[1].T))}  # fmt: skip
         for name, parameter in other.adapters().items():
             # Adam turns rounding into steps where a gradient is nothing else: a single weight may be off by more
@@ -417,7 +417,7 @@ class TestOptions:
         (saving,) = run([task(adapters=adapters, gradient_checkpointing=True)], Store(tmp_path / "other"))
         assert_close(saving, plain)
         assert saving.folder.name == plain.folder.name, "it is no part of the key"
-        assert not any(module.training for part in adapter.PARTS for module in model().part(part).modules())
+        assert not any(module.training for part in lora_file.PARTS for module in model().part(part).modules())
 
     def test_a_frozen_text_encoder_leaves_memory(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         base = model()
@@ -428,9 +428,9 @@ class TestOptions:
         assert held == [{"unet"}]
 
     def test_the_base_is_untouched(self, store: Store) -> None:
-        before = {part: {k: v.clone() for k, v in model().part(part).state_dict().items()} for part in adapter.PARTS}
+        before = {part: {k: v.clone() for k, v in model().part(part).state_dict().items()} for part in lora_file.PARTS}
         run([task(adapters={"text_encoder": True}, steps=2)], store)
-        for part in adapter.PARTS:
+        for part in lora_file.PARTS:
             after = model().part(part).state_dict()
             assert after.keys() == before[part].keys()
             assert all(torch.equal(after[name], before[part][name]) for name in after)
@@ -447,7 +447,7 @@ class TestResult:
         assert sorted(path.name for path in trained.folder.iterdir()) == [
             "checkpoints", "history.jsonl", "lora.safetensors", "manifest.json", "train.json",
         ]  # fmt: skip
-        read = adapter.read(trained.lora, model())
+        read = lora_file.read(trained.lora, model())
         assert read.provenance["step"] == 6
         assert read.provenance["inputs"] == json.loads(json.dumps(inputs_of(task(
             adapters={"text_encoder": True}, checkpoint_every=2), model())))  # fmt: skip
@@ -461,7 +461,7 @@ class TestResult:
         (other,) = run([short], store)
         expected = builders.tensors(other.lora)
         assert all(torch.equal(value, expected[key]) for key, value in builders.tensors(kept[4]).items())
-        assert adapter.read(kept[4], model()).provenance["step"] == 4
+        assert lora_file.read(kept[4], model()).provenance["step"] == 4
 
     def test_found_again(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         (first,) = run([task()], store)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dbexp.core.errors import ConfigError
-from dbexp.core.packaged import PREFIX, locate
+from dbexp.core.files import PREFIX, locate
 from dbexp.evaluate.functional import FloatArray
 
 RANDOM = "random"

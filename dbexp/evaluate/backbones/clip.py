@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from dbexp.config.schema import ClipConfig
 from dbexp.core.errors import ConfigError
+from dbexp.core.files import locate
 from dbexp.core.images import read_rgb
-from dbexp.core.packaged import locate
 from dbexp.evaluate.backbones.base import (
     RANDOM,
     digest,

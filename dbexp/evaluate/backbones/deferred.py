@@ -22,8 +22,8 @@ from torch import Tensor
 from dbexp.config.schema import ClipConfig, DinoConfig, LpipsConfig
 from dbexp.core import provenance
 from dbexp.core.errors import ConfigError
-from dbexp.core.packaged import locate
-from dbexp.core.store import Store, write_atomic
+from dbexp.core.files import locate, write_atomic
+from dbexp.core.store import Store
 from dbexp.evaluate.backbones.base import RANDOM
 from dbexp.evaluate.functional import FloatArray
 
@@ -33,7 +33,7 @@ _CLASSES = {DinoConfig: ("dino", "Dino"), ClipConfig: ("clip", "Clip"), LpipsCon
 """Settings of a backbone -> its module beside this one, and its class."""
 _LOCAL, _HUB = "local-dir:", "hf-hub:"
 _FILE = "backbone.json"
-_CODE = provenance.code_hash("evaluate", "core/images.py", "core/packaged.py")
+_CODE = provenance.code_hash("evaluate", "core/images.py", "core/files.py")
 
 
 @dataclass(frozen=True)

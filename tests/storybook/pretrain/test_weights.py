@@ -9,7 +9,7 @@ import torch
 
 from dbexp import models
 from dbexp.config.schema import Config
-from dbexp.core.packaged import locate
+from dbexp.core.files import locate
 from dbexp.core.store import Store
 from dbexp.evaluate import evaluate
 from dbexp.storybook.world.subjects import SUBJECTS, draw_subject, oracle

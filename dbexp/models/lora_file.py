@@ -1,0 +1,172 @@
+"""The file of a LoRA: written, read, exported under other names, and merged into a base.
+
+Shapes: r the rank, `in` and `out` the widths of a site, which is one linear layer of the base.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from dbexp.core.errors import ConfigError
+from dbexp.core.files import write_atomic
+from dbexp.models import Model
+
+PARTS = ("unet", "text_encoder")
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """What a LoRA file holds: the adapter of every site, and what is said about it."""
+
+    weights: Mapping[str, tuple[Tensor, Tensor]]
+    """'part.site' -> (down [r, in], up [out, r])"""
+    alphas: Mapping[str, float]
+    """part -> alpha"""
+    provenance: Mapping[str, Any]
+
+
+def export_diffusers(file: LoraFile, target: Path, model: Model) -> None:
+    """Write a LoRA under the names that diffusers' `load_lora_weights` reads, atomically; `read` reads it again."""
+    tensors: dict[str, Tensor] = {}
+    sites: dict[str, list[str]] = {part: [] for part in file.alphas}
+    ranks: dict[str, int] = {}
+    for name, (down, up) in file.weights.items():
+        part, _, site = name.partition(".")
+        sites[part].append(site)
+        ranks[part] = down.shape[0]
+        key = f"{part}.{model.saved_site(part, site)}"
+        tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = down, up
+    described: dict[str, Any] = {}
+    for part, rank in ranks.items():
+        described |= {
+            f"{part}.r": rank,
+            f"{part}.lora_alpha": file.alphas[part],
+            f"{part}.target_modules": sorted(sites[part]),
+            f"{part}.peft_type": "LORA",
+        }
+    metadata = {
+        "format": "pt",
+        "lora_adapter_metadata": json.dumps(described, sort_keys=True),
+        "dbexp": json.dumps(dict(file.provenance), sort_keys=True),
+    }
+    write_atomic(target, _stable_bytes(tensors, metadata))
+
+
+def _stable_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file that is the same, byte for byte, whenever its content is.
+
+    The library writes the metadata in an order that changes from call to call; the store knows files by their hash.
+    """
+    data = safetensors.torch.save(dict(tensors), dict(metadata))
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns what follows, and allows spaces here
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
+def read(path: Path, model: Model) -> LoraFile:
+    """Read a file that `export_diffusers` wrote.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ConfigError: it is damaged or of another origin.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping, despite the name
+        described = json.loads(metadata["lora_adapter_metadata"])
+        provenance = json.loads(metadata["dbexp"])
+        alphas = {part: float(described[f"{part}.lora_alpha"]) for part in PARTS if f"{part}.lora_alpha" in described}
+        weights = {}
+        for part in alphas:
+            for site in described[f"{part}.target_modules"]:
+                key = f"{part}.{model.saved_site(part, site)}"
+                weights[f"{part}.{site}"] = (tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ConfigError(f"{path}: is damaged, or no LoRA file that dbexp wrote ({error})") from error
+    return LoraFile(weights, alphas, provenance)
+
+
+def export_kohya(file: LoraFile, target: Path, model: Model) -> None:
+    """Write a LoRA under the names that kohya's trainers, ComfyUI and AUTOMATIC1111 use, atomically."""
+    tensors: dict[str, Tensor] = {}
+    for name, (down, up) in file.weights.items():
+        part, _, site = name.partition(".")
+        key = f"{model.kohya_prefix(part)}_{model.saved_site(part, site).replace('.', '_')}"
+        tensors[f"{key}.lora_down.weight"] = down
+        tensors[f"{key}.lora_up.weight"] = up
+        tensors[f"{key}.alpha"] = torch.tensor(file.alphas[part])
+    metadata = {"format": "pt", "dbexp": json.dumps(dict(file.provenance), sort_keys=True)}
+    write_atomic(target, _stable_bytes(tensors, metadata))
+
+
+@contextlib.contextmanager
+def merged(model: Model, path: Path | None, scale: float = 1.0) -> Iterator[None]:
+    """Inside the block the base weights are W + scale * alpha / r * B A; after it they are W again, bit for bit.
+
+    Merging once costs less than an adapter's products at every sampling step.
+
+    Args:
+        model: the base.
+        path: a file that `export_diffusers` wrote; None: the block sees the base itself.
+        scale: strength of the LoRA.
+
+    Raises:
+        ConfigError: the file is damaged, or was trained on a base of another architecture.
+    """
+    if path is None:
+        yield
+        return
+    file = read(path, model)
+    originals: list[tuple[nn.Linear, Tensor]] = []
+    try:
+        with torch.no_grad():
+            for name, (down, up) in file.weights.items():
+                part, _, site = name.partition(".")
+                layer = _fitting(model, part, site, (up.shape[0], down.shape[1]), path)
+                originals.append((layer, layer.weight.detach().clone()))
+                strength = scale * file.alphas[part] / down.shape[0]
+                update = strength * (up.to(layer.weight.device) @ down.to(layer.weight.device))
+                layer.weight.copy_(layer.weight.float() + update)
+        yield
+    finally:
+        with torch.no_grad():
+            for layer, weight in originals:
+                layer.weight.copy_(weight)
+
+
+def _fitting(model: Model, part: str, site: str, shape: tuple[int, int], path: Path) -> nn.Linear:
+    """The layer that an adapter of shape [out, in] belongs to."""
+    try:
+        layer = linear_layer(model.part(part), site)
+    except (AttributeError, TypeError):
+        raise ConfigError(
+            f"{path}: does not fit the model {model.name}, which has no linear layer {part}.{site}"
+        ) from None
+    if tuple(layer.weight.shape) != shape:
+        found = " x ".join(map(str, layer.weight.shape))
+        raise ConfigError(
+            f"{path}: does not fit the model {model.name}: {part}.{site} is {found} there, {shape[0]} x {shape[1]} here"
+        )
+    return layer
+
+
+def linear_layer(module: nn.Module, site: str) -> nn.Linear:
+    """The linear layer of a name; TypeError: it is of another kind; AttributeError: there is none."""
+    layer = module.get_submodule(site)
+    if not isinstance(layer, nn.Linear):
+        raise TypeError(f"{site} is a {type(layer).__name__}, not a linear layer")
+    return layer
