@@ -29,8 +29,8 @@ from dbexp import models
 from dbexp.compare.markdown import MARKDOWN
 from dbexp.core import provenance
 from dbexp.core.store import Store
-from dbexp.evaluate import Report, Resampling
-from dbexp.evaluate.functional import estimate_pairs
+from dbexp.evaluate.functional import Resampling, estimate_pairs
+from dbexp.evaluate.report import Report
 from dbexp.storybook.pretrain.export import sample_sheet
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -27,7 +27,7 @@ from dbexp.pipeline.command import explain
 if TYPE_CHECKING:
     import pandas
 
-    from dbexp.compare import Run
+    from dbexp.runs.record import Run
 
 # settings -> the overrides they were composed from, which name a run
 _composed_from: dict[str, list[str]] = {}
@@ -95,8 +95,8 @@ def run(cfg: Config | DictConfig | Sequence[str], folder: str | Path | None = No
     """
     checked = check.check(cfg if isinstance(cfg, (Config, DictConfig)) else compose(cfg))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see dbexp.pipeline.command
-    from dbexp import compare  # torch and diffusers: seconds
     from dbexp.pipeline import run as stages
+    from dbexp.runs import record  # torch and diffusers: seconds
 
     place = Path(folder or Path("outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S}").expanduser()
     overrides = _composed_from.get(key_of(plain(checked)), [])
@@ -107,7 +107,7 @@ def run(cfg: Config | DictConfig | Sequence[str], folder: str | Path | None = No
     except OSError as error:
         raise ConfigError(f"folder={place}: {error.strerror}; choose another place") from None
     stages.run(checked, place, overrides)
-    return compare.read(place)
+    return record.read(place)
 
 
 def load_results(sweep: str | Path) -> pandas.DataFrame:
@@ -124,17 +124,18 @@ def load_results(sweep: str | Path) -> pandas.DataFrame:
         ConfigError: pandas is not installed, or there is no job's result in the folder.
     """
     pandas = _pandas()
-    from dbexp import compare
+    from dbexp.compare.results import csv_text
+    from dbexp.runs import record
 
     place = Path(sweep).expanduser()
     try:
-        runs = compare.load(place)
+        runs = record.load(place)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{sweep}: a file of the sweep cannot be read ({error})") from None
     if not runs:
         raise ConfigError(f"{sweep}: holds no result of a job; give the folder of a sweep, multirun/DATE/TIME")
     objective = str(runs[0].config.get("objective", "dino")).split(",")[0].strip()
-    text = compare.csv_text(runs, objective)
+    text = csv_text(runs, objective)
     table = pandas.read_csv(io.StringIO(text), dtype={"job": str}, keep_default_na=False, na_values=[""])
     table["folder"] = table["job"].map({run.folder.name: str(run.folder) for run in runs})
     return table

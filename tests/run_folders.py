@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import dbexp
-from dbexp import compare
 from dbexp.config.check import plain
 from dbexp.config.schema import Config, DatasetConfig, LoraConfig, ModelConfig, SampleConfig
-from dbexp.evaluate import Estimate, Report
+from dbexp.evaluate.functional import Estimate
+from dbexp.evaluate.report import Report
+from dbexp.runs.record import Run
 from dbexp.train import adapter as lora
 from tests import builders
 
@@ -106,7 +107,7 @@ def overrides(*others: str) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def really_run() -> compare.Run:
+def really_run() -> Run:
     """A run that `dbexp.run` made, in a sweep of its own; to be read only."""
     return dbexp.run(dbexp.compose(overrides()), builders.scratch() / "sweep" / "0")
 

@@ -14,10 +14,11 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 import dbexp
-from dbexp import compare
+from dbexp.compare.results import RESULTS, write_results
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError
 from dbexp.pipeline import run as stages
+from dbexp.runs import record
 from tests import builders, run_folders
 
 
@@ -92,7 +93,7 @@ class TestRun:
     def test_it_is_the_commands_code(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         calls = []
         monkeypatch.setattr(stages, "run", lambda *given: calls.append(given))
-        monkeypatch.setattr(compare, "read", lambda folder: folder)
+        monkeypatch.setattr(record, "read", lambda folder: folder)
         cfg = dbexp.compose(["lora.rank=3"])
         changed = replace(cfg, lora=replace(cfg.lora, rank=4))
         assert dbexp.run(cfg, tmp_path / "0") == tmp_path / "0"
@@ -138,8 +139,8 @@ class TestLoadResults:
         assert list(table["status"]) == ["finished", "finished", "failed"]
         assert list(table["lora.rank"])[:2] == [2, 1]
         assert list(table["folder"]) == [str(sweep / name) for name in "102"]
-        compare.write_results(sweep, "dino")
-        with (sweep / compare.RESULTS).open() as file:
+        write_results(sweep, "dino")
+        with (sweep / RESULTS).open() as file:
             written = list(csv.DictReader(file))
         for column in ("dino", "dino_low", "dino_high", "pres"):
             assert [float(row[column]) for row in written[:2]] == list(table[column])[:2]

@@ -90,13 +90,15 @@ def _store(options: argparse.Namespace, prunes: bool) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from dbexp import compare
+    from dbexp.compare import printed
+    from dbexp.compare.statements import statements
+    from dbexp.compare.write import write_comparison
 
     folder = options.output or (options.sweeps[0] if len(options.sweeps) == 1 else _SEVERAL)
-    written = compare.write_comparison(options.sweeps, options.objective, folder)
+    written = write_comparison(options.sweeps, options.objective, folder)
     told = written.comparison
-    compare.show([entry.run for entry in told.entries], told.objective)
-    for one in compare.statements(told):
+    printed.show([entry.run for entry in told.entries], told.objective)
+    for one in statements(told):
         print(f"\n{one.sentence}")
     print(
         f"\ntable          {written.csv}\nto paste       {written.markdown}\npage           {written.page}", flush=True

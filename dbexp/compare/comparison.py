@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbexp.compare import table
 from dbexp.compare.factors import Factor
 from dbexp.compare.statistics import Difference, Moments
-from dbexp.evaluate import Estimate
+from dbexp.evaluate.columns import PAPER
+from dbexp.evaluate.functional import Estimate
 from dbexp.runs.record import Run
 
-MEASURES = table.PAPER
+MEASURES = PAPER
 """The columns that are compared."""
 FRONT = ("clip_t", "dino")
 """x and y of the Pareto front: does it follow the prompt, is it the subject."""

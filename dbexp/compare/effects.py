@@ -9,7 +9,9 @@ from pathlib import Path
 from dbexp.compare.comparison import MEASURES, Effect, RankedRun, Scale, Standing
 from dbexp.compare.factors import Factor, words
 from dbexp.compare.statistics import Difference, Moments, RunScores, difference, matched, pooled_deviation
-from dbexp.evaluate import COLUMNS, Report, Resampling
+from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.functional import Resampling
+from dbexp.evaluate.report import Report
 from dbexp.runs.record import Group
 
 _CEILINGS = {"dino": "dino", "clip_i": "clip_i", "pres": "dino"}

@@ -11,7 +11,8 @@ from dbexp.compare.comparison import FRONT, MEASURES, Comparison, RankedRun, Ref
 from dbexp.compare.factors import Factor, factors, words
 from dbexp.compare.statistics import pareto
 from dbexp.core.errors import ConfigError
-from dbexp.evaluate import COLUMNS, Estimate
+from dbexp.evaluate.columns import COLUMNS, REFERENCES
+from dbexp.evaluate.functional import Estimate
 from dbexp.runs.differences import QUIET, setting
 from dbexp.runs.record import Run, first_of, over_seeds, ranked, scan
 
@@ -115,7 +116,7 @@ def _front(runs: Sequence[Run]) -> dict[Path, bool]:
 def _references(finished: Sequence[RankedRun]) -> list[Reference]:
     """Rows that runs share, once; with the ids of their runs where there are several of a kind."""
     found = []
-    for key, title in table.REFERENCES.items():
+    for key, title in REFERENCES.items():
         owners: dict[str, list[str]] = {}
         columns: dict[str, Mapping[str, Estimate]] = {}
         for entry in finished:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-from dbexp.compare import table
 from dbexp.compare.comparison import MEASURES, Comparison
 from dbexp.compare.numbers import DASH, interval, written
 from dbexp.compare.statements import statements
 from dbexp.compare.tables import Cell, best_cells, row_cells
+from dbexp.evaluate.columns import heading
 
 MARKDOWN = "results.md"
 
@@ -45,7 +45,7 @@ def _first_line(text: str | None) -> str:
 
 
 def _runs(comparison: Comparison) -> str:
-    headings = ["run", *(factor.title for factor in comparison.factors), *map(table.heading, MEASURES)]
+    headings = ["run", *(factor.title for factor in comparison.factors), *map(heading, MEASURES)]
     best = best_cells(comparison)
     lines = []
     for entry in comparison.finished:
@@ -69,7 +69,7 @@ def _standings(comparison: Comparison) -> str:
             spread = "" if moments is None else written(column, moments.deviation)
             values.append(text if spread in ("", DASH) else f"{text} ± {spread}")
         lines.append([_escaped(standing.title), str(len(standing.entries)), *values])
-    return _grid(["setting", "seeds", *map(table.heading, MEASURES)], lines)
+    return _grid(["setting", "seeds", *map(heading, MEASURES)], lines)
 
 
 def _cell(cell: Cell, is_best: bool = False) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dbexp.compare import table
-from dbexp.evaluate import COLUMNS
+from dbexp.evaluate.columns import COLUMNS, PAPER, heading
 from dbexp.runs.differences import is_seed, titles, what_differs
 from dbexp.runs.record import Group, Run, first_of, over_seeds, ranked
 
@@ -22,7 +22,7 @@ def line(run: Run) -> str:
     if run.report is None:
         return f"{run.status}: {_first_line(run.error or 'no reason is on record')}"
     row = run.report.rows["run"]
-    return "  ".join(f"{table.TITLES[column]} {_short(row[column].value)}" for column in table.PAPER if column in row)
+    return "  ".join(f"{COLUMNS[column].title} {_short(row[column].value)}" for column in PAPER if column in row)
 
 
 def show(runs: Sequence[Run], objective: str, console: Console | None = None) -> None:
@@ -72,10 +72,10 @@ def _seeds_table(groups: Sequence[Group], objective: str) -> Table:
     )
     names = {group.runs[0].folder: " ".join(words) or "all runs" for group, words in zip(groups, told, strict=True)}
     grid = Table()
-    for heading in ("", "seeds", *(table.heading(column) for column in table.PAPER)):
-        grid.add_column(heading, overflow="fold")
+    for title in ("", "seeds", *map(heading, PAPER)):
+        grid.add_column(title, overflow="fold")
     for group in sorted(groups, key=rank):
-        cells = [_spread(group, column) for column in table.PAPER]
+        cells = [_spread(group, column) for column in PAPER]
         grid.add_row(Text(names[group.runs[0].folder]), str(len(group.runs)), *cells)
     return grid
 

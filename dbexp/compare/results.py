@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dbexp.compare.numbers import exact
 from dbexp.core.files import write_atomic
-from dbexp.evaluate import COLUMNS
+from dbexp.evaluate.columns import COLUMNS
 from dbexp.runs.differences import differing, setting
 from dbexp.runs.record import UNFINISHED, Run, first_of, ranked, scan
 

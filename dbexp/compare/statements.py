@@ -10,8 +10,7 @@ from dbexp.compare.comparison import Comparison, Effect, Scale, Standing
 from dbexp.compare.factors import Factor
 from dbexp.compare.numbers import interval, percent, signed, written
 from dbexp.compare.statistics import Difference, Moments
-from dbexp.compare.table import TITLES
-from dbexp.evaluate import COLUMNS
+from dbexp.evaluate.columns import COLUMNS
 
 SMALL = 0.05
 """A significant difference is called a little below this part of the way from the base model to real images."""
@@ -76,7 +75,7 @@ def statements(comparison: Comparison) -> list[Statement]:
         said += [_effect(effect, comparison) for effect in own] or _no_effect(factor)
     if comparison.noise:
         spread = [
-            Change(TITLES[column], f"± {written(column, moments.deviation)}", "", "spread")
+            Change(COLUMNS[column].title, f"± {written(column, moments.deviation)}", "", "spread")
             for column, moments in comparison.noise.items()
         ]
         text = "runs that differ in their seed alone have a standard deviation of "
@@ -90,7 +89,7 @@ def _best(comparison: Comparison) -> Statement:
     column, best = comparison.objective, comparison.standings[0]
     moments = best.moments.get(column)
     if moments is None or math.isnan(moments.mean):
-        return Statement(f"Best by {TITLES[column]}", "no run has a value.")
+        return Statement(f"Best by {COLUMNS[column].title}", "no run has a value.")
     value = written(column, moments.mean)
     if len(best.entries) > 1:
         runs = f"mean of runs {_listed([entry.id for entry in best.entries])}"
@@ -105,7 +104,7 @@ def _best(comparison: Comparison) -> Statement:
     if comparison.factors:
         value += f" ({runs})"
     return Statement(
-        f"Best by {TITLES[column]}",
+        f"Best by {COLUMNS[column].title}",
         f"{best.title} with {value}.{_rivals(comparison.standings, column)}",
         verdict="best",
     )
@@ -156,7 +155,7 @@ def change(column: str, difference: Difference, scale: Scale | None = None, nois
     if scale is None and noise is not None:
         is_small = abs(estimate.value) < noise.deviation
     return Change(
-        TITLES[column],
+        COLUMNS[column].title,
         signed(column, estimate.value),
         interval(column, estimate.low, estimate.high),
         verdict,
@@ -222,7 +221,7 @@ def _basis(effect: Effect) -> str:
         return ""
     runs = max(one.runs for one in told)
     parts = [_count(runs, "pair") + " of runs", _count(max(one.estimate.n for one in told), "pair") + " of pictures"]
-    torn = [TITLES[c] for c, one in effect.differences.items() if one.is_significant and one.agreeing < one.runs]
+    torn = [COLUMNS[c].title for c, one in effect.differences.items() if one.is_significant and one.agreeing < one.runs]
     if torn:
         parts.append(f"pairs of runs disagree in {', '.join(torn)}")
     if runs == 1:

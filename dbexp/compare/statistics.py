@@ -13,8 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dbexp.evaluate import Estimate, Resampling, paired_difference
-from dbexp.evaluate.functional import PairKey
+from dbexp.evaluate.functional import Estimate, PairKey, Resampling, paired_difference
 
 
 @dataclass(frozen=True)

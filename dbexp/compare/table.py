@@ -16,45 +16,16 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from dbexp.evaluate import COLUMNS, Estimate, Report
-
-TITLES: dict[str, str] = {
-    "dino": "DINO",
-    "clip_i": "CLIP-I",
-    "clip_t": "CLIP-T",
-    "pres": "PRES",
-    "div": "DIV",
-    "clip_t_token": "CLIP-T token",
-    "pres_base": "PRES base",
-    "pres_delta": "PRES delta",
-    "div_prior": "DIV prior",
-    "dino_real": "DINO real",
-    "clip_i_real": "CLIP-I real",
-    "dino_max": "DINO max",
-    "copy_rate": "copy rate",
-    "n_missing": "missing",
-    "n_blank": "blank",
-}
-"""Column -> how a reader knows it."""
-
-PAPER = ("dino", "clip_i", "clip_t", "pres", "div")
-"""The columns of the paper's tables, in the order shown."""
-
-REFERENCES = {"base": "base model", "oracle": "true subject", "real": "real images"}
-"""Rows that no training run owns: key in a report -> name shown."""
+from dbexp.evaluate.columns import COLUMNS, PAPER, REFERENCES, heading
+from dbexp.evaluate.functional import Estimate
+from dbexp.evaluate.report import Report
 
 _SHOWN_AS_ROWS = ("pres_base", "dino_real", "clip_i_real")  # the same numbers stand in the rows of REFERENCES
-_ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 _DASH = "–"
 _ASCII = str.maketrans({"↑": "^", "↓": "v", _DASH: "-", "…": "~"})
 _TERMINAL_WIDTH = 80
 _NAME_WIDTH = 12  # at least this much of the first column, which leaves room for the rest
 _NAMES_SHOWN = 3
-
-
-def heading(column: str) -> str:
-    """Title of a column with the arrow of its better direction."""
-    return TITLES[column] + _ARROWS[COLUMNS[column].better]
 
 
 def show(reports: Sequence[tuple[str, Report]], console: Console | None = None) -> None:
@@ -217,7 +188,7 @@ def _reasons(rows: Sequence[_Row], columns: Iterable[str]) -> list[str]:
                 lacking.setdefault((column, estimate.reason or "no reason is on record"), []).append(row.name)
     lines: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (column, reason), names in lacking.items():
-        lines.setdefault((reason, tuple(names)), []).append(TITLES[column])
+        lines.setdefault((reason, tuple(names)), []).append(COLUMNS[column].title)
     return [f"{_DASH} {', '.join(titles)}: {reason} ({_some(names)})" for (reason, names), titles in lines.items()]
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from dbexp.compare.comparison import Comparison
 from dbexp.compare.numbers import exact, written
-from dbexp.evaluate import COLUMNS, Estimate
+from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.functional import Estimate
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from dbexp.core.store import Store
 from dbexp.evaluate import cached
 from dbexp.evaluate.backbones.base import ImageEncoder, ImageTextEncoder, PairwiseDistance
 from dbexp.evaluate.backbones.deferred import open_backbone
+from dbexp.evaluate.columns import COLUMNS
 from dbexp.evaluate.feature_cache import DiskCache, FeatureCache
 from dbexp.evaluate.features import Distances, attempt, embed, embed_texts, read_files
-from dbexp.evaluate.functional import COLUMNS, Resampling, without_token
+from dbexp.evaluate.functional import Resampling, without_token
 from dbexp.evaluate.image import ImageFile
 from dbexp.evaluate.pictures import Pictures
 from dbexp.evaluate.report import Report, summary

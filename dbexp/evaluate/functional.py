@@ -16,7 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,39 +29,6 @@ FloatArray: TypeAlias = NDArray[np.float64]
 IntArray: TypeAlias = NDArray[np.int64]
 PairKey: TypeAlias = tuple[str, str, int]
 """(subject, prompt, seed): what makes two pictures of two runs a pair."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """What a column of the metric table means, declared once for tables, plots and tracking."""
-
-    better: Literal["higher", "lower", "neither"]
-    """Direction of improvement; neither: a reference value that no training run can improve."""
-    lower: float
-    """Smallest possible value."""
-    upper: float
-    """Largest possible value; inf where the formula has no bound."""
-    doc: str
-    """One sentence for a table's legend."""
-
-
-COLUMNS: dict[str, Column] = {
-    "dino": Column("higher", -1, 1, "Subject fidelity: mean DINO cosine of samples and real images."),
-    "clip_i": Column("higher", -1, 1, "Subject fidelity: mean CLIP cosine of samples and real images."),
-    "clip_t": Column("higher", -1, 1, "Prompt fidelity: mean CLIP cosine of samples and prompt, token left out."),
-    "pres": Column("lower", -1, 1, "Prior drift: mean DINO cosine of class images and real images."),
-    "div": Column("higher", 0, math.inf, "Diversity: mean LPIPS distance of samples of the same prompt."),
-    "clip_t_token": Column("higher", -1, 1, "Prompt fidelity with the token left in the prompt."),
-    "pres_base": Column("neither", -1, 1, "PRES of the base model: the same seeds with the adapter off."),
-    "pres_delta": Column("lower", -2, 2, "PRES minus that of the base model: drift caused by training."),
-    "div_prior": Column("higher", 0, math.inf, "Diversity of the class images; falls when the prior collapses."),
-    "dino_real": Column("neither", -1, 1, "DINO cosine of the real images among themselves: upper bound of dino."),
-    "clip_i_real": Column("neither", -1, 1, "CLIP cosine of the real images among themselves: upper bound of clip_i."),
-    "dino_max": Column("higher", -1, 1, "Mean over samples of the DINO cosine to the nearest real image."),
-    "copy_rate": Column("lower", 0, 1, "Share of samples nearer to a real image than real images are to one another."),
-    "n_missing": Column("lower", 0, math.inf, "Pictures that were expected and not found."),
-    "n_blank": Column("lower", 0, math.inf, "All-black pictures, excluded from every mean."),
-}
 
 
 @dataclass(frozen=True)

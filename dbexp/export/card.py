@@ -10,11 +10,12 @@ import yaml  # type: ignore[import-untyped]
 from huggingface_hub import EvalResult, ModelCardData
 
 import dbexp
-from dbexp.compare import table
 from dbexp.config.check import fill, plain
 from dbexp.config.schema import Config
 from dbexp.core.provenance import public
-from dbexp.evaluate import Estimate, Report
+from dbexp.evaluate.columns import COLUMNS, PAPER, REFERENCES, heading
+from dbexp.evaluate.functional import Estimate
+from dbexp.evaluate.report import Report
 from dbexp.export.check import LEAST_PSNR, Check
 
 LICENCES = {
@@ -69,10 +70,10 @@ def _front_matter(facts: Facts) -> str:
             dataset_type=dataset.source,
             dataset_name=dataset.name,
             metric_type=column,
-            metric_name=table.TITLES[column],
+            metric_name=COLUMNS[column].title,
             metric_value=round(report.rows["run"][column].value, 4),
         )
-        for column in table.PAPER
+        for column in PAPER
         # numbers with a label are not comparable with anybody's, so the hub's tables do not get them
         if report and not report.label and not math.isnan(report.rows["run"].get(column, _NOTHING).value)
     ]
@@ -133,8 +134,8 @@ def _metrics(facts: Facts) -> str:
     report = facts.report
     if report is None:
         return "## Metrics\n\nThe run was not evaluated.\n"
-    columns = [column for column in table.PAPER if column in report.rows["run"]]
-    names = {"run": "this LoRA", **table.REFERENCES}
+    columns = [column for column in PAPER if column in report.rows["run"]]
+    names = {"run": "this LoRA", **REFERENCES}
     rows = [
         f"| {name} | " + " | ".join(_cell(report.rows[row].get(column)) for column in columns) + " |"
         for row, name in names.items()
@@ -149,7 +150,7 @@ def _metrics(facts: Facts) -> str:
     return "\n".join(
         [
             "## Metrics\n",
-            "| | " + " | ".join(table.heading(column) for column in columns) + " |",
+            "| | " + " | ".join(heading(column) for column in columns) + " |",
             "|---|" + "---|" * len(columns),
             *rows,
             caveat,

@@ -18,7 +18,7 @@ from dbexp.export import settings as schema
 from dbexp.export.settings import ExportConfig
 
 if TYPE_CHECKING:
-    from dbexp.evaluate import Report
+    from dbexp.evaluate.report import Report
     from dbexp.export.check import Check
     from dbexp.generate.runs import Run
     from dbexp.models import Model
@@ -194,12 +194,12 @@ def _write_card(
     check: Check | None,
 ) -> list[str]:
     """README.md and its pictures; their names in the folder."""
-    from dbexp import compare
     from dbexp.core.files import write_atomic
     from dbexp.export.card import Facts, card
+    from dbexp.runs import record
 
     evaluated = (run.folder / "result.json").is_file() and (run.folder / "evaluate" / "metrics.json").is_file()
-    report = compare.read(run.folder).report if evaluated else None
+    report = record.read(run.folder).report if evaluated else None
     pictures = _copy_pictures(run, report, folder, settings.pictures) if report else []
     grid = _grid(run, report, folder, [prompt for prompt, _ in pictures]) if report and pictures else None
     facts = Facts(name, run.config, report, base, licence, written, pictures, grid, check)

@@ -10,7 +10,7 @@ from omegaconf import MISSING
 
 from dbexp.config.words import COMMAS
 from dbexp.core.errors import Problems
-from dbexp.evaluate import COLUMNS
+from dbexp.evaluate.columns import COLUMNS
 
 USAGE = """\
 dbexp-export: a run's LoRA for diffusers, ComfyUI and others, with a model card

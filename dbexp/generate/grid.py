@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from dbexp import compare
 from dbexp.config.check import fill
 from dbexp.config.schema import ModelConfig
 from dbexp.core.errors import ConfigError, Problems
@@ -19,6 +18,8 @@ from dbexp.core.hashing import file_hash
 from dbexp.core.images import read_rgb
 from dbexp.generate.runs import Run
 from dbexp.generate.settings import GenerateConfig
+from dbexp.runs import record
+from dbexp.runs.differences import what_differs
 from dbexp.sample import prompts
 from dbexp.sample.draw import slug
 
@@ -228,7 +229,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
     """What tells the runs apart."""
     if len(runs) == 1:
         return [runs[0].name]
-    told = compare.what_differs([_overrides(run) for run in runs])
+    told = what_differs([_overrides(run) for run in runs])
     names = [" ".join(words) or run.name for run, words in zip(runs, told, strict=True)]
     return [
         name if names.count(name) == 1 else f"{run.folder.name}: {name}" for name, run in zip(names, runs, strict=True)
@@ -238,7 +239,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
 def _overrides(run: Run) -> list[str]:
     """What the run was called with, as its result tells it."""
     try:
-        return list(compare.read(run.folder).overrides)
+        return list(record.read(run.folder).overrides)
     except (OSError, ValueError, KeyError):
         return [run.name]
 

@@ -10,11 +10,12 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dbexp import compare
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError
 from dbexp.core.hashing import file_hash
-from dbexp.evaluate import COLUMNS
+from dbexp.evaluate.columns import COLUMNS
+from dbexp.runs import record
+from dbexp.runs.record import ranked
 
 LORA = Path("train") / "lora.safetensors"
 
@@ -78,7 +79,7 @@ def _is_run(folder: Path) -> bool:
 
 def _best(sweep: Path, objective: str | None) -> Run:
     try:
-        runs = compare.load(sweep)
+        runs = record.load(sweep)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"a file of the sweep cannot be read ({error})") from None
     if not runs:
@@ -88,7 +89,7 @@ def _best(sweep: Path, objective: str | None) -> Run:
     wanted = objective or str(runs[0].config.get("objective", "dino")).split(",")[0].strip()
     if wanted not in COLUMNS:
         raise ConfigError(f"its objective {wanted} is no column of the table; give objective={next(iter(COLUMNS))}")
-    finished = compare.ranked(runs, wanted)
+    finished = ranked(runs, wanted)
     if not finished:
         raise ConfigError(f"none of its {len(runs)} runs is finished")
     best = finished[0]

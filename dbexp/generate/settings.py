@@ -11,7 +11,7 @@ from omegaconf import MISSING
 from dbexp.config.check import CHOICES, SAMPLERS
 from dbexp.config.words import COMMAS
 from dbexp.core.errors import Problems
-from dbexp.evaluate import COLUMNS
+from dbexp.evaluate.columns import COLUMNS
 
 USAGE = """\
 dbexp-generate: pictures from trained runs

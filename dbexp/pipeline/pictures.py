@@ -14,7 +14,7 @@ from dbexp.core.files import link
 from dbexp.core.hashing import file_hash
 from dbexp.core.store import Store
 from dbexp.dataset import Subject
-from dbexp.evaluate.evaluate import Pictures
+from dbexp.evaluate.pictures import Pictures
 from dbexp.models import Model
 from dbexp.sample import sample
 from dbexp.sample.oracle import oracle_samples

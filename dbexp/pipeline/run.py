@@ -23,8 +23,10 @@ from dbexp.core.errors import ConfigError, Problems
 from dbexp.core.files import link, link_tree, write_atomic
 from dbexp.core.store import MANIFEST, Store
 from dbexp.dataset import Subject
-from dbexp.evaluate import COLUMNS, evaluate
-from dbexp.evaluate.evaluate import Backbones, Report
+from dbexp.evaluate import evaluate
+from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.evaluate import Backbones
+from dbexp.evaluate.report import Report
 from dbexp.models import Model
 from dbexp.pipeline import pictures as run_pictures
 from dbexp.runs import outcome

@@ -7,10 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dbexp import compare, tracking
-from dbexp.compare import Run
-from dbexp.compare.table import REFERENCES
-from dbexp.evaluate import COLUMNS, Estimate
+from dbexp import tracking
+from dbexp.evaluate.columns import COLUMNS, REFERENCES
+from dbexp.evaluate.functional import Estimate
+from dbexp.runs import differences, record
+from dbexp.runs.differences import differing
+from dbexp.runs.record import Run, ranked
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ def summarise(sweep: Path) -> None:
         sweep: its folder.
     """
     try:
-        runs = compare.load(sweep)
+        runs = record.load(sweep)
         if runs:
             objective = str(runs[0].config["objective"]).partition(",")[0].strip()
             tracking.summarise(sweep, comparison(runs, objective, sweep), [run.folder for run in runs])
@@ -42,8 +44,8 @@ def comparison(runs: Sequence[Run], objective: str, sweep: Path) -> tracking.Com
         objective: the column that ranks.
         sweep: paths are relative to it.
     """
-    settings, titles = compare.differing(runs), compare.titles(runs)
-    best_first = compare.ranked(runs, objective)
+    settings, titles = differing(runs), differences.titles(runs)
+    best_first = ranked(runs, objective)
     rows = []
     for run in [*best_first, *(run for run in runs if run.report is None)]:
         sheet = run.folder / _SHEET

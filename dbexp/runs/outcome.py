@@ -19,8 +19,8 @@ from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
 from dbexp.core.files import link, readable, write_atomic
 from dbexp.core.hashing import file_hash, key_of
 from dbexp.dataset import Subject
-from dbexp.evaluate import ImageScores, evaluate
-from dbexp.evaluate.evaluate import Report
+from dbexp.evaluate import evaluate
+from dbexp.evaluate.report import ImageScores, Report
 from dbexp.models import Model
 from dbexp.pipeline import view
 from dbexp.train.train import Trained

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dbexp.config.check import flatten
-from dbexp.evaluate import COLUMNS, Report
+from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.report import Report
 from dbexp.runs.differences import QUIET
 
 DAMAGED, UNFINISHED = "damaged", "unfinished"

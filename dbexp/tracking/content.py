@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from dbexp.compare.table import PAPER, REFERENCES, heading
-from dbexp.evaluate import COLUMNS, Report, summary
+from dbexp.evaluate.columns import COLUMNS, PAPER, REFERENCES, heading
+from dbexp.evaluate.report import Report, summary
 
 if TYPE_CHECKING:
     import wandb

@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 
 from dbexp.core.files import readable, write_atomic
 from dbexp.core.hashing import file_hash, key_of
-from dbexp.evaluate import Report
+from dbexp.evaluate.report import Report
 
 FOLDER = "tracking"
 """Sub-folder of a run, or of a sweep, that holds its records and everything W&B writes."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dbexp.config.schema import Config
-from dbexp.evaluate import COLUMNS
+from dbexp.evaluate.columns import COLUMNS
 from dbexp.tracking.records import Records, RunRecord
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from dbexp.compare.table import TITLES, heading
 from dbexp.core.hashing import key_of
-from dbexp.evaluate import COLUMNS
+from dbexp.evaluate.columns import COLUMNS, heading
 from dbexp.tracking import content, session
 from dbexp.tracking.records import Records, RunRecord
 from dbexp.tracking.session import Attempts
@@ -213,7 +212,7 @@ def pareto(comparison: Comparison) -> CustomChart:
     """A scatter plot of the jobs in two columns; the table below it says which are on the front."""
     import wandb
 
-    x, y = TITLES[comparison.x], TITLES[comparison.y]
+    x, y = COLUMNS[comparison.x].title, COLUMNS[comparison.y].title
     points = [
         [row.title, row.values[comparison.x][0], row.values[comparison.y][0], row.title in comparison.front]
         for row in comparison.rows

@@ -12,7 +12,7 @@ from typing import Protocol, cast
 from dbexp.config.check import flatten, plain
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError
-from dbexp.evaluate import Report
+from dbexp.evaluate.report import Report
 from dbexp.runs import names
 from dbexp.tracking import session
 from dbexp.tracking.records import Records, RunRecord, new_id

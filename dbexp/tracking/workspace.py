@@ -10,10 +10,9 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dbexp.compare.table import PAPER, TITLES, heading
 from dbexp.config import words
 from dbexp.core.errors import ConfigError, Problems
-from dbexp.evaluate import COLUMNS
+from dbexp.evaluate.columns import COLUMNS, PAPER, heading
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -118,7 +117,7 @@ def main() -> None:
             made.save()
         except Exception as error:  # whatever the server or the way to it has to say
             raise ConfigError(f"{settings.entity}/{settings.project}: the view was not saved: {error}") from error
-        print(f"{TITLES[settings.objective]} sorts {made.url}")
+        print(f"{COLUMNS[settings.objective].title} sorts {made.url}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbexp.evaluate import Report
+from dbexp.evaluate.report import Report
 from dbexp.tracking import content
 from dbexp.tracking.records import TIME, RunRecord
 from dbexp.tracking.session import Attempts

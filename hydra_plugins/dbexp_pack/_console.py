@@ -47,38 +47,42 @@ def tell(job: PlannedRun, returned: JobReturn) -> None:
 
 def said(folder: Path) -> str:
     """The scores of a job, or why there are none."""
-    from dbexp import compare
+    from dbexp.compare import printed
+    from dbexp.runs import record
 
     try:
-        return compare.line(compare.read(folder))
+        return printed.line(record.read(folder))
     except (OSError, ValueError, KeyError):
         return f"see {folder}"
 
 
 def write_results(folder: Path, objective: str) -> None:
     """Bring results.csv of a sweep up to date; it can be made again at any time, so trouble here costs no job."""
-    from dbexp import compare
+    from dbexp.compare.results import write_results
 
     try:
-        compare.write_results(folder, objective)
+        write_results(folder, objective)
     except (OSError, ValueError, KeyError) as error:
         log.warning("results of %s: %s: %s", folder, type(error).__name__, error)
 
 
 def show_results(folder: Path, objective: str) -> None:
     """Print the table of all runs of a sweep, and where its results are."""
-    from dbexp import compare
+    from dbexp.compare import printed
+    from dbexp.compare.results import RESULTS
+    from dbexp.compare.write import write_comparison
     from dbexp.pipeline import summary as dashboard
+    from dbexp.runs import record
 
     print(flush=True)
     write_results(folder, objective)
     try:
-        compare.show(compare.load(folder), objective)
-        print(f"\nresults        {folder / compare.RESULTS}", flush=True)
+        printed.show(record.load(folder), objective)
+        print(f"\nresults        {folder / RESULTS}", flush=True)
     except (OSError, ValueError, KeyError) as error:
         log.warning("results of %s: %s: %s", folder, type(error).__name__, error)
     try:
-        print(f"page           {compare.write_comparison([folder]).page}", flush=True)
+        print(f"page           {write_comparison([folder]).page}", flush=True)
     except Exception as error:  # every number is on disk; whatever a page may stumble over must not fail a sweep
         log.warning("page of %s: %s: %s; `dbexp-compare %s` tries again", folder, type(error).__name__, error, folder)
     dashboard.summarise(folder)

@@ -80,12 +80,13 @@ def _is_ours(cfg: DictConfig) -> bool:
 
 def _plan(launcher: PackLauncher, composed: Sequence[DictConfig]) -> Plan:
     """Check all jobs, decide what trains with what, and show it."""
-    from dbexp import compare, tracking
+    from dbexp import tracking
     from dbexp.pipeline import sweep
+    from dbexp.runs.differences import what_differs
 
     numbers = [int(cfg.hydra.job.num) for cfg in composed]
     overrides = [tuple(str(word) for word in cfg.hydra.overrides.task) for cfg in composed]
-    differs = compare.what_differs(overrides)
+    differs = what_differs(overrides)
     problems = _executors.problems(launcher)
     if launcher.size is not None and launcher.size < 1:
         problems.append(f"hydra.launcher.size={launcher.size}: must be at least 1, or null for what memory allows")
@@ -108,7 +109,7 @@ def _plan(launcher: PackLauncher, composed: Sequence[DictConfig]) -> Plan:
 
 def _directions(cfg: DictConfig) -> list[str]:
     """What is wrong with the directions of a sweeper that optimises: they must be those in which columns get better."""
-    from dbexp.evaluate import COLUMNS
+    from dbexp.evaluate.columns import COLUMNS
 
     given = OmegaConf.select(cfg, "hydra.sweeper.direction")
     names = [name.strip() for name in str(cfg.objective).replace("+", ",").split(",")]

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 
 from dbexp.config.check import plain
 from dbexp.config.schema import Config
-from dbexp.evaluate import Copy, Estimate, ImageScores, PromptScores, Report, Resampling
-from dbexp.evaluate.functional import estimate_mean
+from dbexp.evaluate.functional import Estimate, Resampling, estimate_mean
+from dbexp.evaluate.report import Copy, ImageScores, PromptScores, Report
 
 PROMPTS = ("a sks dog in the snow", "a sks dog wearing a red hat", "a red sks dog", "a sks dog on the beach")
 HOW = Resampling(resamples=200)

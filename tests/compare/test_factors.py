@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dbexp.compare import Run
 from dbexp.compare.factors import factors, short_names
+from dbexp.runs.record import Run
 
 
 def runs(*configs: dict[str, Any], overrides: tuple[str, ...] = ()) -> list[Run]:

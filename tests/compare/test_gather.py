@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dbexp import compare
 from dbexp.compare.gather import compare as gather
+from dbexp.compare.write import write_comparison
 from dbexp.core.errors import ConfigError
 from tests.compare import sweeps
 
@@ -37,7 +37,7 @@ def test_a_damaged_run_is_told_and_the_rest_compared(tmp_path: Path) -> None:
     for picture in (tmp_path / "0" / "sample").glob("*/*.png"):
         picture.unlink()
     (tmp_path / "3" / "train" / "history.jsonl").write_text('{"step": 1, "lo')
-    written = compare.write_comparison([tmp_path])
+    written = write_comparison([tmp_path])
     assert [entry.id for entry in written.comparison.finished] == ["3", "0"]
     states = {entry.id: entry.run.status for entry in written.comparison.entries if not entry.run.report}
     assert states == {"1": "damaged", "2": "damaged"}

@@ -12,7 +12,7 @@ from dbexp.compare.gather import compare
 from dbexp.compare.markdown import markdown
 from dbexp.compare.statements import Statement, change, statements
 from dbexp.compare.statistics import Difference, Moments
-from dbexp.evaluate import Estimate
+from dbexp.evaluate.functional import Estimate
 from tests.compare import sweeps
 
 NONE = math.nan

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from dbexp.compare.statistics import RunScores, difference, main_effect, matched, moments, pareto, pooled_deviation
-from dbexp.evaluate import Resampling
+from dbexp.evaluate.functional import Resampling
 
 PROMPTS, EACH = 12, 4
 

@@ -9,7 +9,9 @@ import pytest
 from rich.console import Console
 
 from dbexp.compare import table
-from dbexp.evaluate import COLUMNS, Estimate, Report
+from dbexp.evaluate.columns import COLUMNS, PAPER, heading
+from dbexp.evaluate.functional import Estimate
+from dbexp.evaluate.report import Report
 
 RUN = {
     "dino": Estimate(0.668, 0.650, 0.690, 25),
@@ -55,15 +57,15 @@ def on_terminal(width: int, *reports: tuple[str, Report], color: bool = False) -
     return buffer.getvalue()
 
 
-def test_every_column_has_a_title() -> None:
-    assert set(table.TITLES) == set(COLUMNS)
-    assert set(table.PAPER) < set(COLUMNS)
+def test_every_column_has_a_title_of_its_own() -> None:
+    assert len({column.title for column in COLUMNS.values()}) == len(COLUMNS)
+    assert set(PAPER) < set(COLUMNS)
 
 
 def test_arrows_point_to_the_better_side() -> None:
-    assert table.heading("dino") == "DINO ↑"
-    assert table.heading("pres") == "PRES ↓"
-    assert table.heading("dino_real") == "DINO real"
+    assert heading("dino") == "DINO ↑"
+    assert heading("pres") == "PRES ↓"
+    assert heading("dino_real") == "DINO real"
 
 
 def test_the_papers_columns_come_first_and_in_order() -> None:
@@ -183,7 +185,7 @@ def test_it_fits_80_characters() -> None:
 
 def test_a_value_too_long_for_80_characters_is_folded_not_cut() -> None:
     """Negative intervals need two signs more."""
-    below = {column: Estimate(-0.123, -0.234, -0.112) for column in table.PAPER}
+    below = {column: Estimate(-0.123, -0.234, -0.112) for column in PAPER}
     shown = on_terminal(80, ("a long name of a run", report(base={}, **below)))
     assert max(map(len, shown.splitlines())) <= 80
     assert sum(character.isdigit() for character in shown) == sum(

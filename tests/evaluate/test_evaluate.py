@@ -21,11 +21,13 @@ from torch import Tensor
 from dbexp.config.schema import ClipConfig, DinoConfig, EvaluateConfig, LpipsConfig
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
-from dbexp.evaluate import COLUMNS, Resampling, paired_difference
 from dbexp.evaluate import cached as kept
-from dbexp.evaluate.evaluate import Backbones, Pictures, Report, evaluate, find_or_evaluate, load_backbones, summary
+from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.evaluate import Backbones, evaluate, find_or_evaluate, load_backbones
 from dbexp.evaluate.feature_cache import DiskCache
-from dbexp.evaluate.functional import FloatArray
+from dbexp.evaluate.functional import FloatArray, Resampling, paired_difference
+from dbexp.evaluate.pictures import Pictures
+from dbexp.evaluate.report import Report, summary
 
 Colour = tuple[int, int, int]
 PHOTOGRAPHS = Path(__file__).resolve().parents[3] / "shared/data/dreambooth"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dbexp.core.errors import ConfigError
+from dbexp.evaluate.columns import COLUMNS
 from dbexp.evaluate.functional import (
-    COLUMNS,
     FloatArray,
     Resampling,
     bootstrap,

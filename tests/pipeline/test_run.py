@@ -19,7 +19,8 @@ from PIL import Image
 
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError, TrainingDiverged
-from dbexp.evaluate import COLUMNS, Report
+from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.report import Report
 from dbexp.models import random_weights
 from dbexp.pipeline import run
 from dbexp.sample import sample

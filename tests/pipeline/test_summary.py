@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from dbexp import compare, tracking
-from dbexp.compare import Run
-from dbexp.evaluate import Estimate, Report
+from dbexp import tracking
+from dbexp.compare.results import csv_text
+from dbexp.evaluate.functional import Estimate
+from dbexp.evaluate.report import Report
 from dbexp.pipeline import summary
+from dbexp.runs import record
+from dbexp.runs.record import Run
 
 BASE = {"dino": Estimate(0.2, 0.1, 0.3, 25)}
 
@@ -63,7 +66,7 @@ def test_jobs_are_best_first_then_failures_then_references(runs: list[Run], tmp_
 
 def test_its_numbers_are_those_of_the_csv(runs: list[Run], tmp_path: Path) -> None:
     made = summary.comparison(runs, "dino", tmp_path)
-    written = list(csv.DictReader(io.StringIO(compare.csv_text(runs, "dino"))))
+    written = list(csv.DictReader(io.StringIO(csv_text(runs, "dino"))))
     for row, line in zip(made.rows, written, strict=False):
         assert row.title.partition(":")[0] == line["job"]
         for column, (value, low, high) in row.values.items():
@@ -94,7 +97,7 @@ def test_the_objective_and_the_jobs_come_from_the_folder(
     runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[object] = []
-    monkeypatch.setattr(compare, "load", lambda sweep: runs)
+    monkeypatch.setattr(record, "load", lambda sweep: runs)
     monkeypatch.setattr(tracking, "summarise", lambda *arguments: told.extend(arguments))
     summary.summarise(tmp_path)
     assert told == [tmp_path, summary.comparison(runs, "dino", tmp_path), [one.folder for one in runs]]

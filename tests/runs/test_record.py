@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dbexp import compare
-from dbexp.compare import Run
+from dbexp.compare import printed
+from dbexp.compare.results import RESULTS, csv_text, write_results
 from dbexp.config.check import flatten, plain
 from dbexp.config.schema import Config
-from dbexp.evaluate import Estimate, Report
+from dbexp.evaluate.functional import Estimate
+from dbexp.evaluate.report import Report
+from dbexp.runs import differences
+from dbexp.runs.differences import differing, what_differs
+from dbexp.runs.record import Run, over_seeds, ranked
 
 
 def report(**columns: float) -> Report:
@@ -39,7 +43,7 @@ def run(number: int, *overrides: str, error: str | None = None, **columns: float
 
 
 def rows(runs: list[Run], objective: str = "dino") -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(compare.csv_text(runs, objective))))
+    return list(csv.DictReader(io.StringIO(csv_text(runs, objective))))
 
 
 @pytest.mark.parametrize(
@@ -57,24 +61,24 @@ def rows(runs: list[Run], objective: str = "dino") -> list[dict[str, str]]:
     ],
 )
 def test_what_differs(overrides: list[list[str]], differs: list[tuple[str, ...]]) -> None:
-    assert compare.what_differs(overrides) == differs
+    assert what_differs(overrides) == differs
 
 
 def test_differing_parameters() -> None:
     runs = [run(0, "lora.rank=2", 'store="here"'), run(1, "lora.rank=4", 'store="there"', error="it failed")]
-    assert compare.differing(runs) == ["lora.rank"]
-    assert compare.differing(runs[:1]) == []
+    assert differing(runs) == ["lora.rank"]
+    assert differing(runs[:1]) == []
 
 
 def test_one_seed_stands_for_five() -> None:
-    assert compare.differing([run(0, "seed=1"), run(1, "seed=2")]) == ["seed"]
-    assert compare.differing([run(0, "seeds.init=1"), run(1, "seeds.init=2")]) == ["seeds.init"]
+    assert differing([run(0, "seed=1"), run(1, "seed=2")]) == ["seed"]
+    assert differing([run(0, "seeds.init=1"), run(1, "seeds.init=2")]) == ["seeds.init"]
 
 
 def test_titles() -> None:
     runs = [run(0, "lora.rank=2", "seed=1"), run(1, "lora.rank=4", "seed=1")]
-    assert list(compare.titles(runs).values()) == ["0: rank=2", "1: rank=4"]
-    assert list(compare.titles(runs[:1]).values()) == ["0"]
+    assert list(differences.titles(runs).values()) == ["0: rank=2", "1: rank=4"]
+    assert list(differences.titles(runs[:1]).values()) == ["0"]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +92,7 @@ def test_ranked(objective: str, order: list[int]) -> None:
         run(3, dino=0.5, pres=0.2),
         run(4, error="it failed"),
     ]
-    assert [one.number for one in compare.ranked(runs, objective)] == order
+    assert [one.number for one in ranked(runs, objective)] == order
 
 
 def test_over_seeds() -> None:
@@ -98,7 +102,7 @@ def test_over_seeds() -> None:
         run(2, "lora.rank=2", "seed=3", error="it failed"),
         run(3, "lora.rank=4", "seed=1", dino=0.9),
     ]
-    two, one = compare.over_seeds(runs)
+    two, one = over_seeds(runs)
     assert [member.number for member in two.runs] == [0, 1] and [member.number for member in one.runs] == [3]
     assert two.mean["dino"] == pytest.approx(0.6)
     assert two.deviation["dino"] == pytest.approx(math.sqrt(0.02))  # sample standard deviation: (0.1² + 0.1²) / 1
@@ -108,7 +112,7 @@ def test_over_seeds() -> None:
 
 def shown(runs: list[Run], **console: Any) -> str:
     buffer = io.StringIO()
-    compare.show(runs, "dino,clip_t", Console(file=buffer, **console))
+    printed.show(runs, "dino,clip_t", Console(file=buffer, **console))
     return buffer.getvalue()
 
 
@@ -132,8 +136,8 @@ def test_without_seeds_there_are_no_means() -> None:
 
 
 def test_a_line() -> None:
-    assert compare.line(run(0, dino=0.5, clip_i=0.25, pres=math.nan)) == "DINO 0.500  CLIP-I 0.250  PRES –"
-    assert compare.line(run(0, error="it failed\nfor a reason")) == "failed: it failed"
+    assert printed.line(run(0, dino=0.5, clip_i=0.25, pres=math.nan)) == "DINO 0.500  CLIP-I 0.250  PRES –"
+    assert printed.line(run(0, error="it failed\nfor a reason")) == "failed: it failed"
 
 
 def test_csv() -> None:
@@ -149,7 +153,7 @@ def test_csv() -> None:
     assert (failed["status"], failed["lora.rank"], failed["dino"]) == ("failed", "4", "")
     assert failed["error"] == "it failed, badly"
     assert "clip_i" not in best and "name" not in best
-    assert compare.csv_text(runs, "dino") == compare.csv_text(runs[::-1], "dino")
+    assert csv_text(runs, "dino") == csv_text(runs[::-1], "dino")
 
 
 def write(folder: Path, report: Report | None, config: Config) -> None:
@@ -169,15 +173,15 @@ def test_a_sweep_is_read_from_its_folders(tmp_path: Path) -> None:
         write(tmp_path / str(number), report(dino=0.5, pres=math.nan), Config())
     write(tmp_path / "9", None, Config())
     (tmp_path / "3").mkdir()  # a job that has not ended
-    runs = compare.write_results(tmp_path, "pres, dino")
+    runs = write_results(tmp_path, "pres, dino")
     assert [one.number for one in runs] == [2, 9, 10]
     assert runs[0].report is not None and runs[0].report.rows["run"]["dino"] == Estimate(0.5, 0.4, 0.6, 25)
     assert runs[0].config["lora.rank"] == 16 and runs[1].config["lora.rank"] == 16
     assert runs[1].report is None and runs[1].error == "a signal"
-    written = (tmp_path / compare.RESULTS).read_text()
+    written = (tmp_path / RESULTS).read_text()
     assert [line.split(",")[0] for line in written.splitlines()] == ["job", "2", "10", "9"]
 
 
 def test_no_runs_no_file(tmp_path: Path) -> None:
-    assert compare.write_results(tmp_path, "dino") == []
+    assert write_results(tmp_path, "dino") == []
     assert not list(tmp_path.iterdir())

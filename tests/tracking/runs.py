@@ -15,7 +15,8 @@ from wandb.util import get_core_path
 
 from dbexp import tracking
 from dbexp.config.schema import Config
-from dbexp.evaluate import Estimate, ImageScores, PromptScores, Report
+from dbexp.evaluate.functional import Estimate
+from dbexp.evaluate.report import ImageScores, PromptScores, Report
 
 ROOT = Path(__file__).parents[2]
 _PATIENCE = 10.0  # seconds

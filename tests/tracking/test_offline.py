@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from dbexp import tracking
-from dbexp.evaluate import COLUMNS
+from dbexp.evaluate.columns import COLUMNS
 from dbexp.tracking import summary as comparison
 from tests.tracking.runs import (
     COMPARISON,

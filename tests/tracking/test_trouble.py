@@ -16,7 +16,8 @@ from dbexp import tracking
 from dbexp.config.check import flatten
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError
-from dbexp.evaluate import Estimate, Report
+from dbexp.evaluate.functional import Estimate
+from dbexp.evaluate.report import Report
 
 ROWS = [{"step": 1, "loss": 0.5}]
 ROW = {"dino": Estimate(0.5, 0.4, 0.6, 2)}

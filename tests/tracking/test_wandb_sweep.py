@@ -15,7 +15,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from dbexp.config.check import conf_dir
 from dbexp.config.schema import Config
-from dbexp.evaluate import COLUMNS
+from dbexp.evaluate.columns import COLUMNS
 from tests.tracking.runs import ROOT, environment, inspect, run_of
 
 SWEEP: dict[str, Any] = yaml.safe_load((conf_dir() / "wandb_sweep.yaml").read_text(encoding="utf-8"))

@@ -13,13 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dbexp.compare import table
 from dbexp.compare.comparison import FRONT, MEASURES, Comparison
 from dbexp.compare.factors import Factor
 from dbexp.compare.numbers import exact, written
 from dbexp.compare.page.curves import Curve, curves
 from dbexp.compare.statistics import Moments, RunScores, main_effect
-from dbexp.evaluate import COLUMNS
+from dbexp.evaluate.columns import COLUMNS, heading
 
 # Okabe and Ito's palette, which colour-blind readers tell apart, without its yellow and black
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
@@ -97,7 +96,7 @@ def _front(comparison: Comparison) -> Chart | None:
         drift = entry.run.value("pres")
         if math.isfinite(drift):
             marker |= {"color": [_number(drift)], "coloraxis": "coloraxis"}
-        told = "".join(f"<br>{table.TITLES[c]} {written(c, entry.run.value(c))}" for c in MEASURES)
+        told = "".join(f"<br>{COLUMNS[c].title} {written(c, entry.run.value(c))}" for c in MEASURES)
         traces.append(
             {
                 "type": "scatter",
@@ -113,8 +112,8 @@ def _front(comparison: Comparison) -> Chart | None:
         )
     layout: Figure = {
         "showlegend": False,
-        "xaxis": {"title": {"text": table.heading(x)}},
-        "yaxis": {"title": {"text": table.heading(y)}},
+        "xaxis": {"title": {"text": heading(x)}},
+        "yaxis": {"title": {"text": heading(y)}},
         "height": 440,
     }
     if drifts:
@@ -122,7 +121,7 @@ def _front(comparison: Comparison) -> Chart | None:
             "colorscale": SCALE,
             "cmin": _number(min(drifts)),  # said, for plotly widens the range of traces of one point each
             "cmax": _number(max(drifts)),
-            "colorbar": {"title": {"text": table.heading("pres")}, "thickness": 14, "outlinewidth": 0},
+            "colorbar": {"title": {"text": heading("pres")}, "thickness": 14, "outlinewidth": 0},
         }
     caption = "Diamonds: no other run is better in both. Up is more like the subject, right is more like the prompt."
     return Chart("front", "Subject against prompt", caption, {"data": traces, "layout": layout}, {})
@@ -146,10 +145,10 @@ def _parallel(comparison: Comparison) -> Chart | None:
     for column in MEASURES:
         values = [_number(e.run.value(column)) for e in entries]
         if all(value is not None for value in values):
-            dimensions.append({"label": table.heading(column), "values": values, "tickformat": ".3f"})
+            dimensions.append({"label": heading(column), "values": values, "tickformat": ".3f"})
     objective = [e.run.value(comparison.objective) for e in entries]
     line: Figure = {"colorscale": SCALE, "color": [0.0 if math.isnan(v) else _number(v) for v in objective]}
-    line |= {"showscale": True, "colorbar": {"title": {"text": table.heading(comparison.objective)}, "thickness": 14}}
+    line |= {"showscale": True, "colorbar": {"title": {"text": heading(comparison.objective)}, "thickness": 14}}
     trace = {"type": "parcoords", "dimensions": dimensions, "line": line}
     layout = {"height": 420, "margin": {"l": 70, "r": 40, "t": 60, "b": 30}}
     caption = "A line per run. Drag along an axis to keep only the runs that pass there; drag an axis to move it."
@@ -194,7 +193,7 @@ def _effect(comparison: Comparison, factor: Factor) -> Chart | None:
         layout[f"yaxis{axis}"] = {"tickformat": ".3f", "nticks": 5}
         layout["annotations"].append(
             {
-                "text": table.heading(column),
+                "text": heading(column),
                 "showarrow": False,
                 "xref": f"x{axis} domain",
                 "yref": f"y{axis} domain",
@@ -219,7 +218,7 @@ def _heat_map(comparison: Comparison) -> Chart | None:
     for column in MEASURES:
         z = [[_number(scores[e.id].get(p, {}).get(column, math.nan)) for e in entries] for p in prompts]
         if any(value is not None for row in z for value in row):
-            choices[table.heading(column)] = [len(traces)]
+            choices[heading(column)] = [len(traces)]
             traces.append(
                 {
                     "type": "heatmap",

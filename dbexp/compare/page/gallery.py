@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbexp.compare.comparison import Comparison, RankedRun
-from dbexp.evaluate import COLUMNS, ImageScores
+from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.report import ImageScores
 
 EXTREMES = ("dino", "clip_i", "clip_t", "pres")
 """Columns with a value per picture."""

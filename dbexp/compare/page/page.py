@@ -17,7 +17,6 @@ from typing import Any
 import jinja2
 import plotly.offline
 
-from dbexp.compare import table
 from dbexp.compare.comparison import MEASURES, Comparison
 from dbexp.compare.numbers import DASH, exact, interval, written
 from dbexp.compare.page import gallery
@@ -27,7 +26,7 @@ from dbexp.compare.page.pictures import BUDGET, Packed, embed
 from dbexp.compare.statements import SMALL, is_tied, statements
 from dbexp.compare.statistics import Moments, moments
 from dbexp.compare.tables import best_cells, best_of, row_cells
-from dbexp.evaluate import COLUMNS
+from dbexp.evaluate.columns import COLUMNS, REFERENCES, heading
 
 PAGE = "report.html"
 _TOLD = {
@@ -61,7 +60,7 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET) -> str:
         measures=MEASURES,
         others=[column for column in comparison.columns if column not in MEASURES],
         columns=COLUMNS,
-        table=table,
+        column_heading=heading,
         written=written,
         exact=exact,
         dash=DASH,
@@ -128,7 +127,7 @@ class _Bound:
 def _bounds_over_seeds(comparison: Comparison) -> list[_Bound]:
     """Base models and real images as the table of settings shows them: other seeds have other samples of one base."""
     found = []
-    for key, title in table.REFERENCES.items():
+    for key, title in REFERENCES.items():
         own = [reference.columns for reference in comparison.references if reference.key == key]
         columns = {column: moments([row[column].value for row in own if column in row]) for column in MEASURES}
         if own:
@@ -153,7 +152,7 @@ def _data(
 
     def shot(one: Shot) -> dict[str, Any]:
         scores = ", ".join(
-            f"{table.TITLES[column]} {written(column, one.values[column])}"
+            f"{COLUMNS[column].title} {written(column, one.values[column])}"
             for column in gallery.EXTREMES
             if column in one.values
         )

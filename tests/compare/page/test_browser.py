@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dbexp import compare
+from dbexp.compare.write import Written, write_comparison
 from tests.compare import sweeps
 
 pytest.importorskip("selenium", reason="needs selenium: pip install '.[test]'")
@@ -33,13 +33,13 @@ SWITCHES = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--enab
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> compare.Written:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     folder = sweeps.sweep(tmp_path_factory.mktemp("sweep"), {"lora.rank": (4, 8), "prior.weight": (0, 1)})
-    return compare.write_comparison([folder], "dino")
+    return write_comparison([folder], "dino")
 
 
 @pytest.fixture(scope="module")
-def browser(written: compare.Written, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+def browser(written: Written, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     options = Options()
     options.binary_location = str(BROWSER)
     profile = tmp_path_factory.mktemp("profile")
@@ -79,7 +79,7 @@ def runs_shown(browser: webdriver.Chrome) -> list[str]:
     return [str(row.get_attribute("data-run")) for row in rows if row.is_displayed()]
 
 
-def test_a_click_on_a_heading_sorts(browser: webdriver.Chrome, written: compare.Written) -> None:
+def test_a_click_on_a_heading_sorts(browser: webdriver.Chrome, written: Written) -> None:
     value = {entry.id: entry.run.value("pres") for entry in written.comparison.finished}
     values = [value[run] for run in runs_shown(browser)]
     assert values != sorted(values)
@@ -90,7 +90,7 @@ def test_a_click_on_a_heading_sorts(browser: webdriver.Chrome, written: compare.
     assert [value[run] for run in runs_shown(browser)] == sorted(values, reverse=True)
 
 
-def test_a_click_on_a_value_hides_its_runs(browser: webdriver.Chrome, written: compare.Written) -> None:
+def test_a_click_on_a_value_hides_its_runs(browser: webdriver.Chrome, written: Written) -> None:
     (level,) = find(browser, "#filter button[data-factor='lora.rank'][data-level='8']")
     level.click()
     own = {entry.id for entry in written.comparison.finished if entry.settings["lora.rank"] == "4"}

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dbexp import compare
 from dbexp.compare import command
+from dbexp.compare.statements import statements
+from dbexp.compare.write import Written, write_comparison
 from tests.compare import sweeps
 
 HOSTILE = "<script>alert(1)</script>"
@@ -42,18 +43,18 @@ def is_other(cell: dict[str, str]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> compare.Written:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     folder = sweeps.sweep(tmp_path_factory.mktemp("sweep"), {"lora.rank": (4, 8), "prior.weight": (0, 1)})
     sweeps.failed(folder / "9", {"lora.rank": 4, "prior.weight": 2}, HOSTILE)
-    return compare.write_comparison([folder], "dino")
+    return write_comparison([folder], "dino")
 
 
 @pytest.fixture(scope="module")
-def page(written: compare.Written) -> Page:
+def page(written: Written) -> Page:
     return Page(written.page.read_text(encoding="utf-8"))
 
 
-def test_every_number_is_that_of_the_csv(written: compare.Written, page: Page) -> None:
+def test_every_number_is_that_of_the_csv(written: Written, page: Page) -> None:
     rows = [
         row
         for row in csv.DictReader(written.csv.read_text(encoding="utf-8").splitlines())
@@ -76,24 +77,24 @@ def test_headings_and_cells_stand_in_the_same_columns(page: Page) -> None:
         assert [is_other(cell) for cell in row] == hidden
 
 
-def test_nothing_comes_from_outside(written: compare.Written, page: Page) -> None:
+def test_nothing_comes_from_outside(written: Written, page: Page) -> None:
     assert all(address.startswith(("data:", "#")) for address in page.addresses)
     assert written.page.stat().st_size < 25e6
 
 
-def test_what_users_wrote_is_text(written: compare.Written) -> None:
+def test_what_users_wrote_is_text(written: Written) -> None:
     text = written.page.read_text(encoding="utf-8")
     assert HOSTILE not in text
     assert "alert(1)" in text  # the reason of the failure is told all the same
 
 
-def test_a_sentence_says_what_prior_preservation_did(written: compare.Written) -> None:
-    (said,) = [one.sentence for one in compare.statements(written.comparison) if "prior.weight" in one.sentence]
+def test_a_sentence_says_what_prior_preservation_did(written: Written) -> None:
+    (said,) = [one.sentence for one in statements(written.comparison) if "prior.weight" in one.sentence]
     assert re.search(r"PRES −0\.1\d+ \[", said), said  # the sweep was written with -0.12
 
 
 def test_the_command_writes_the_same_and_refuses_an_empty_folder(
-    written: compare.Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = written.csv.read_bytes()
     assert command.main([str(written.csv.parent)]) in (0, None)
