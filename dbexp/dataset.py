@@ -11,13 +11,12 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
 from dbexp.config.check import fill
 from dbexp.config.schema import DatasetConfig
-from dbexp.core.errors import ConfigError
+from dbexp.core.errors import ConfigError, count, did_you_mean, first_line, listed
 from dbexp.core.hashing import file_hash
 from dbexp.core.images import image_files, is_image, read_rgb
 from dbexp.core.store import Store
@@ -30,6 +29,9 @@ FEW = 3
 
 OBLONG = 1.5
 """Longer sides than this many short sides earn a warning: a center crop then loses more than a third."""
+
+_MOST = 12
+"""Names of other folders in a message."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def warnings(subject: Subject, resolution: int) -> list[str]:
     ]
     said = []
     if len(pictures) < FEW:
-        said.append(f"subject {subject.name} has only {_count(len(pictures), 'picture')}: 4 to 6 are usual")
+        said.append(f"subject {subject.name} has only {count(len(pictures), 'picture')}: 4 to 6 are usual")
     if small:
         said.append(f"smaller than the resolution of {resolution} px and therefore enlarged: {', '.join(small)}")
     if oblong:
@@ -220,9 +222,8 @@ def _download(hub: str, name: str) -> Path:
             snapshot_download(hub, repo_type="dataset", allow_patterns=[f"{name}/*", f"dataset/{name}/*"], token=False)
         )
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
         raise ConfigError(
-            f"dataset.hub={hub}: subject {name} could not be downloaded ({type(error).__name__}: {reason}); "
+            f"dataset.hub={hub}: subject {name} could not be downloaded ({first_line(error, typed=True)}); "
             "pass dataset.path=FOLDER for a folder of its pictures, "
             "or dataset.root=FOLDER for a copy of the whole dataset"
         ) from error
@@ -245,7 +246,7 @@ def _storybook_key(cfg: DatasetConfig) -> str:
     prefix, _, key = cfg.name.rpartition("/")
     if prefix != "storybook" or key not in SUBJECTS:
         known = [f"storybook/{name}" for name in SUBJECTS]
-        raise ConfigError(f"dataset.name={cfg.name}: choose one of {', '.join(known)}{_meant(cfg.name, known)}")
+        raise ConfigError(f"dataset.name={cfg.name}: choose one of {', '.join(known)}{did_you_mean(cfg.name, known)}")
     return key
 
 
@@ -279,8 +280,8 @@ def _existing(folder: Path, said: str) -> Path:
     if not folder.parent.is_dir():
         raise ConfigError(f"{said}: there is no folder {folder}, nor the one above it")
     siblings = _names(folder.parent, Path.is_dir)
-    holds = f"; {folder.parent} holds {_listed(siblings)}" if siblings else ", nor any other beside it"
-    raise ConfigError(f"{said}: there is no folder {folder}{holds}{_meant(folder.name, siblings)}")
+    holds = f"; {folder.parent} holds {listed(siblings, _MOST)}" if siblings else ", nor any other beside it"
+    raise ConfigError(f"{said}: there is no folder {folder}{holds}{did_you_mean(folder.name, siblings)}")
 
 
 def _with_pictures(folder: Path, said: str) -> Path:
@@ -288,7 +289,7 @@ def _with_pictures(folder: Path, said: str) -> Path:
     if image_files(folder):
         return folder
     below = _names(folder, lambda path: path.is_dir() and any(map(is_image, path.iterdir())))
-    hint = f"; there are pictures one level down, in {_listed(below)}" if below else ""
+    hint = f"; there are pictures one level down, in {listed(below, _MOST)}" if below else ""
     raise ConfigError(f"{said}: no picture in {folder}, {_contents(folder)}{hint}")
 
 
@@ -297,25 +298,9 @@ def _contents(folder: Path) -> str:
     kinds = Counter("folder" if path.is_dir() else f"{path.suffix or path.name} file" for path in folder.iterdir())
     if not kinds:
         return "it is empty"
-    return "only " + " and ".join(_count(count, kind) for kind, count in sorted(kinds.items()))
+    return "only " + listed([count(number, kind) for kind, number in sorted(kinds.items())])
 
 
 def _names(folder: Path, wanted: Callable[[Path], bool]) -> list[str]:
     """Sorted names in a folder, hidden ones left out."""
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and wanted(path))
-
-
-def _listed(names: list[str], most: int = 12) -> str:
-    """Names for a message; of many, the first few."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def _meant(name: str, known: list[str]) -> str:
-    """A question to append when something known is spelt almost like `name`."""
-    close = get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

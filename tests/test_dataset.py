@@ -105,7 +105,7 @@ class TestFolder:
         (folder / ".ipynb_checkpoints").mkdir()
         for name in ("a.txt", "b.txt", "README"):
             (folder / name).write_text("")
-        message = f"dataset.path={folder}: no picture in {folder}, only 2 .txt files and 1 README file and 1 folder"
+        message = f"dataset.path={folder}: no picture in {folder}, only 2 .txt files, 1 README file and 1 folder"
         assert the_problem(own(folder)) == message
         with pytest.raises(ConfigError, match="no picture in"):
             dataset.load(own(folder), store)
@@ -114,14 +114,14 @@ class TestFolder:
         fill(tmp_path / "all" / "rex")
         fill(tmp_path / "all" / "king")
         (tmp_path / "all" / "empty").mkdir()
-        assert the_problem(own(tmp_path / "all")).endswith("there are pictures one level down, in king, rex")
+        assert the_problem(own(tmp_path / "all")).endswith("there are pictures one level down, in king and rex")
 
     def test_missing_folder(self, tmp_path: Path) -> None:
         fill(tmp_path / "photos" / "rex")
         fill(tmp_path / "photos" / "king")
         wrong = tmp_path / "photos" / "rx"
         assert the_problem(own(wrong)) == (
-            f"dataset.path={wrong}: there is no folder {wrong}; {wrong.parent} holds king, rex; did you mean rex?"
+            f"dataset.path={wrong}: there is no folder {wrong}; {wrong.parent} holds king and rex; did you mean rex?"
         )
         far = tmp_path / "nowhere" / "rex"
         assert the_problem(own(far)) == f"dataset.path={far}: there is no folder {far}, nor the one above it"

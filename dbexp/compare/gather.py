@@ -10,7 +10,7 @@ from dbexp.compare import effects, table
 from dbexp.compare.comparison import FRONT, MEASURES, Comparison, RankedRun, Reference
 from dbexp.compare.factors import Factor, factors, words
 from dbexp.compare.statistics import pareto
-from dbexp.core.errors import ConfigError
+from dbexp.core.errors import ConfigError, listed
 from dbexp.evaluate.columns import COLUMNS, REFERENCES
 from dbexp.evaluate.functional import Estimate
 from dbexp.runs.differences import QUIET, setting
@@ -134,9 +134,8 @@ def _references(finished: Sequence[RankedRun]) -> list[Reference]:
 def _whose(own: Sequence[str], finished: Sequence[RankedRun]) -> str:
     """What some runs alone have in common, else their ids."""
     names = {entry.id: entry.title.removeprefix(f"{entry.id}: ") for entry in finished}
-    more = f" and {len(own) - 4} more" if len(own) > 4 else ""
     common = table.common_words([names[one] for one in own], [name for one, name in names.items() if one not in own])
-    return common or f"{', '.join(own[:4])}{more}"
+    return common or listed(own, 4)
 
 
 def _label(run: Run) -> str | None:

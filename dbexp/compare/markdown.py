@@ -9,6 +9,7 @@ from dbexp.compare.comparison import MEASURES, Comparison
 from dbexp.compare.numbers import DASH, interval, written
 from dbexp.compare.statements import statements
 from dbexp.compare.tables import Cell, best_cells, row_cells
+from dbexp.core.errors import first_line
 from dbexp.evaluate.columns import heading
 
 MARKDOWN = "results.md"
@@ -30,7 +31,7 @@ def markdown(comparison: Comparison) -> str:
     parts += [_escaped(note) for note in comparison.notes]
     failed = [entry for entry in comparison.entries if entry.run.report is None]
     if failed:
-        lines = [f"- {entry.title}: {entry.run.status}, {_first_line(entry.run.error)}" for entry in failed]
+        lines = [f"- {entry.title}: {entry.run.status}, {first_line(entry.run.error)}" for entry in failed]
         parts.append("Jobs without a result:\n\n" + "\n".join(_escaped(line) for line in lines))
     parts.append("Brackets are 95 % bootstrap intervals; bold is the best of a column; ↑ higher is better, ↓ lower.")
     return "\n\n".join(parts) + "\n"
@@ -38,10 +39,6 @@ def markdown(comparison: Comparison) -> str:
 
 def _rest(sentence: str, subject: str) -> str:
     return sentence.removeprefix(f"{subject}: ")
-
-
-def _first_line(text: str | None) -> str:
-    return ((text or "").strip() or "no reason is on record").splitlines()[0]
 
 
 def _runs(comparison: Comparison) -> str:

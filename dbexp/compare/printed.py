@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dbexp.compare import table
+from dbexp.core.errors import first_line
 from dbexp.evaluate.columns import COLUMNS, PAPER, heading
 from dbexp.runs.differences import is_seed, titles, what_differs
 from dbexp.runs.record import Group, Run, first_of, over_seeds, ranked
@@ -20,7 +21,7 @@ from dbexp.runs.record import Group, Run, first_of, over_seeds, ranked
 def line(run: Run) -> str:
     """The paper's columns of a run in one line, or why there are none."""
     if run.report is None:
-        return f"{run.status}: {_first_line(run.error or 'no reason is on record')}"
+        return f"{run.status}: {first_line(run.error)}"
     row = run.report.rows["run"]
     return "  ".join(f"{COLUMNS[column].title} {_short(row[column].value)}" for column in PAPER if column in row)
 
@@ -83,10 +84,6 @@ def _seeds_table(groups: Sequence[Group], objective: str) -> Table:
 def _spread(group: Group, column: str) -> str:
     mean, deviation = (moment.get(column, math.nan) for moment in (group.mean, group.deviation))
     return _short(mean) if math.isnan(deviation) else f"{_short(mean)} ± {_short(deviation)}"
-
-
-def _first_line(text: str) -> str:
-    return (text.strip() or "no message").splitlines()[0]
 
 
 def _short(value: float) -> str:

@@ -10,6 +10,7 @@ from dbexp.compare.comparison import Comparison, Effect, Scale, Standing
 from dbexp.compare.factors import Factor
 from dbexp.compare.numbers import interval, percent, signed, written
 from dbexp.compare.statistics import Difference, Moments
+from dbexp.core.errors import count, listed
 from dbexp.evaluate.columns import COLUMNS
 
 SMALL = 0.05
@@ -81,7 +82,7 @@ def statements(comparison: Comparison) -> list[Statement]:
         text = "runs that differ in their seed alone have a standard deviation of "
         text += ", ".join(f"{one.column} {one.value.removeprefix('± ')}" for one in spread) + "."
         n = max(moments.n for moments in comparison.noise.values())
-        said.append(Statement("Chance", text, tuple(spread), "how far seeds alone move a run", _count(n, "run")))
+        said.append(Statement("Chance", text, tuple(spread), "how far seeds alone move a run", count(n, "run")))
     return said
 
 
@@ -92,7 +93,7 @@ def _best(comparison: Comparison) -> Statement:
         return Statement(f"Best by {COLUMNS[column].title}", "no run has a value.")
     value = written(column, moments.mean)
     if len(best.entries) > 1:
-        runs = f"mean of runs {_listed([entry.id for entry in best.entries])}"
+        runs = f"mean of runs {listed([entry.id for entry in best.entries])}"
     else:
         estimate = best.entries[0].run.report
         ends = estimate.rows["run"][column] if estimate else None
@@ -108,11 +109,6 @@ def _best(comparison: Comparison) -> Statement:
         f"{best.title} with {value}.{_rivals(comparison.standings, column)}",
         verdict="best",
     )
-
-
-def _listed(words: Sequence[str]) -> str:
-    """1, 2 and 3."""
-    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
 def _rivals(standings: Sequence[Standing], column: str) -> str:
@@ -220,7 +216,7 @@ def _basis(effect: Effect) -> str:
     if not told:
         return ""
     runs = max(one.runs for one in told)
-    parts = [_count(runs, "pair") + " of runs", _count(max(one.estimate.n for one in told), "pair") + " of pictures"]
+    parts = [count(runs, "pair") + " of runs", count(max(one.estimate.n for one in told), "pair") + " of pictures"]
     torn = [COLUMNS[c].title for c, one in effect.differences.items() if one.is_significant and one.agreeing < one.runs]
     if torn:
         parts.append(f"pairs of runs disagree in {', '.join(torn)}")
@@ -239,7 +235,3 @@ def _no_effect(factor: Factor) -> list[Statement]:
     else:
         text = "no two finished runs differ in it alone, so its effect cannot be told."
     return [Statement(factor.name, text, verdict="not comparable")]
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" + ("" if n == 1 else "s")

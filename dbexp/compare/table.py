@@ -16,6 +16,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from dbexp.core.errors import listed
 from dbexp.evaluate.columns import COLUMNS, PAPER, REFERENCES, heading
 from dbexp.evaluate.functional import Estimate
 from dbexp.evaluate.report import Report
@@ -118,7 +119,7 @@ def _references(reports: Sequence[tuple[str, Report]]) -> list[_Row]:
         for written, content in columns.items():
             own = owners[written]
             others = [name for name, _ in reports if name not in own]
-            whose = common_words(own, others) or _some(own)
+            whose = common_words(own, others) or listed(own, _NAMES_SHOWN)
             rows.append(_Row(title if len(columns) == 1 else f"{title} of {whose}", content, False))
     return rows
 
@@ -189,13 +190,10 @@ def _reasons(rows: Sequence[_Row], columns: Iterable[str]) -> list[str]:
     lines: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (column, reason), names in lacking.items():
         lines.setdefault((reason, tuple(names)), []).append(COLUMNS[column].title)
-    return [f"{_DASH} {', '.join(titles)}: {reason} ({_some(names)})" for (reason, names), titles in lines.items()]
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return [
+        f"{_DASH} {', '.join(titles)}: {reason} ({listed(names, _NAMES_SHOWN)})"
+        for (reason, names), titles in lines.items()
+    ]
 
 
 def _distinct(texts: Iterable[str]) -> list[str]:

@@ -34,7 +34,7 @@ from dbexp.config.schema import (
     TrackingConfig,
     TrainConfig,
 )
-from dbexp.core.errors import ConfigError, Problems
+from dbexp.core.errors import ConfigError, Problems, first_line
 
 __all__ = [
     "ClipConfig",
@@ -254,7 +254,7 @@ def check(cfg: DictConfig | Config) -> Config:
         raise ConfigError(f"{error.full_key}: there is no such parameter; `dbexp --help` lists all") from None
     except OmegaConfBaseException as error:
         named = f"{error.full_key}: " if error.full_key else ""
-        raise ConfigError(f"{named}{str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{named}{first_line(error)}") from None
     missing = sorted(OmegaConf.missing_keys(merged))
     if missing:
         raise ConfigError([f"{path}: has no value; give one, {path}=..." for path in missing])

@@ -7,7 +7,6 @@ prompt needs no quotes but the shell's.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import logging
 import os
 import shutil
@@ -22,7 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dbexp.config import help
-from dbexp.core.errors import ConfigError, Problems
+from dbexp.core.errors import ConfigError, Problems, did_you_mean, first_line
 
 COMMAS = {"commas": True}
 """Metadata of a list field whose values may also be written one after the other with commas between."""
@@ -72,7 +71,7 @@ def parse(cls: type[T], words: Sequence[str], usage: str) -> T:
             OmegaConf.update(settings, name, value)
         except OmegaConfBaseException as error:
             told_value = ",".join(map(str, value)) if isinstance(value, list) else value
-            problems.require(False, f"{name}={told_value}: {str(error).splitlines()[0]}")
+            problems.require(False, f"{name}={told_value}: {first_line(error)}")
     for name in sorted(set(OmegaConf.missing_keys(settings)) - set(given)):
         problems.require(False, f"{name}: has no value; give one, {name}=...")
     problems.raise_if_any()
@@ -117,9 +116,7 @@ def _unknown(word: str, names: Sequence[str]) -> str:
     name, sign, _ = word.partition("=")
     if not sign:
         return f"{word}: write NAME=VALUE; a value with spaces needs quotes, NAME='a value'"
-    close = difflib.get_close_matches(name.lstrip("-"), names, n=1)
-    meant = f"did you mean {close[0]}? " if close else ""
-    return f"{name}: there is no such parameter; {meant}--help lists all"
+    return f"{name}: there is no such parameter{did_you_mean(name.lstrip('-'), names) or ';'} --help lists all"
 
 
 def _help_text(cls: type[Any], usage: str) -> str:

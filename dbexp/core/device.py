@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather, parse_flag_from_env, reduce
 
-from dbexp.core.errors import ConfigError
+from dbexp.core.errors import ConfigError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,9 @@ def pick_device(wanted: str) -> torch.device:
         device = torch.device(wanted)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"model.device={wanted}: not usable here ({reason}); use model.device=auto") from None
+        raise ConfigError(
+            f"model.device={wanted}: not usable here ({first_line(error)}); use model.device=auto"
+        ) from None
     return device
 
 

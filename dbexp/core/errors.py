@@ -1,8 +1,10 @@
-"""The one exception a user is meant to see."""
+"""The one exception a user is meant to see, and the wording that messages share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -67,3 +69,52 @@ class TrainingDiverged(Exception):
     def __init__(self, message: str, checkpoint: Path | None = None) -> None:
         self.checkpoint = checkpoint
         super().__init__(message)
+
+
+def first_line(error: BaseException | str | None, *, typed: bool = False) -> str:
+    """The first line of what an exception says, or of a message on record.
+
+    Args:
+        error: an exception that says nothing gives the name of its class, no message that there is none.
+        typed: begin with the class of the exception, for those whose message means little without it.
+    """
+    lines = str(error or "").strip().splitlines()
+    if not isinstance(error, BaseException):
+        return lines[0] if lines else "no reason is on record"
+    kind = type(error).__name__
+    return ": ".join([kind, *lines[:1]]) if typed or not lines else lines[0]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean lora.rank?` to put after a complaint about a word; empty where nothing known is like it.
+
+    Names of the same last part (after a dot or a slash) come before names that are only spelt alike.
+    """
+    names = sorted(known)
+    last = _last_part(word)
+    close = [name for name in names if _last_part(name) == last] or difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _last_part(name: str) -> str:
+    return re.split("[./]", name)[-1]
+
+
+def listed(words: Sequence[str], most: int | None = None) -> str:
+    """`a, b and c`; where there are more than `most`: `a, b and 7 more`."""
+    if most is not None and len(words) > most:
+        return f"{', '.join(words[:most])} and {len(words) - most} more"
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 run`, `2,000 runs`; `plural` where it is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def byte_size(number: int) -> str:
+    """A number of bytes as disks and clusters count them: `700 bytes`, `1.5 GB` of 10^9 bytes each."""
+    size, units = float(number), ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.{0 if units[0] == 'bytes' else 1}f} {units[0]}"

@@ -19,10 +19,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dbexp.core.errors import ConfigError, Problems
+from dbexp.core.errors import ConfigError, Problems, byte_size, count
 from dbexp.core.store import DOOMED, MANIFEST, PACKS, PARTIAL, Store, lock_of, remove
 
 _DAY, _GB = 86400.0, 10**9
+_ENTRIES = "entry", "entries"
 _WIDTH = 160
 IN_USE_SECONDS = 3600.0
 """What was used within the last hour may be in use: whoever only reads an entry holds no lock."""
@@ -130,10 +131,11 @@ def show(store: Store, console: Console | None = None) -> None:
     for stage, members in _by_stage(found):
         unfinished = sum(not item.finished for item in members)
         last = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(item.used for item in members)))
-        sizes = (shown(sum(item.bytes for item in members)), shown(sum(item.shared for item in members)))
+        sizes = (byte_size(sum(item.bytes for item in members)), byte_size(sum(item.shared for item in members)))
         grid.add_row(stage, str(len(members)), *sizes, str(unfinished or ""), last, _WHAT.get(stage, ""))
     whole, shared = sum(item.bytes for item in found), sum(item.shared for item in found)
-    _print(f"{store.root}: {len(found)} entries, {shown(whole)}, {shown(shared)} of it linked by runs", grid, console)
+    sizes = (byte_size(whole), f"{byte_size(shared)} of it linked by runs")
+    _print(f"{store.root}: {', '.join([count(len(found), *_ENTRIES), *sizes])}", grid, console)
 
 
 def prune(
@@ -172,13 +174,13 @@ def prune(
     for heading in ("stage", "entries", "size", "linked by runs"):
         grid.add_column(heading, justify="left" if heading == "stage" else "right")
     for stage, members in _by_stage(gone):
-        sizes = (shown(sum(item.bytes for item in members)), shown(sum(item.shared for item in members)))
+        sizes = (byte_size(sum(item.bytes for item in members)), byte_size(sum(item.shared for item in members)))
         grid.add_row(stage, str(len(members)), *sizes)
     size = sum(item.bytes for item in gone)
     verb = "would delete" if dry_run else "deleted"
-    _print(f"{store.root}: {verb} {len(gone)} entries, {shown(size)}", grid, console)
+    _print(f"{store.root}: {verb} {count(len(gone), *_ENTRIES)}, {byte_size(size)}", grid, console)
     if len(gone) < len(chosen):
-        console.print(f"{len(chosen) - len(gone)} entries are in use and were left")
+        console.print(f"in use, and left: {count(len(chosen) - len(gone), *_ENTRIES)}")
     return size
 
 
@@ -218,11 +220,3 @@ def _print(title: str, grid: Table, console: Console) -> None:
 def _by_stage(found: Sequence[Item]) -> Iterator[tuple[str, list[Item]]]:
     for stage in dict.fromkeys(item.stage for item in found):
         yield stage, [item for item in found if item.stage == stage]
-
-
-def shown(count: int) -> str:
-    """A number of bytes as people say it."""
-    size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
-    while size >= 1000 and len(units) > 1:
-        size, units = size / 1000, units[1:]
-    return f"{size:.0f} {units[0]}" if units[0] == "bytes" else f"{size:.1f} {units[0]}"

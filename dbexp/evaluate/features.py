@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dbexp.core.errors import ConfigError
-from dbexp.evaluate.backbones.base import ImageEncoder, ImageTextEncoder, PairwiseDistance, first_line
+from dbexp.core.errors import ConfigError, first_line
+from dbexp.evaluate.backbones.base import ImageEncoder, ImageTextEncoder, PairwiseDistance
 from dbexp.evaluate.feature_cache import FeatureCache, feature_key
 from dbexp.evaluate.functional import FloatArray, normalise
 from dbexp.evaluate.image import ImageFile, inspect
@@ -157,4 +157,4 @@ class Distances:
 def _failure(name: str, error: BaseException) -> str:
     """Log the traceback; return the reason recorded for the columns of a backbone that failed."""
     log.error("%s failed: its columns have no values", name, exc_info=error)
-    return f"{name} {FAILED}{type(error).__name__}: {first_line(error)}"
+    return f"{name} {FAILED}{first_line(error, typed=True)}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import huggingface_hub
 
-from dbexp.core.errors import ConfigError
+from dbexp.core.errors import ConfigError, first_line
 
 
 def licence(base: str) -> str | None:
@@ -42,9 +42,8 @@ def push(folder: Path, files: Sequence[str], repository: str, *, private: bool) 
             repo_id=repository, folder_path=folder, allow_patterns=list(files), commit_message="Upload by dbexp-export"
         )
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
         raise ConfigError(
-            f"push={repository}: the hub did not take it ({reason}); `hf auth login` gives this machine a token. "
-            f"Everything is in {folder}, and the same command tries again"
+            f"push={repository}: the hub did not take it ({first_line(error, typed=True)}); `hf auth login` gives this "
+            f"machine a token. Everything is in {folder}, and the same command tries again"
         ) from None
     return str(commit)

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dbexp.config.schema import Config
-from dbexp.core.errors import ConfigError
+from dbexp.core.errors import ConfigError, first_line
 from dbexp.core.hashing import file_hash
 from dbexp.evaluate.columns import COLUMNS
 from dbexp.runs import record
@@ -121,8 +121,7 @@ def _config(folder: Path) -> Config:
         if composed.is_file():
             return _structured(OmegaConf.to_container(OmegaConf.load(composed), resolve=True))
     except (OSError, ValueError, KeyError, OmegaConfBaseException) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"its config cannot be read, or is another version's ({reason})") from None
+        raise ConfigError(f"its config cannot be read, or is another version's ({first_line(error)})") from None
     raise ConfigError(f"holds neither {record.relative_to(folder)} nor {composed.relative_to(folder)}")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dbexp.config.schema import ModelConfig
 from dbexp.core.device import pick_device, pick_dtype
-from dbexp.core.errors import ConfigError
+from dbexp.core.errors import ConfigError, first_line
 from dbexp.core.files import locate
 from dbexp.core.hashing import key_of
 from dbexp.core.store import Store
@@ -331,10 +331,10 @@ def _find(cfg: ModelConfig, store: Store) -> Path:
             )
         )
     except Exception as error:  # the hub client raises half a dozen unrelated classes for "not to be had"
-        reason = _first_line(error)
         raise ConfigError(
-            f"model.path={cfg.path}: not on this machine, and the hub did not give it ({reason}); "
-            "pass model.path=FOLDER of a downloaded pipeline, or a .safetensors file"
+            f"model.path={cfg.path}: not on this machine, and the hub did not give it "
+            f"({first_line(error, typed=True)}); pass model.path=FOLDER of a downloaded pipeline, "
+            "or a .safetensors file"
         ) from None
 
 
@@ -347,20 +347,15 @@ def _convert_single_file(cfg: ModelConfig, file: Path, store: Store) -> Path:
                 str(file), config=cfg.single_file_config, safety_checker=None, local_files_only=False
             )
         except Exception as error:
-            reason = _first_line(error)
             raise ConfigError(
-                f"model.path={cfg.path}: could not be read as a Stable Diffusion checkpoint ({reason}); without "
-                "network also pass model.single_file_config=FOLDER of a pipeline of the same architecture"
+                f"model.path={cfg.path}: could not be read as a Stable Diffusion checkpoint "
+                f"({first_line(error, typed=True)}); without network also pass model.single_file_config=FOLDER of a "
+                "pipeline of the same architecture"
             ) from None
         pipe.save_pretrained(place, safe_serialization=True)
 
     config_hash = cfg.single_file_config and key_of({"config": cfg.single_file_config})
     return store.get("model", {"version": 1, "file": store.file_hash(file), "config": config_hash}, make)
-
-
-def _first_line(error: Exception) -> str:
-    """An exception in one line, for a message of ours."""
-    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
 
 
 def _find_vae(path: str) -> Path:

@@ -5,12 +5,10 @@ Only what costs nothing is imported up here: help, completion and a mistyped key
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable
 from pathlib import Path
 
 import hydra
@@ -21,13 +19,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from dbexp.config import check, help
-from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
+from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged, did_you_mean, first_line
 
 # Hydra prints exceptions and exits by itself unless this is set; with it, they come to `main`, which words them.
 _RAISE = "HYDRA_FULL_ERROR"
 # OpenMP's threads spin while they wait, unless told before torch loads it. On a machine with anything else to do, the
 # small layers of a small model then take many times longer with two threads than with one.
 _WAIT = "OMP_WAIT_POLICY"
+_HELP = "`dbexp --help` lists all"
 # what Hydra says of several values without --multirun
 _SEVERAL = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'")
 
@@ -112,32 +111,18 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
         group, _, option = str(error.missing_cfg_file).partition("/")
         known = {*help.options([check.conf_dir()]).get(group, []), *(error.options or [])}
-        return f"{group}={option}: there is no such option; {_suggest(option, known)}"
+        return f"{group}={option}: there is no such option{did_you_mean(option, known) or ';'} {_HELP}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: {_first_line(error)}; a value with = , [ or a space needs quotes: 'name=\"value\"'"
+        return f"{error.override}: {first_line(error)}; a value with = , [ or a space needs quotes: 'name=\"value\"'"
     name = getattr(cause, "full_key", None)
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and name:
-        return f"{name}: there is no such parameter; {_suggest(name, help.parameters())}"
-    if sweeps := _SEVERAL.match(_first_line(error)):
+        return f"{name}: there is no such parameter{did_you_mean(name, help.parameters()) or ';'} {_HELP}"
+    if sweeps := _SEVERAL.match(first_line(error)):
         given, name = sweeps[1], sweeps[1].partition("=")[0]
         sweep = f"several values make a sweep, one job each: add -m, as in `dbexp -m {given}`"
         return f"{given}: {sweep}; one value that is a list is written {name}=[a,b]"
-    what = _first_line(error).removeprefix("Error merging override ")
-    return what if cause is error else f"{what}: {_first_line(cause)}"
-
-
-def _suggest(name: str, known: Iterable[str]) -> str:
-    """A likely meaning of a mistyped name, and where all names are to be found."""
-    known = sorted(known)
-    last = name.rpartition(".")[2]
-    close = [other for other in known if other.rpartition(".")[2] == last]
-    close = close or difflib.get_close_matches(name, known, n=1)
-    meant = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"{meant}`dbexp --help` lists all"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    what = first_line(error).removeprefix("Error merging override ")
+    return what if cause is error else f"{what}: {first_line(cause)}"
 
 
 def _raised_in(error: BaseException) -> str:

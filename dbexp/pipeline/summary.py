@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dbexp import tracking
+from dbexp.core.errors import first_line
 from dbexp.evaluate.columns import COLUMNS, REFERENCES
 from dbexp.evaluate.functional import Estimate
 from dbexp.runs import differences, record
@@ -57,7 +58,7 @@ def comparison(runs: Sequence[Run], objective: str, sweep: Path) -> tracking.Com
                 values=_values(run.report.rows["run"]) if run.report else {},
                 label=run.report.label if run.report else None,
                 contact_sheet=sheet.relative_to(sweep).as_posix() if sheet.is_file() else None,
-                error=run.error and run.error.strip().partition("\n")[0],
+                error=run.error and first_line(run.error),
             )
         )
     return tracking.Comparison(

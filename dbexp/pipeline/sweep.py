@@ -23,7 +23,7 @@ from rich.text import Text
 from dbexp import models, tracking
 from dbexp.compare.printed import print_grid
 from dbexp.config.schema import Config
-from dbexp.core.errors import ConfigError, Interrupted, Problems
+from dbexp.core.errors import ConfigError, Interrupted, Problems, count
 from dbexp.core.store import Store
 from dbexp.models import Model
 from dbexp.pipeline import run as stages
@@ -194,7 +194,7 @@ def show(planned: Plan, console: Console | None = None) -> None:
     """
     console = console or Console(stderr=True)
     trained, packs = len(planned.trained), len(planned.packs)
-    training = f"{len(planned.jobs) - trained} to train in {packs} pack{'s' * (packs != 1)}, {trained} in the store"
+    training = f"{len(planned.jobs) - trained} to train in {count(packs, 'pack')}, {trained} in the store"
     grid = Table()
     for heading in ("job", "what differs", "training"):
         grid.add_column(heading, overflow="fold")

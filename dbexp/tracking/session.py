@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dbexp.config.schema import Config
+from dbexp.core.errors import first_line
 from dbexp.evaluate.columns import COLUMNS
 from dbexp.tracking.records import Records, RunRecord
 
@@ -48,10 +49,9 @@ class Attempts:
             if what not in self.failed:
                 self.failed.append(what)
                 log.warning(
-                    "tracking: W&B lacks %s (%s: %s); %s folder has everything",
+                    "tracking: W&B lacks %s (%s); %s folder has everything",
                     what,
-                    type(error).__name__,
-                    first_line(error),
+                    first_line(error, typed=True),
                     self._whose,
                 )
 
@@ -153,8 +153,3 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line."""
-    return next(iter(str(error).splitlines()), "no message")

@@ -11,7 +11,7 @@ from typing import Protocol, cast
 
 from dbexp.config.check import flatten, plain
 from dbexp.config.schema import Config
-from dbexp.core.errors import ConfigError
+from dbexp.core.errors import ConfigError, first_line
 from dbexp.evaluate.report import Report
 from dbexp.runs import names
 from dbexp.tracking import session
@@ -145,7 +145,7 @@ class _Tracker:
     def finish(self, error: BaseException | None) -> None:
         """End the run, failed if there was an exception, and note whether the server has everything."""
         exit_code = 0 if error is None else 1
-        said = None if error is None else f"{type(error).__name__}: {session.first_line(error)}"
+        said = None if error is None else first_line(error, typed=True)
         self._record = replace(self._record, exit_code=exit_code, error=said)
         with self._attempts.attempt("how the run ended"):
             self._records.write(self._record)

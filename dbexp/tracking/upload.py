@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbexp.core.errors import ConfigError
+from dbexp.core.errors import ConfigError, first_line
 from dbexp.tracking import records as _records
 from dbexp.tracking import session, summary
 from dbexp.tracking.records import Records, RunRecord
@@ -63,7 +63,7 @@ def sync(folder: Path) -> Synced:
         try:
             uploaded[records.folder] = _upload(records)
         except Exception as error:
-            failed[records.folder] = f"{type(error).__name__}: {session.first_line(error)}"
+            failed[records.folder] = first_line(error, typed=True)
     return Synced(uploaded, tuple(present), failed)
 
 

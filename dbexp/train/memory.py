@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dbexp.config.schema import Config
+from dbexp.core.errors import byte_size
 from dbexp.core.store import Store
 from dbexp.models import Model
 from dbexp.train import packing
@@ -29,7 +30,6 @@ from dbexp.train.train import enter_slot, open_slots, prepare
 
 log = logging.getLogger(__name__)
 
-_MIB, _GIB = 1 << 20, 1 << 30
 _COPIES = 4
 """Of a lane's weights: themselves, their gradients, and two moments of the optimizer."""
 
@@ -74,18 +74,13 @@ def room(tasks: Sequence[Training], model: Model, store: Store) -> int:
         "be used; hydra.launcher.size=N decides otherwise",
         fit,
         len(tasks),
-        _shown(cost.lane),
-        _shown(cost.fixed),
-        _shown(free),
+        byte_size(cost.lane),
+        byte_size(cost.fixed),
+        byte_size(free),
         model.device,
         round(100 * share),
     )
     return fit
-
-
-def _shown(count: int) -> str:
-    """A number of bytes as people say it."""
-    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.0f} MiB"
 
 
 def _size(task: Training) -> tuple[int, bool, int]:

@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from dbexp.core.errors import ConfigError, TrainingDiverged
+from dbexp.core.errors import ConfigError, TrainingDiverged, first_line
 from dbexp.pipeline import view
 
 if TYPE_CHECKING:
@@ -121,8 +121,7 @@ def job_folder(returned: JobReturn) -> Path:
 def _reason(returned: JobReturn) -> str:
     """First line of a failed job's exception, with its type where the type says something."""
     error = returned._return_value
-    first = (str(error).strip() or "no message").splitlines()[0]
-    return first if isinstance(error, (ConfigError, HydraException)) else f"{type(error).__name__}: {first}"
+    return first_line(error, typed=not isinstance(error, (ConfigError, HydraException)))
 
 
 def _config_folders(cfg: DictConfig) -> list[str]:

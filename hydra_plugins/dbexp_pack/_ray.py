@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from dbexp.core.errors import Interrupted
+from dbexp.core.errors import Interrupted, first_line
 from hydra_plugins.dbexp_pack import _work
 from hydra_plugins.dbexp_pack._work import Returned, Work
 
@@ -41,9 +41,9 @@ def run(launcher: PackLauncher, works: Sequence[Work]) -> Generator[Returned, No
             try:
                 returns = ray.get(ended)
             except ray.exceptions.RayError as error:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 log.warning("%s was lost, twice: %s", work.name, error)
-                returns = _work.recover(work, [job.number for job in work.jobs], f"{work.name} was lost: {reason}")
+                lost = f"{work.name} was lost: {first_line(error)}"
+                returns = _work.recover(work, [job.number for job in work.jobs], lost)
             yield from returns
     except BaseException as error:  # also when whoever takes the returns was interrupted
         for reference in waiting:

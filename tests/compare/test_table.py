@@ -141,7 +141,7 @@ def test_runs_with_different_base_models_name_theirs() -> None:
     other = {"dino": Estimate(math.nan, reason="no samples")}
     shown = lines(("model=a", report()), ("model=b", report(base=other)), ("model=c", report(base=other)))
     assert line("base model of model=a", shown)
-    assert line("base model of model=b, model=c", shown)
+    assert line("base model of model=b and model=c", shown)
     assert sum(row.startswith("real images") for row in shown) == 1
 
 

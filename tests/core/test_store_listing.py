@@ -118,7 +118,7 @@ def test_what_somebody_holds_is_left(store: Store, console: Console) -> None:
     with lock_of(held):
         prune(store, older_than_days=7, console=console)
     assert held.exists() and not free.exists()
-    assert "1 entries are in use and were left" in printed(console)
+    assert "in use, and left: 1 entry" in printed(console)
 
 
 def test_an_empty_store(store: Store, console: Console) -> None:

@@ -26,6 +26,7 @@ from dbexp.compare.page.pictures import BUDGET, Packed, embed
 from dbexp.compare.statements import SMALL, is_tied, statements
 from dbexp.compare.statistics import Moments, moments
 from dbexp.compare.tables import best_cells, best_of, row_cells
+from dbexp.core.errors import count, listed
 from dbexp.evaluate.columns import COLUMNS, REFERENCES, heading
 
 PAGE = "report.html"
@@ -97,14 +98,13 @@ def _heading(comparison: Comparison) -> str:
     finished, all_runs = len(comparison.finished), len(comparison.entries)
     subjects = list(dict.fromkeys(str(entry.run.config.get("dataset.name")) for entry in comparison.finished))
     models = list(dict.fromkeys(str(entry.run.config.get("model.name")) for entry in comparison.finished))
-    runs = f"{finished} runs" if finished != 1 else "1 run"
     missing = f", {all_runs - finished} without a result" if all_runs > finished else ""
-    of = f" of {_few(subjects, 'subjects')} on {_few(models, 'models')}" if subjects else ""
-    return f"{runs}{of}{missing}"
+    of = f" of {_few(subjects, 'subject')} on {_few(models, 'model')}" if subjects else ""
+    return f"{count(finished, 'run')}{of}{missing}"
 
 
-def _few(words: Sequence[str], noun: str) -> str:
-    return ", ".join(words) if len(words) < 4 else f"{len(words)} {noun}"
+def _few(names: Sequence[str], noun: str) -> str:
+    return listed(names) if len(names) < 4 else count(len(names), noun)
 
 
 def _best_means(comparison: Comparison) -> dict[str, set[str]]:

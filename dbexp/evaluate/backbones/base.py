@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dbexp.core.errors import ConfigError
+from dbexp.core.errors import ConfigError, first_line, listed
 from dbexp.core.files import PREFIX, locate
 from dbexp.evaluate.functional import FloatArray
 
@@ -126,8 +126,7 @@ def read_state_dict(path: str, field: str) -> dict[str, Tensor]:
             return safetensors.torch.load_file(file)
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle fails in every way there is, down to struct.error
-        reason = first_line(error)
-        raise ConfigError(f"{field}={path}: cannot be read as a state dict ({reason})") from error
+        raise ConfigError(f"{field}={path}: cannot be read as a state dict ({first_line(error)})") from error
     for wrapper in ("state_dict", "model", "teacher"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
@@ -135,11 +134,6 @@ def read_state_dict(path: str, field: str) -> dict[str, Tensor]:
     if not tensors:
         raise ConfigError(f"{field}={path}: holds no tensors; give a state dict (.safetensors, .pth, .pt)")
     return tensors
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its class when it says nothing: for use inside our own messages."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], field: str, source: str) -> None:
@@ -157,8 +151,7 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], field: str, 
         if name in tensors and tensors[name].shape != tensor.shape
     ]
     if wrong:
-        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ConfigError(f"{field}={source}: does not fit the architecture: {', '.join(wrong[:3])}{more}")
+        raise ConfigError(f"{field}={source}: does not fit the architecture: {listed(wrong, 3)}")
     module.load_state_dict(tensors)
 
 

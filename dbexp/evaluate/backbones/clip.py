@@ -20,14 +20,13 @@ from open_clip.transformer import QuickGELU  # type: ignore[import-untyped,unuse
 from torch import Tensor, nn
 
 from dbexp.config.schema import ClipConfig
-from dbexp.core.errors import ConfigError
+from dbexp.core.errors import ConfigError, first_line
 from dbexp.core.files import locate
 from dbexp.core.images import read_rgb
 from dbexp.evaluate.backbones.base import (
     RANDOM,
     digest,
     finished,
-    first_line,
     in_batches,
     load_strictly,
     options,

@@ -23,13 +23,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dbexp.config.schema import LpipsConfig
-from dbexp.core.errors import ConfigError
+from dbexp.core.errors import ConfigError, first_line
 from dbexp.core.images import read_rgb
 from dbexp.evaluate.backbones.base import (
     RANDOM,
     digest,
     finished,
-    first_line,
     in_batches,
     load_strictly,
     origin,
