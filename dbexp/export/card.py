@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 
 import yaml  # type: ignore[import-untyped]
 from huggingface_hub import EvalResult, ModelCardData
 
-import dbexp
 from dbexp.config.check import fill, plain
 from dbexp.config.schema import Config
 from dbexp.core.provenance import public
@@ -194,6 +194,6 @@ def _settings(facts: Facts) -> str:
     shown = {name: value for name, value in plain(replace(facts.config)).items() if name not in _NOT_ON_THE_CARD}
     text = yaml.safe_dump(public(shown), sort_keys=False, allow_unicode=True).replace("```", "'''")
     return (
-        f"## How it was made\n\nBy dbexp {dbexp.__version__}. All settings:\n\n"
+        f"## How it was made\n\nBy dbexp {version('dbexp')}. All settings:\n\n"
         f"<details>\n<summary>config</summary>\n\n```yaml\n{text}```\n\n</details>\n"
     )

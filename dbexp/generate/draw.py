@@ -69,7 +69,11 @@ def draw_column(column: GridColumn, drawn: Drawing, model: Model, folder: Path, 
 
         def work(batch: Sequence[Shot], check: cores.Check) -> NDArray[np.uint8]:
             pipe = pipelines.own()
-            return _sample(pipe, batch, drawn, bar, check, inpaint.keeping(pipe, batch, drawn) if keeps else None)
+            if not keeps:
+                return _sample(pipe, batch, drawn, bar, check, None)
+            assert drawn.init is not None and drawn.mask is not None
+            keep = inpaint.keeping(pipe, drawn.init, drawn.mask, [shot.seed for shot in batch])
+            return _sample(pipe, batch, drawn, bar, check, keep)
 
         try:
             with closing(cores.side_by_side(work, missing, at_once)) as pictures:

@@ -1,7 +1,7 @@
 """Inpainting for denoisers whose latents have another number of channels than 4, which diffusers' pipeline refuses.
 
 The same rule as there (Lugmayr et al., RePaint, 2022, eq. 8, without its resampling): after every step, what the mask
-keeps is the source picture with as much noise as the step leaves. It rides on the pipeline that draws from a picture.
+keeps is the source image with as much noise as the step leaves. It rides on the pipeline that draws from an image.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-
-from dbexp.generate.grid import Drawing, Shot
 
 Keep = Callable[[Any, int, Tensor], Tensor]
 """(pipeline, step, latents [B, c, h, w] after it) -> latents with what is kept put back."""
@@ -29,24 +28,29 @@ def is_needed(pipe: Any) -> bool:
 
 
 @torch.no_grad()
-def keeping(pipe: Any, batch: Sequence[Shot], drawn: Drawing) -> Keep:
-    """What to call after every step of a batch that is drawn from `drawn.init`.
+def keeping(pipe: Any, image: Image.Image, mask: Image.Image, seeds: Sequence[int]) -> Keep:
+    """What to call after every step of a batch that is drawn from an image.
 
-    Latents of the picture and noise come from the shots' seeds in the order in which the pipeline itself draws them, so
-    the noise that is put back is that which the picture started with.
+    Latents of the image and noise come from the seeds in the order in which the pipeline itself draws them, so the
+    noise that is put back is that which the image started with.
+
+    Args:
+        pipe: the pipeline that draws from an image.
+        image: RGB, of the size that is drawn.
+        mask: black (keep) and white (draw), mode L, of the same size.
+        seeds: of the batch, one a row.
     """
-    assert drawn.mask is not None
-    picture = pipe.image_processor.preprocess(drawn.init).to(pipe.vae.device, pipe.vae.dtype)
-    encoded = pipe.vae.encode(picture).latent_dist
-    of_picture, noises = [], []
-    for shot in batch:
-        generator = torch.Generator("cpu").manual_seed(shot.seed)
-        latents = encoded.sample(generator) * pipe.vae.config.scaling_factor
-        of_picture.append(latents)
+    pixels = pipe.image_processor.preprocess(image).to(pipe.vae.device, pipe.vae.dtype)
+    posterior = pipe.vae.encode(pixels).latent_dist
+    sources, noises = [], []
+    for seed in seeds:
+        generator = torch.Generator("cpu").manual_seed(seed)
+        latents = posterior.sample(generator) * pipe.vae.config.scaling_factor
+        sources.append(latents)
         noises.append(torch.randn(latents.shape, generator=generator, dtype=latents.dtype).to(latents.device))
-    source, noise = torch.cat(of_picture), torch.cat(noises)
-    white = torch.from_numpy(np.asarray(drawn.mask) >= 128)[None, None].float()
-    mask = interpolate(white, size=source.shape[-2:]).to(source)
+    source, noise = torch.cat(sources), torch.cat(noises)
+    white = torch.from_numpy(np.asarray(mask) >= 128)[None, None].float()
+    opening = interpolate(white, size=source.shape[-2:]).to(source)
 
     def keep(pipe: Any, step: int, latents: Tensor) -> Tensor:
         times = pipe.scheduler.timesteps
@@ -54,7 +58,7 @@ def keeping(pipe: Any, batch: Sequence[Shot], drawn: Drawing) -> Keep:
         known = source
         if following < len(times):
             known = pipe.scheduler.add_noise(source, noise, times[following : following + 1])
-        blended: Tensor = (1 - mask) * known + mask * latents
+        blended: Tensor = (1 - opening) * known + opening * latents
         return blended
 
     return keep
