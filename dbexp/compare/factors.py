@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dbexp.runs.differences import differing, is_seed, setting
+from dbexp.runs.names import differing, is_seed, setting, short_names
 from dbexp.runs.record import Run
 
 
@@ -57,7 +57,7 @@ class Factor:
 def factors(runs: Sequence[Run]) -> list[Factor]:
     """The factors of runs, in the order of the config; seeds last."""
     runs = [run for run in runs if run.config]
-    names = differing(runs)
+    names = differing(run.config for run in runs)
     levels = {name: [setting(run.config.get(name)) for run in runs] for name in names}
     swept = {word.partition("=")[0].lstrip("+") for run in runs for word in run.overrides}
 
@@ -102,9 +102,3 @@ def _number(level: str) -> float:
 def words(settings: Mapping[str, str], swept: Sequence[Factor]) -> str:
     """Settings as a title: rank=16 weight=0."""
     return " ".join(f"{factor.title}={settings[factor.name]}" for factor in swept if factor.name in settings)
-
-
-def short_names(names: Sequence[str]) -> Mapping[str, str]:
-    """Dotted name -> its last part (of `lr_schedule.name` the first) where that is enough to know it."""
-    ends = {name: name.removesuffix(".name").rpartition(".")[2] for name in names}
-    return {name: end if list(ends.values()).count(end) == 1 else name for name, end in ends.items()}

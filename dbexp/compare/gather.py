@@ -13,7 +13,7 @@ from dbexp.compare.statistics import pareto
 from dbexp.core.errors import ConfigError, listed
 from dbexp.evaluate.columns import COLUMNS, REFERENCES
 from dbexp.evaluate.functional import Estimate
-from dbexp.runs.differences import QUIET, setting
+from dbexp.runs.names import matters, setting
 from dbexp.runs.record import Run, first_of, over_seeds, ranked, scan
 
 
@@ -65,7 +65,7 @@ def _without_repeats(runs: Sequence[Run], ids: Mapping[Path, str]) -> tuple[list
     kept, notes = [], []
     for run in runs:
         config = {name: setting(value) for name, value in run.config.items()}
-        key = tuple(sorted((k, v) for k, v in config.items() if k.split(".")[0] not in QUIET))
+        key = tuple(sorted((k, v) for k, v in config.items() if matters(k)))
         if run.report and key in seen:
             notes.append(f"{ids[run.folder]} repeats {ids[seen[key].folder]} and is left out.")
             continue

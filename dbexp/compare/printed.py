@@ -14,7 +14,7 @@ from rich.text import Text
 from dbexp.compare import table
 from dbexp.core.errors import first_line
 from dbexp.evaluate.columns import COLUMNS, PAPER, heading
-from dbexp.runs.differences import is_seed, titles, what_differs
+from dbexp.runs.names import is_seed, titles, what_differs
 from dbexp.runs.record import Group, Run, first_of, over_seeds, ranked
 
 
@@ -38,7 +38,7 @@ def show(runs: Sequence[Run], objective: str, console: Console | None = None) ->
     if not finished:
         return
     console = console or Console()
-    named = titles(finished)
+    named = titles({run.folder: run.overrides for run in finished})
     table.show([(named[run.folder], run.report) for run in finished if run.report], console)
     groups = over_seeds(finished)
     if any(len(group.runs) > 1 for group in groups):

@@ -10,7 +10,7 @@ from pathlib import Path
 from dbexp.compare.numbers import exact
 from dbexp.core.files import write_atomic
 from dbexp.evaluate.columns import COLUMNS
-from dbexp.runs.differences import differing, setting
+from dbexp.runs.names import differing, setting
 from dbexp.runs.record import UNFINISHED, Run, first_of, ranked, scan
 
 RESULTS = "results.csv"
@@ -26,7 +26,7 @@ def csv_text(runs: Sequence[Run], objective: str, names: Mapping[Path, str] | No
         objective: the column that ranks.
         names: folder -> name of a job, where they are of several sweeps; None: the folder's own.
     """
-    settings = differing(runs)
+    settings = differing(run.config for run in runs)
     columns = [name for name in COLUMNS if any(run.report and name in run.report.rows["run"] for run in runs)]
     finished = ranked(runs, objective)
     ends = [

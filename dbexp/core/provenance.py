@@ -20,8 +20,6 @@ from typing import Any
 
 import torch
 
-import dbexp
-
 PACKAGES = (
     "accelerate",
     "diffusers",
@@ -44,6 +42,7 @@ PACKAGES = (
 CODE = ("dbexp", "conf", "hydra_plugins")
 """Folders of the checkout that a result depends on; a change anywhere else does not make it dirty."""
 
+_PACKAGE = Path(__file__).resolve().parents[1]
 _MIB = 1 << 20
 _PLACES = re.compile(r"(?:^|(?<=:))(?:~|/|[A-Za-z]:[\\/]).*[\\/](?=.)")
 
@@ -55,13 +54,13 @@ def collect(device: torch.device) -> dict[str, Any]:
         device: where the run computes.
 
     Returns:
-        dbexp (version), git (commit, dirty; null outside a checkout), packages (name -> version, null when absent),
-        python, platform, device (see `device_record`), threads (of torch), cpus (usable by this process), time (UTC,
-        ISO 8601, to the second).
+        dbexp (version, null where it runs without being installed), git (commit, dirty; null outside a checkout),
+        packages (name -> version, null when absent), python, platform, device (see `device_record`), threads (of
+        torch), cpus (usable by this process), time (UTC, ISO 8601, to the second).
     """
     return {
-        "dbexp": dbexp.__version__,
-        "git": git_state(Path(dbexp.__file__).resolve().parent.parent),
+        "dbexp": _installed("dbexp"),
+        "git": git_state(_PACKAGE.parent),
         "packages": package_versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -93,14 +92,14 @@ def git_state(root: Path) -> dict[str, Any] | None:
 @cache
 def package_versions() -> dict[str, str | None]:
     """Installed version of every library in `PACKAGES`, None for one that is not installed."""
+    return {name: _installed(name) for name in PACKAGES}
 
-    def installed(name: str) -> str | None:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return None
 
-    return {name: installed(name) for name in PACKAGES}
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def code_hash(*names: str) -> str:
@@ -109,10 +108,11 @@ def code_hash(*names: str) -> str:
     Args:
         names: of files, or of folders for every module in them.
     """
-    root, digest = Path(dbexp.__file__).parent, hashlib.sha256()
+    digest = hashlib.sha256()
     for name in names:
-        for path in sorted((root / name).rglob("*.py")) if (root / name).is_dir() else [root / name]:
-            digest.update(f"{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())
+        place = _PACKAGE / name
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -17,6 +17,7 @@ from dbexp.evaluate.columns import COLUMNS, PAPER, REFERENCES, heading
 from dbexp.evaluate.functional import Estimate
 from dbexp.evaluate.report import Report
 from dbexp.export.check import LEAST_PSNR, Check
+from dbexp.runs.names import matters
 
 LICENCES = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
@@ -27,8 +28,6 @@ LICENCES = {
 """Hub id of a base model -> its licence, as the hub writes it."""
 OWN_LICENCE = "apache-2.0"
 """Of the models that come with dbexp."""
-
-_NOT_ON_THE_CARD = ("store", "tracking")  # where and how a run was kept
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ def _licence(facts: Facts) -> str:
 
 
 def _settings(facts: Facts) -> str:
-    shown = {name: value for name, value in plain(replace(facts.config)).items() if name not in _NOT_ON_THE_CARD}
+    shown = {name: value for name, value in plain(replace(facts.config)).items() if matters(name)}
     text = yaml.safe_dump(public(shown), sort_keys=False, allow_unicode=True).replace("```", "'''")
     return (
         f"## How it was made\n\nBy dbexp {version('dbexp')}. All settings:\n\n"

@@ -20,8 +20,8 @@ from dbexp.export.settings import ExportConfig
 if TYPE_CHECKING:
     from dbexp.evaluate.report import Report
     from dbexp.export.check import Check
-    from dbexp.generate.runs import Run
     from dbexp.models import Model
+    from dbexp.runs.record import TrainedRun
 
 PROGRAM = "dbexp-export"
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
@@ -70,11 +70,11 @@ def export(settings: ExportConfig) -> Exported:
     from dbexp import models  # torch and diffusers: seconds, so after the check
     from dbexp.core.provenance import public
     from dbexp.core.store import Store
-    from dbexp.generate import runs
     from dbexp.models import lora_file
+    from dbexp.runs.record import open_runs
     from dbexp.sample.draw import slug
 
-    (run,) = runs.open_runs([settings.run], settings.objective)
+    (run,) = open_runs([settings.run], settings.objective)
     if run.chosen:
         print(f"{run.folder}: {run.chosen}", flush=True)
     name = settings.name or f"{run.config.dataset.name} {run.name}"
@@ -112,7 +112,7 @@ def export(settings: ExportConfig) -> Exported:
     return Exported(folder, files, check, address)
 
 
-def _origin(settings: ExportConfig, run: Run) -> tuple[str | None, str | None]:
+def _origin(settings: ExportConfig, run: TrainedRun) -> tuple[str | None, str | None]:
     """Hub id of the base model and its licence, None for what is not known.
 
     Raises:
@@ -146,7 +146,7 @@ def _is_hub_id(path: str | None) -> bool:
     return not Path(path).exists()
 
 
-def _check(settings: ExportConfig, run: Run, model: Model, files: Sequence[Path]) -> Check | None:
+def _check(settings: ExportConfig, run: TrainedRun, model: Model, files: Sequence[Path]) -> Check | None:
     """Report whether the written files give the run's pictures.
 
     Raises:
@@ -185,7 +185,7 @@ def _check(settings: ExportConfig, run: Run, model: Model, files: Sequence[Path]
 
 def _write_card(
     settings: ExportConfig,
-    run: Run,
+    run: TrainedRun,
     folder: Path,
     name: str,
     base: str | None,
@@ -207,7 +207,7 @@ def _write_card(
     return ["README.md", *(path for _, path in pictures), *([grid] if grid else [])]
 
 
-def _copy_pictures(run: Run, report: Report, folder: Path, count: int) -> list[tuple[str, str]]:
+def _copy_pictures(run: TrainedRun, report: Report, folder: Path, count: int) -> list[tuple[str, str]]:
     """The first sample of each of the first prompts: (prompt, path in the folder)."""
     first = {image.prompt: run.folder / image.path for image in reversed(report.images) if image.row == "run"}
     prompts = [scores.prompt for scores in report.prompts if scores.row == "run"]
@@ -221,7 +221,7 @@ def _copy_pictures(run: Run, report: Report, folder: Path, count: int) -> list[t
     return copied
 
 
-def _grid(run: Run, report: Report, folder: Path, prompts: Sequence[str]) -> str:
+def _grid(run: TrainedRun, report: Report, folder: Path, prompts: Sequence[str]) -> str:
     """The base model beside the LoRA on some prompts. The subject's own photographs are not on it: they are private."""
     from dbexp.compare.contact_sheet import SheetColumn, contact_sheet
 

@@ -48,9 +48,10 @@ def generate(settings: GenerateConfig) -> Path:
     problems = schema.problems(settings)
     if problems:
         raise ConfigError(problems)
-    from dbexp.generate import grid, runs  # torch and diffusers: seconds, so after the check
+    from dbexp.generate import grid  # torch and diffusers: seconds, so after the check
+    from dbexp.runs.record import open_runs
 
-    opened = runs.open_runs(settings.run, settings.objective)
+    opened = open_runs(settings.run, settings.objective)
     problems = []
     columns: tuple[GridColumn, ...] = ()
     try:

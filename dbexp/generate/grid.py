@@ -16,10 +16,10 @@ from dbexp.config.schema import ModelConfig
 from dbexp.core.errors import ConfigError, Problems
 from dbexp.core.hashing import file_hash
 from dbexp.core.images import read_rgb
-from dbexp.generate.runs import Run
 from dbexp.generate.settings import GenerateConfig
 from dbexp.runs import record
-from dbexp.runs.differences import what_differs
+from dbexp.runs.names import what_differs
+from dbexp.runs.record import TrainedRun
 from dbexp.sample import prompts
 from dbexp.sample.draw import slug
 
@@ -68,14 +68,14 @@ class GridColumn:
     """Pictures of one run at one strength."""
 
     heading: str
-    run: Run
+    run: TrainedRun
     model: ModelConfig
     scale: float | None
     """None: the base model alone."""
     shots: tuple[Shot, ...]
 
 
-def drawing(settings: GenerateConfig, run: Run) -> Drawing:
+def drawing(settings: GenerateConfig, run: TrainedRun) -> Drawing:
     """How to sample: as asked for, and otherwise as a run was sampled.
 
     Raises:
@@ -150,7 +150,7 @@ def size(width: int | None, height: int | None, resolution: int, given: tuple[in
     return width or found[0], height or found[1]
 
 
-def columns(settings: GenerateConfig, runs: Sequence[Run]) -> tuple[GridColumn, ...]:
+def columns(settings: GenerateConfig, runs: Sequence[TrainedRun]) -> tuple[GridColumn, ...]:
     """Every picture of the grid.
 
     A row has the same seeds in every column. Runs of another subject have a row in common where the prompt, before
@@ -177,7 +177,7 @@ def columns(settings: GenerateConfig, runs: Sequence[Run]) -> tuple[GridColumn, 
     return tuple(made)
 
 
-def model_config(settings: GenerateConfig, run: Run) -> ModelConfig:
+def model_config(settings: GenerateConfig, run: TrainedRun) -> ModelConfig:
     """The base model of a run, with what the settings put in its place."""
     chosen: dict[str, Any] = vars(run.config.model) | {
         name: value
@@ -190,7 +190,7 @@ def model_config(settings: GenerateConfig, run: Run) -> ModelConfig:
     return ModelConfig(**chosen)
 
 
-def _templates(settings: GenerateConfig, run: Run) -> list[str]:
+def _templates(settings: GenerateConfig, run: TrainedRun) -> list[str]:
     """The prompts of a run, before its token and class are filled in."""
     wanted: list[Any] = [settings.prompt] if settings.prompt else []
     wanted += [settings.prompts] if settings.prompts is not None else []
@@ -206,7 +206,7 @@ def _templates(settings: GenerateConfig, run: Run) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _headings(settings: GenerateConfig, runs: Sequence[Run]) -> list[tuple[str, int, float | None]]:
+def _headings(settings: GenerateConfig, runs: Sequence[TrainedRun]) -> list[tuple[str, int, float | None]]:
     """(heading, number of the run, strength) of every column."""
     made: list[tuple[str, int, float | None]] = []
     names = _names(runs)
@@ -225,7 +225,7 @@ def _headings(settings: GenerateConfig, runs: Sequence[Run]) -> list[tuple[str, 
     return made
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
+def _names(runs: Sequence[TrainedRun]) -> list[str]:
     """What tells the runs apart."""
     if len(runs) == 1:
         return [runs[0].name]
@@ -236,7 +236,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _overrides(run: Run) -> list[str]:
+def _overrides(run: TrainedRun) -> list[str]:
     """What the run was called with, as its result tells it."""
     try:
         return list(record.read(run.folder).overrides)

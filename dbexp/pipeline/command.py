@@ -20,6 +20,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from dbexp.config import check, help
 from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged, did_you_mean, first_line
+from dbexp.runs.names import sweep_name
 
 # Hydra prints exceptions and exits by itself unless this is set; with it, they come to `main`, which words them.
 _RAISE = "HYDRA_FULL_ERROR"
@@ -76,10 +77,9 @@ def job(cfg: DictConfig) -> float | tuple[float, ...] | None:
     sweeps = here.mode == RunMode.MULTIRUN
     try:
         checked = check.check(cfg)
-        from dbexp import tracking  # torch and diffusers: seconds, so after the check
-        from dbexp.pipeline import run
+        from dbexp.pipeline import run  # torch and diffusers: seconds, so after the check
 
-        sweep = tracking.sweep_name(Path(here.sweep.dir)) if sweeps else None
+        sweep = sweep_name(Path(here.sweep.dir)) if sweeps else None
         values = run.run(checked, Path(here.runtime.output_dir), list(here.overrides.task), sweep)
     except Interrupted as stop:
         raise SystemExit(_stopped(stop)) from None

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +31,9 @@ from dbexp.evaluate.evaluate import Backbones
 from dbexp.evaluate.report import Report
 from dbexp.models import Model
 from dbexp.pipeline import pictures as run_pictures
+from dbexp.pipeline import view
 from dbexp.runs import outcome
+from dbexp.runs.names import run_name
 from dbexp.runs.outcome import TRACEBACK, record_failure
 from dbexp.sample import prior, sample
 from dbexp.train.lane import Training
@@ -43,6 +47,21 @@ _SAID = "said.json"
 _warned: set[str] = set()
 """What the user of this process has read: the jobs of a sweep need not all say it."""
 _CODE = provenance.code_hash("sample/sample.py", "pipeline/run.py")
+
+
+class Times:
+    """Seconds of each stage, by its name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Time the block, and show that its stage has begun."""
+        view.current().stage(stage)
+        started = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - started, 3)
 
 
 def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | None = None) -> dict[str, float]:
@@ -62,8 +81,8 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
         TrainingDiverged, Interrupted: see `train`.
     """
     config = outcome.named(config)
-    name = tracking.run_name(config, overrides)
-    times = outcome.Times()
+    name = run_name(config, overrides)
+    times = Times()
     with outcome.failures(config, folder, overrides), outcome.disk_errors(folder):
         check_inputs(config)
         store = open_store(config)

@@ -11,8 +11,8 @@ from dbexp import tracking
 from dbexp.core.errors import first_line
 from dbexp.evaluate.columns import COLUMNS, REFERENCES
 from dbexp.evaluate.functional import Estimate
-from dbexp.runs import differences, record
-from dbexp.runs.differences import differing
+from dbexp.runs import record
+from dbexp.runs.names import differing, titles
 from dbexp.runs.record import Run, ranked
 
 log = logging.getLogger(__name__)
@@ -45,14 +45,14 @@ def comparison(runs: Sequence[Run], objective: str, sweep: Path) -> tracking.Com
         objective: the column that ranks.
         sweep: paths are relative to it.
     """
-    settings, titles = differing(runs), differences.titles(runs)
+    settings, named = differing(run.config for run in runs), titles({run.folder: run.overrides for run in runs})
     best_first = ranked(runs, objective)
     rows = []
     for run in [*best_first, *(run for run in runs if run.report is None)]:
         sheet = run.folder / _SHEET
         rows.append(
             tracking.Row(
-                title=titles[run.folder],
+                title=named[run.folder],
                 status=run.status,
                 settings={name: run.config.get(name) for name in settings},
                 values=_values(run.report.rows["run"]) if run.report else {},
@@ -65,7 +65,7 @@ def comparison(runs: Sequence[Run], objective: str, sweep: Path) -> tracking.Com
         objective=objective,
         settings=tuple(settings),
         rows=(*rows, *_references(best_first)),
-        front=tuple(titles[run.folder] for run in front(best_first, "clip_t", "dino")),
+        front=tuple(named[run.folder] for run in front(best_first, "clip_t", "dino")),
     )
 
 

@@ -29,6 +29,7 @@ from dbexp.models import Model
 from dbexp.pipeline import run as stages
 from dbexp.pipeline import view as live
 from dbexp.runs import outcome
+from dbexp.runs.names import run_name
 from dbexp.train import memory, packing, resume
 from dbexp.train.lane import Training
 from dbexp.train.train import inputs_of, train
@@ -289,7 +290,7 @@ def _track(job: PlannedRun, stack: ExitStack) -> tracking.Tracker:
     if job.folder is None or job.config.tracking.mode != "online":
         return tracking.Disabled()
     config = outcome.named(job.config)
-    name = tracking.run_name(config, job.overrides)
+    name = run_name(config, job.overrides)
     try:
         started = tracking.start(config, folder=job.folder, name=name, group=job.sweep, overrides=job.overrides)
         return stack.enter_context(started)

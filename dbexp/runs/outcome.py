@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
-import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dbexp import dataset, tracking
+from dbexp import dataset
 from dbexp.config.check import plain
 from dbexp.config.schema import Config
 from dbexp.core import provenance
@@ -22,7 +21,7 @@ from dbexp.dataset import Subject
 from dbexp.evaluate import evaluate
 from dbexp.evaluate.report import ImageScores, Report
 from dbexp.models import Model
-from dbexp.pipeline import view
+from dbexp.runs.names import run_name
 from dbexp.train.train import Trained
 
 TRACEBACK = "traceback.log"
@@ -47,21 +46,6 @@ class Job:
     folder: Path
     name: str
     overrides: Sequence[str]
-
-
-class Times:
-    """Seconds of each stage, by its name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Time the block."""
-        view.current().stage(stage)
-        started = time.perf_counter()
-        yield
-        self.seconds[stage] = round(time.perf_counter() - started, 3)
 
 
 def write(
@@ -143,7 +127,7 @@ def record_failure(config: Config, folder: Path, overrides: Sequence[str], error
     config = named(config)
     others = "diverged" if isinstance(error, TrainingDiverged) else "failed"
     result = {
-        "name": tracking.run_name(config, overrides),
+        "name": run_name(config, overrides),
         "overrides": list(overrides),
         "status": "stopped" if isinstance(error, _STOPS) else others,
         "error": f"{type(error).__name__}: {error}",

@@ -1,6 +1,6 @@
-"""The jobs of a sweep, read back from its folders.
+"""Runs read back from their folders: all of a sweep, ranked; and one whose LoRA is to be used, or the best of a sweep.
 
-A folder is scanned, never remembered: a job that failed, or that another machine ran, is found like any other.
+A folder is scanned, never remembered: a run that failed, or that another machine ran, is found like any other.
 """
 
 from __future__ import annotations
@@ -8,15 +8,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from dbexp.config.check import flatten
+from dbexp.config.schema import Config
+from dbexp.core.errors import ConfigError, Problems, first_line
+from dbexp.core.hashing import file_hash
 from dbexp.evaluate.columns import COLUMNS
 from dbexp.evaluate.report import Report
-from dbexp.runs.differences import QUIET
+from dbexp.runs import names
+
+_RESULT, _METRICS, _LORA = "result.json", "evaluate/metrics.json", "train/lora.safetensors"
 
 DAMAGED, UNFINISHED = "damaged", "unfinished"
 """What `scan` says of a job whose result cannot be read, or is not there."""
@@ -153,11 +161,7 @@ def over_seeds(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         if run.report is None:
             continue
-        rest = {
-            name: value
-            for name, value in run.config.items()
-            if name != "seed" and name.split(".")[0] not in (*QUIET, "seeds")
-        }
+        rest = {name: value for name, value in run.config.items() if names.matters(name) and not names.is_seed(name)}
         gathered.setdefault(json.dumps(rest, sort_keys=True), []).append(run)
     return [Group(tuple(members), *_moments(members)) for members in gathered.values()]
 
@@ -179,3 +183,113 @@ def _moments(members: Sequence[Run]) -> tuple[dict[str, float], dict[str, float]
 def first_of(objective: str) -> str:
     """The column that ranks: of several, comma separated, the first."""
     return objective.split(",")[0].strip()
+
+
+# -- runs whose LoRA is to be used ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run whose LoRA is there, whether it was evaluated or not.
+
+    Attributes:
+        folder: of the run.
+        name: as in the dashboard; the folder's name for a run that did not end.
+        config: that it was trained with.
+        lora: the file.
+        chosen: why this one, if it was picked from a sweep.
+    """
+
+    folder: Path
+    name: str
+    config: Config
+    lora: Path
+    chosen: str | None = None
+
+    @property
+    def lora_hash(self) -> str:
+        """sha256 of the LoRA file."""
+        return file_hash(self.lora)
+
+
+def open_runs(folders: Sequence[str], objective: str | None) -> list[TrainedRun]:
+    """The runs of some folders, in order.
+
+    Args:
+        folders: of runs, or of sweeps, which stand for their best run.
+        objective: column that picks the best; None: the one that the sweep's runs name.
+
+    Raises:
+        ConfigError: with the problems of every folder.
+    """
+    runs, problems = [], Problems()
+    for folder in folders:
+        try:
+            runs.append(open_run(Path(folder).expanduser(), objective))
+        except ConfigError as error:
+            problems.messages += [f"run={folder}: {problem}" for problem in error.problems]
+    problems.raise_if_any()
+    return runs
+
+
+def open_run(folder: Path, objective: str | None) -> TrainedRun:
+    """The run of one folder, or the best of a sweep's folder.
+
+    Raises:
+        ConfigError: there is no such run, or it has no LoRA.
+    """
+    if not folder.is_dir():
+        raise ConfigError("there is no such folder; give the folder of a run, outputs/DATE/TIME, or of a sweep")
+    # a run is known by its folder, however far it came
+    if any((folder / name).exists() for name in (_LORA, _RESULT, ".hydra")):
+        return _trained(folder)
+    return _best(folder, objective)
+
+
+def _best(sweep: Path, objective: str | None) -> TrainedRun:
+    try:
+        runs = load(sweep)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"a file of the sweep cannot be read ({error})") from None
+    if not runs:
+        raise ConfigError(
+            "holds neither a run nor a sweep; give a folder such as outputs/DATE/TIME or multirun/DATE/TIME"
+        )
+    column = objective or first_of(str(runs[0].config.get("objective", "dino")))
+    if column not in COLUMNS:
+        raise ConfigError(f"its objective {column} is no column of the table; give objective={next(iter(COLUMNS))}")
+    finished = ranked(runs, column)
+    if not finished:
+        raise ConfigError(f"none of its {len(runs)} runs is finished")
+    value = finished[0].value(column)
+    score = "" if math.isnan(value) else f" of {value:.3f}"
+    return replace(_trained(finished[0].folder), chosen=f"the best {column}{score} among {len(finished)} runs")
+
+
+def _trained(folder: Path) -> TrainedRun:
+    lora = folder / _LORA
+    if not lora.is_file():
+        raise ConfigError(f"holds no {_LORA}: its training did not end; repeat the run, which goes on where it stopped")
+    result = folder / _RESULT
+    name = json.loads(result.read_text(encoding="utf-8")).get("name") if result.is_file() else None
+    return TrainedRun(folder, name or folder.name, _config(folder), lora)
+
+
+def _config(folder: Path) -> Config:
+    """What a run was made with: from its record, or from Hydra's for a run that has none yet."""
+    record, composed = folder / _METRICS, folder / ".hydra" / "config.yaml"
+    try:
+        if record.is_file():
+            return _typed(json.loads(record.read_text(encoding="utf-8"))["config"])
+        if composed.is_file():
+            return _typed(OmegaConf.to_container(OmegaConf.load(composed), resolve=True))
+    except (OSError, ValueError, KeyError, OmegaConfBaseException) as error:
+        raise ConfigError(f"its config cannot be read, or is another version's ({first_line(error)})") from None
+    raise ConfigError(f"holds neither {record.relative_to(folder)} nor {composed.relative_to(folder)}")
+
+
+def _typed(settings: Any) -> Config:
+    """Plain settings as dataclasses. The rules of a run to come (libraries, folders of pictures) do not matter here."""
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(settings)))
+    assert isinstance(config, Config)
+    return config

@@ -30,14 +30,13 @@ from filelock import FileLock, Timeout
 from dbexp.core.files import readable, write_atomic
 from dbexp.core.hashing import file_hash, key_of
 from dbexp.evaluate.report import Report
+from dbexp.runs.names import matters
 
 FOLDER = "tracking"
 """Sub-folder of a run, or of a sweep, that holds its records and everything W&B writes."""
 
 TIME = "_timestamp"
 """W&B's name for the time of a row, seconds since 1970."""
-
-_KEPT_ELSEWHERE = ("tracking", "store")  # parameters that say where and how a run is kept, not what it is
 
 
 @dataclass(frozen=True)
@@ -242,7 +241,7 @@ def _same_job(one: RunRecord, other: RunRecord) -> bool:
     """Whether two records are of the same run: a job's folder may be used again for another one."""
 
     def what(record: RunRecord) -> tuple[Any, ...]:
-        config = {key: value for key, value in record.config.items() if key.split(".")[0] not in _KEPT_ELSEWHERE}
+        config = {key: value for key, value in record.config.items() if matters(key)}
         content = json.dumps(config, sort_keys=True, default=str) if record.kind == "job" else None
         return record.kind, record.project, record.entity, content
 

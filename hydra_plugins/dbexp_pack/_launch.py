@@ -82,7 +82,7 @@ def _plan(launcher: PackLauncher, composed: Sequence[DictConfig]) -> Plan:
     """Check all jobs, decide what trains with what, and show it."""
     from dbexp import tracking
     from dbexp.pipeline import sweep
-    from dbexp.runs.differences import what_differs
+    from dbexp.runs.names import what_differs
 
     numbers = [int(cfg.hydra.job.num) for cfg in composed]
     overrides = [tuple(str(word) for word in cfg.hydra.overrides.task) for cfg in composed]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dbexp.compare.factors import factors, short_names
+from dbexp.compare.factors import factors
 from dbexp.runs.record import Run
 
 
@@ -43,12 +43,3 @@ def test_seeds_come_last_and_speak_for_nobody() -> None:
     assert [(one.name, one.together) for one in found] == [("a", ("seed",))]
     found = factors(runs(*({"seed": seed, "a": a} for seed in (1, 2) for a in (1, 2))))
     assert [one.name for one in found] == ["a", "seed"] and found[1].is_seed
-
-
-def test_short_names_stay_distinct() -> None:
-    assert short_names(["lora.rank", "prior.steps", "train.steps", "lr_schedule.name"]) == {
-        "lora.rank": "rank",
-        "prior.steps": "prior.steps",
-        "train.steps": "train.steps",
-        "lr_schedule.name": "lr_schedule",
-    }

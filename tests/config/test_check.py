@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from dbexp.config import check, schema
-from dbexp.config.check import CHOICES
+from dbexp.config.check import CHOICES, flatten
 from dbexp.config.schema import Config, DatasetConfig, ModelConfig
 from dbexp.core.errors import ConfigError
 
@@ -40,6 +40,11 @@ def problems(cfg: Config) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
         check.check(cfg)
     return caught.value.problems
+
+
+def test_flatten_keeps_lists_and_empty_dicts() -> None:
+    nested = {"a": {"b": {"c": 1}, "d": [{"e": 2}]}, "f": {}, "g": None}
+    assert flatten(nested) == {"a.b.c": 1, "a.d": [{"e": 2}], "f": {}, "g": None}
 
 
 def test_a_good_config_passes_unchanged() -> None:

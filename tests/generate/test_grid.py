@@ -12,8 +12,8 @@ from PIL import Image
 
 from dbexp.core.errors import ConfigError
 from dbexp.generate import grid
-from dbexp.generate.runs import Run
 from dbexp.generate.settings import GenerateConfig
+from dbexp.runs.record import TrainedRun
 from tests import run_folders
 
 
@@ -21,10 +21,10 @@ def asked(**others: Any) -> GenerateConfig:
     return GenerateConfig(**{"run": ["run"], "prompt": ["a {token} {class}"], **others})
 
 
-def run(name: str = "0", **dataset: Any) -> Run:
+def run(name: str = "0", **dataset: Any) -> TrainedRun:
     made = run_folders.config()
     config = replace(made, dataset=replace(made.dataset, **dataset))
-    return Run(Path("sweep") / name, f"rank={name}", config, Path("lora"))
+    return TrainedRun(Path("sweep") / name, f"rank={name}", config, Path("lora"))
 
 
 class TestColumns:

@@ -1,4 +1,4 @@
-"""Runs side by side: what differs, who is best, means over seeds, results.csv."""
+"""Runs side by side: who is best, means over seeds, results.csv."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from dbexp.config.check import flatten, plain
 from dbexp.config.schema import Config
 from dbexp.evaluate.functional import Estimate
 from dbexp.evaluate.report import Report
-from dbexp.runs import differences
-from dbexp.runs.differences import differing, what_differs
 from dbexp.runs.record import Run, over_seeds, ranked
 
 
@@ -44,41 +42,6 @@ def run(number: int, *overrides: str, error: str | None = None, **columns: float
 
 def rows(runs: list[Run], objective: str = "dino") -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(csv_text(runs, objective))))
-
-
-@pytest.mark.parametrize(
-    ("overrides", "differs"),
-    [
-        ([], []),
-        ([["a.rank=1"]], [()]),
-        ([["a.rank=1", "b=2"], ["a.rank=2", "b=2"]], [("rank=1",), ("rank=2",)]),
-        ([["a.path=1", "b.path=1"], ["a.path=2", "b.path=2"]], [("a.path=1", "b.path=1"), ("a.path=2", "b.path=2")]),
-        ([["a=x=y"], []], [("a=x=y",), ()]),
-        (
-            [["dataset=storybook/dog"], ["dataset=storybook/cat"]],
-            [("dataset=storybook/dog",), ("dataset=storybook/cat",)],
-        ),
-    ],
-)
-def test_what_differs(overrides: list[list[str]], differs: list[tuple[str, ...]]) -> None:
-    assert what_differs(overrides) == differs
-
-
-def test_differing_parameters() -> None:
-    runs = [run(0, "lora.rank=2", 'store="here"'), run(1, "lora.rank=4", 'store="there"', error="it failed")]
-    assert differing(runs) == ["lora.rank"]
-    assert differing(runs[:1]) == []
-
-
-def test_one_seed_stands_for_five() -> None:
-    assert differing([run(0, "seed=1"), run(1, "seed=2")]) == ["seed"]
-    assert differing([run(0, "seeds.init=1"), run(1, "seeds.init=2")]) == ["seeds.init"]
-
-
-def test_titles() -> None:
-    runs = [run(0, "lora.rank=2", "seed=1"), run(1, "lora.rank=4", "seed=1")]
-    assert list(differences.titles(runs).values()) == ["0: rank=2", "1: rank=4"]
-    assert list(differences.titles(runs[:1]).values()) == ["0"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Weights & Biases failing in every way, at no cost to the run; and the names of runs."""
+"""Weights & Biases failing in every way, at no cost to the run."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import logging
 import math
 import os
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dbexp import tracking
-from dbexp.config.check import flatten
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError
 from dbexp.evaluate.functional import Estimate
@@ -172,47 +170,3 @@ def test_a_missing_login_stops_the_run_before_anything_is_written(
     ):
         pytest.fail("the block must not be entered")
     assert list(tmp_path.iterdir()) == []
-
-
-# ----------------------------------------------------------------------------------------- names
-
-
-@pytest.mark.parametrize(
-    ("overrides", "name"),
-    [
-        (["lora.rank=16", "prior.weight=0"], "rank=16 weight=0"),
-        (["dataset=dog3", "lr_schedule=polynomial"], "dog3 lr_schedule=polynomial"),
-        (["experiment=reference/diffusers/rank32", "seed=1"], "reference/diffusers/rank32 seed=1"),
-        (["train.lr=1e-4", "hydra/launcher=joblib", "tracking=online", "store=/tmp/x"], "lr=1e-4"),
-        (["+train.lr=1", "++seed=2"], "lr=1 seed=2"),
-        (["train.steps=10", "sample.steps=4"], "train.steps=10 sample.steps=4"),
-        (
-            ["dataset=folder", "dataset.path=photos/dog3", "dataset.class_noun='soft toy'", "seed=2"],
-            "dog3 seed=2",
-        ),
-        (["dataset.token=xyz", "model.path=/home/someone/weights/v1"], "token=xyz path=v1"),
-        ([], "dog3 2026-11-22 10:05"),
-        (["tracking.mode=disabled"], "dog3 2026-11-22 10:05"),
-    ],
-)
-def test_a_runs_name_tells_what_is_special_about_it(overrides: list[str], name: str) -> None:
-    cfg = config()
-    cfg.experiment = "reference/diffusers/rank32"
-    assert tracking.run_name(cfg, overrides, datetime(2026, 11, 22, 10, 5)) == name
-
-
-def test_a_long_name_ends_in_an_ellipsis() -> None:
-    name = tracking.run_name(config(), [f"sample.prompts=[{','.join('abcdef' * 40)}]"])
-    assert len(name) == 100
-    assert name.endswith("…")
-
-
-def test_a_name_of_ones_own_wins() -> None:
-    cfg = config()
-    cfg.tracking.name = "final"
-    assert tracking.run_name(cfg, ["lora.rank=16"]) == "final"
-
-
-def test_flatten_keeps_lists_and_empty_dicts() -> None:
-    nested = {"a": {"b": {"c": 1}, "d": [{"e": 2}]}, "f": {}, "g": None}
-    assert flatten(nested) == {"a.b.c": 1, "a.d": [{"e": 2}], "f": {}, "g": None}

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from dbexp.config.check import plain
 from dbexp.core.errors import ConfigError
 from dbexp.core.hashing import file_hash
-from dbexp.generate.runs import open_runs
+from dbexp.runs.record import open_runs
 from tests import run_folders
 
 
