@@ -103,6 +103,7 @@ def open_run(record: RunRecord, mode: Mode, place: Path) -> wandb.Run:
         config=dict(record.config),
         # never the run of another job in this process, finished or not
         reinit="create_new",
+        # the switches with x_ are not promised by W&B; checked with wandb 0.31.0
         settings=wandb.Settings(
             silent=True,
             console="off",

@@ -96,7 +96,8 @@ def workspace(settings: Settings) -> Workspace:
 def _axis(name: str) -> Any:
     """An axis for a parameter.
 
-    The library takes the dots of a name for nesting; dbexp's names are flat, and W&B finds those under name.value.
+    The library takes the dots of a name for nesting; dbexp's names are flat, and W&B finds those under name.value. Only
+    its private interface can say so, as was checked with wandb-workspaces 0.4.13.
     """
     import wandb_workspaces.reports.v2 as wr
     from wandb_workspaces.reports.v2 import internal

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from dbexp.core.errors import ConfigError, TrainingDiverged, first_line
 from dbexp.pipeline import view
+from hydra_plugins.dbexp_pack import _work
 
 if TYPE_CHECKING:
     from dbexp.pipeline.sweep import Plan, PlannedRun
@@ -38,14 +39,14 @@ def watching(planned: Plan, hydra: DictConfig) -> Iterator[None]:
         configure_log(hydra.hydra_logging, hydra.verbose)
 
 
-def tell(job: PlannedRun, returned: JobReturn) -> None:
+def print_end(job: PlannedRun, returned: JobReturn) -> None:
     """Print the line of a job that has ended."""
-    others = "diverged" if isinstance(returned._return_value, TrainingDiverged) else "failed"
-    view.current().ends(job.number, "finished" if returned.status is JobStatus.COMPLETED else others)
-    print(f"{job.title}  {said(job_folder(returned))}", flush=True)
+    failure = "diverged" if isinstance(_work.error_of(returned), TrainingDiverged) else "failed"
+    view.current().ends(job.number, "finished" if returned.status is JobStatus.COMPLETED else failure)
+    print(f"{job.title}  {scores(job_folder(returned))}", flush=True)
 
 
-def said(folder: Path) -> str:
+def scores(folder: Path) -> str:
     """The scores of a job, or why there are none."""
     from dbexp.compare import printed
     from dbexp.runs import record
@@ -107,9 +108,7 @@ def summary(planned: Plan, returns: Mapping[int, JobReturn], cfg: DictConfig) ->
             log.error("  traceback  %s", folder / run.TRACEBACK)
         log.error("  repeat     %s", shlex.join(["dbexp", *_config_folders(cfg), *job.overrides]))
     for job in failed:
-        told = JobsFailed(f"{len(failed)} of {len(planned.jobs)} jobs failed; see above")
-        told.__cause__, told.__suppress_context__ = None, True
-        returns[job.number].return_value = told
+        returns[job.number].return_value = JobsFailed(f"{len(failed)} of {len(planned.jobs)} jobs failed; see above")
 
 
 def job_folder(returned: JobReturn) -> Path:
@@ -120,7 +119,7 @@ def job_folder(returned: JobReturn) -> Path:
 
 def _reason(returned: JobReturn) -> str:
     """First line of a failed job's exception, with its type where the type says something."""
-    error = returned._return_value
+    error = _work.error_of(returned)
     return first_line(error, typed=not isinstance(error, (ConfigError, HydraException)))
 
 

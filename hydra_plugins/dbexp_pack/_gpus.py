@@ -18,14 +18,12 @@ from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dbexp.core.errors import Interrupted
 from hydra_plugins.dbexp_pack import _work
-from hydra_plugins.dbexp_pack._work import Returned, Work
-
-if TYPE_CHECKING:
-    from hydra_plugins.dbexp_pack.launcher import PackLauncher
+from hydra_plugins.dbexp_pack._settings import PackLauncherConf
+from hydra_plugins.dbexp_pack._work import PackWork, Returned
 
 log = logging.getLogger(__name__)
 
@@ -35,26 +33,25 @@ _SAVING_SECONDS = 120.0
 """How long a process that was told to stop may take to save its work."""
 
 
-def devices(launcher: PackLauncher) -> list[str]:
+def devices(settings: PackLauncherConf) -> list[str]:
     """The device of each process: an entry of CUDA_VISIBLE_DEVICES, or cpu."""
-    if launcher.devices is not None:
-        return [str(device) for device in launcher.devices]
+    if settings.devices is not None:
+        return [str(device) for device in settings.devices]
     import torch
 
     visible = [name.strip() for name in os.environ.get(_VISIBLE, "").split(",") if name.strip()]
     return visible or [str(number) for number in range(torch.cuda.device_count())]
 
 
-def problems(launcher: PackLauncher) -> list[str]:
+def problems(settings: PackLauncherConf) -> list[str]:
     """What is wrong with the choice of devices."""
-    found = devices(launcher)
-    if found:
+    if devices(settings):
         return []
-    what = f"hydra.launcher.devices={'null' if launcher.devices is None else '[]'}"
-    return [f"{what}: there is no GPU here for executor=gpus; devices=[cpu,cpu] makes two processes on the CPU"]
+    setting = f"hydra.launcher.devices={'null' if settings.devices is None else '[]'}"
+    return [f"{setting}: there is no GPU here for executor=gpus; devices=[cpu,cpu] makes two processes on the CPU"]
 
 
-def run(launcher: PackLauncher, works: Sequence[Work]) -> Generator[Returned, None, None]:
+def run(settings: PackLauncherConf, works: Sequence[PackWork]) -> Generator[Returned, None, None]:
     """Hand packs to processes until all are done.
 
     Raises:
@@ -64,8 +61,8 @@ def run(launcher: PackLauncher, works: Sequence[Work]) -> Generator[Returned, No
         return
     waiting = deque((work, 1) for work in works)
     folder = Path(works[0].folder) / str(works[0].composed[0].hydra.sweep.dir)
-    named = list(enumerate(devices(launcher)))[: len(works)]
-    workers = [_Worker(device, folder / f"worker_{number}.log") for number, device in named]
+    used = devices(settings)[: len(works)]
+    workers = [_Worker(device, folder / f"worker_{number}.log") for number, device in enumerate(used)]
     with _stopping(workers):
         for worker in workers:
             worker.take(*waiting.popleft())
@@ -88,7 +85,7 @@ def run(launcher: PackLauncher, works: Sequence[Work]) -> Generator[Returned, No
                     worker.take(*waiting.popleft())
 
 
-def _lost(worker: _Worker, waiting: deque[tuple[Work, int]]) -> Iterator[Returned]:
+def _lost(worker: _Worker, waiting: deque[tuple[PackWork, int]]) -> Iterator[Returned]:
     """A process died: put the rest of its pack in front of the queue, or tell what is lost if it was the second try."""
     assert worker.work is not None
     work, attempt = worker.work, worker.attempt
@@ -101,7 +98,7 @@ def _lost(worker: _Worker, waiting: deque[tuple[Work, int]]) -> Iterator[Returne
         waiting.appendleft((rest, attempt + 1))
         return
     log.warning("%s: %s, for the second time; going on without it", work.name, ended)
-    yield from _work.recover(rest, [job.number for job in rest.jobs], f"{work.name}: {ended}, twice")
+    yield from _work.recover(rest, f"{work.name}: {ended}, twice")
 
 
 class _Worker:
@@ -118,7 +115,7 @@ class _Worker:
 
     def __init__(self, device: str, log: Path) -> None:
         self.device, self.log = device, log
-        self.work: Work | None = None
+        self.work: PackWork | None = None
         self.attempt = 0
         self.missing: set[int] = set()
         self.restart()
@@ -126,12 +123,12 @@ class _Worker:
     def restart(self) -> None:
         """Begin a new process."""
         context = multiprocessing.get_context("spawn")  # a CUDA context does not survive a fork
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, self.device, str(self.log)))
+        self.connection, far_end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(far_end, self.device, str(self.log)))
         self.process.start()
-        theirs.close()  # so that its end is noticed here
+        far_end.close()  # so that its end is noticed here
 
-    def take(self, work: Work, attempt: int) -> None:
+    def take(self, work: PackWork, attempt: int) -> None:
         """Begin a pack."""
         self.work, self.attempt, self.missing = work, attempt, {job.number for job in work.jobs}
         log.info("%s: on device %s, process %d", work.name, self.device, self.process.pid)
@@ -186,14 +183,14 @@ def _stop(workers: Sequence[_Worker]) -> str:
 # -- in the process ----------------------------------------------------------------------------------------------------
 
 
-def _serve(connection: Connection, device: str, said: str) -> None:
+def _serve(connection: Connection, device: str, log_file: str) -> None:
     """Run packs until the sweep's process closes the connection."""
-    _speak_to(Path(said))
+    _redirect_output(Path(log_file))
     os.environ[_VISIBLE] = "" if device == _CPU else device  # before anything asks CUDA
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
-            work: Work = connection.recv()
+            work: PackWork = connection.recv()
         except EOFError:
             return
         _work.enter(work)
@@ -206,7 +203,7 @@ def _serve(connection: Connection, device: str, said: str) -> None:
         connection.send(None)
 
 
-def _speak_to(path: Path) -> None:
+def _redirect_output(path: Path) -> None:
     """Everything this process prints goes to a file: several on one terminal could not be read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:

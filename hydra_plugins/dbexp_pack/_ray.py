@@ -5,34 +5,29 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING
 
 import ray
 
 from dbexp.core.errors import Interrupted, first_line
 from hydra_plugins.dbexp_pack import _work
-from hydra_plugins.dbexp_pack._work import Returned, Work
-
-if TYPE_CHECKING:
-    from hydra_plugins.dbexp_pack.launcher import PackLauncher
+from hydra_plugins.dbexp_pack._settings import RayConf, without_nulls
+from hydra_plugins.dbexp_pack._work import PackWork, Returned
 
 log = logging.getLogger(__name__)
 
 
-def run(launcher: PackLauncher, works: Sequence[Work]) -> Generator[Returned, None, None]:
+def run(conf: RayConf, works: Sequence[PackWork]) -> Generator[Returned, None, None]:
     """Give all packs to Ray, and tell of their jobs as packs come back.
 
     Raises:
         Interrupted: Ctrl-C; the tasks were cancelled.
     """
-    from hydra_plugins.dbexp_pack._executors import plain
-
     starts = not ray.is_initialized()
     if starts:
-        ray.init(**plain(launcher.ray["init"]))
+        ray.init(**without_nulls(conf.init))
     # a task whose worker dies is tried once more; one that fails by an exception of its own is too
-    settings = {"max_retries": 1, "retry_exceptions": True, **plain(launcher.ray["remote"])}
-    task = ray.remote(**settings)(_work.run_elsewhere)
+    options = {"max_retries": 1, "retry_exceptions": True, **without_nulls(conf.remote)}
+    task = ray.remote(**options)(_work.run_elsewhere)
     waiting = {task.remote(work): work for work in works}
     try:
         while waiting:
@@ -42,8 +37,7 @@ def run(launcher: PackLauncher, works: Sequence[Work]) -> Generator[Returned, No
                 returns = ray.get(ended)
             except ray.exceptions.RayError as error:
                 log.warning("%s was lost, twice: %s", work.name, error)
-                lost = f"{work.name} was lost: {first_line(error)}"
-                returns = _work.recover(work, [job.number for job in work.jobs], lost)
+                returns = _work.recover(work, f"{work.name} was lost: {first_line(error)}")
             yield from returns
     except BaseException as error:  # also when whoever takes the returns was interrupted
         for reference in waiting:

@@ -35,8 +35,8 @@ class Results(Callback):
         _console.write_results(Path(str(config.hydra.sweep.dir)), _objective(config))
         if not _packs(config):
             words = " ".join(config.hydra.overrides.task)
-            said = _console.said(Path(str(config.hydra.runtime.output_dir)))
-            print(f"job {config.hydra.job.num} ({words})  {said}", flush=True)
+            scores = _console.scores(Path(str(config.hydra.runtime.output_dir)))
+            print(f"job {config.hydra.job.num} ({words})  {scores}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table if nobody else does. Hydra 1.3 leaves this out when a job failed."""

@@ -37,17 +37,19 @@ def resume(config: DictConfig) -> None:
         config: of the sweep, with its `hydra` node.
     """
     sweeper = config.hydra.sweeper
-    name, url, wanted = str(sweeper.study_name), str(sweeper.storage), int(sweeper.n_trials)
+    name, url, total = str(sweeper.study_name), str(sweeper.storage), int(sweeper.n_trials)
     study = _load(name, url)
-    alone = _hold(name, url)
+    exclusive = _hold(name, url)
     if study is None:
         return
-    told = sum(trial.state.is_finished() for trial in study.trials)
-    interrupted = _put_back(study) if alone else 0
-    left = max(0, wanted - told)
-    log.info("study %s: %d of %d trials are there, %d of the others were interrupted", name, told, wanted, interrupted)
+    finished = sum(trial.state.is_finished() for trial in study.trials)
+    interrupted = _put_back(study) if exclusive else 0
+    left = max(0, total - finished)
+    log.info(
+        "study %s: %d of %d trials are there, %d of the others were interrupted", name, finished, total, interrupted
+    )
     if not left:
-        log.info("nothing is left to ask for; hydra.sweeper.n_trials=%d would ask for %d more", wanted + 8, 8)
+        log.info("nothing is left to ask for; hydra.sweeper.n_trials=%d would ask for %d more", total + 8, 8)
         Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # the sweeper writes its results there
     with flag_override(sweeper, ["readonly", "struct"], [False, False]):
         sweeper.n_trials = left
@@ -86,11 +88,10 @@ def _put_back(study: Any) -> int:
     from optuna.trial import TrialState
 
     running = [trial for trial in study.trials if trial.state == TrialState.RUNNING]
-    storage = study._storage  # there is no public way
-    # the second name is that of Optuna 2
-    put = getattr(storage, "set_trial_state_values", None) or storage.set_trial_state
     for trial in running:
-        put(trial._trial_id, TrialState.WAITING)
+        # `tell` only ends a trial and `enqueue_trial` makes another; this was checked with Optuna 2.10.1, and Hydra's
+        # sweeper takes no Optuna from 3 on
+        study._storage.set_trial_state(trial._trial_id, TrialState.WAITING)
     return len(running)
 
 

@@ -8,16 +8,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import submitit
 
 from dbexp.core.errors import Interrupted
 from hydra_plugins.dbexp_pack import _work
-from hydra_plugins.dbexp_pack._work import Returned, Work
-
-if TYPE_CHECKING:
-    from hydra_plugins.dbexp_pack.launcher import PackLauncher
+from hydra_plugins.dbexp_pack._settings import SubmititConf, without_nulls
+from hydra_plugins.dbexp_pack._work import PackWork, Returned
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +25,10 @@ _QUEUE_SECONDS = 10.0
 _SLURM_NAMES = ("partition", "account", "qos", "constraint", "array_parallelism", "setup", "additional_parameters")
 
 
-class Pack:
+class Requeued:
     """What the cluster runs: a pack, which goes on at its last checkpoint when it is queued again."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: PackWork) -> None:
         self.work = work
 
     def __call__(self) -> list[Returned]:
@@ -42,23 +40,22 @@ class Pack:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def run(launcher: PackLauncher, works: Sequence[Work]) -> Generator[Returned, None, None]:
+def run(conf: SubmititConf, works: Sequence[PackWork]) -> Generator[Returned, None, None]:
     """Submit all packs, and tell of their jobs as packs come back.
 
     Raises:
         Interrupted: Ctrl-C; the cluster's jobs were cancelled, and save before they end.
     """
-    cluster = str(launcher.submitit["cluster"])
-    executor = _executor(launcher, cluster)
+    executor = _executor(conf)
     waiting = {job: (work, 1) for job, work in _submit(executor, works)}
     left: dict[submitit.Job[Any], float] = {}
     queued, looked = set[str](), float("-inf")
     try:
         while waiting:
-            if cluster == "slurm" and time.monotonic() - looked > _QUEUE_SECONDS:
+            if conf.cluster == "slurm" and time.monotonic() - looked > _QUEUE_SECONDS:
                 queued, looked = _queue(waiting), time.monotonic()
             for job, (work, attempt) in list(waiting.items()):
-                if not _over(job, cluster, queued, left):
+                if not _over(job, conf.cluster, queued, left):
                     continue
                 del waiting[job]
                 returns = _returns(job)
@@ -69,8 +66,7 @@ def run(launcher: PackLauncher, works: Sequence[Work]) -> Generator[Returned, No
                     waiting |= {again: (work, 2) for again, _ in _submit(executor, [work])}
                 else:
                     log.warning("%s: %s, for the second time; going on without it", work.name, returns)
-                    numbers = [one.number for one in work.jobs]
-                    yield from _work.recover(work, numbers, f"{work.name}: {returns}, twice")
+                    yield from _work.recover(work, f"{work.name}: {returns}, twice")
             time.sleep(_POLL_SECONDS if waiting else 0)
     except BaseException as error:  # also when whoever takes the returns was interrupted
         for job in waiting:
@@ -81,22 +77,21 @@ def run(launcher: PackLauncher, works: Sequence[Work]) -> Generator[Returned, No
         raise Interrupted(signal.SIGINT, message) from None
 
 
-def _executor(launcher: PackLauncher, cluster: str) -> submitit.AutoExecutor:
-    from hydra_plugins.dbexp_pack._executors import plain
-
-    settings = plain(launcher.submitit)
-    del settings["cluster"]
-    folder, timeouts = settings.pop("folder"), settings.pop("max_num_timeout")
-    chosen = {"slurm_max_num_timeout": timeouts} if cluster == "slurm" else {}
-    executor = submitit.AutoExecutor(folder=folder, cluster=cluster, **chosen)
-    special = {name: settings.pop(name) for name in _SLURM_NAMES if name in settings}
-    executor.update_parameters(**settings, **{f"slurm_{name}": value for name, value in special.items()})
+def _executor(conf: SubmititConf) -> submitit.AutoExecutor:
+    retries = {"slurm_max_num_timeout": conf.max_num_timeout} if conf.cluster == "slurm" else {}
+    executor = submitit.AutoExecutor(folder=conf.folder, cluster=conf.cluster, **retries)
+    # vars: also options that the user added by +hydra.launcher.submitit.NAME
+    parameters = without_nulls(vars(conf))
+    for name in ("folder", "cluster", "max_num_timeout"):
+        del parameters[name]
+    special = {f"slurm_{name}": parameters.pop(name) for name in _SLURM_NAMES if name in parameters}
+    executor.update_parameters(**parameters, **special)
     return executor
 
 
-def _submit(executor: submitit.AutoExecutor, works: Sequence[Work]) -> Iterator[tuple[submitit.Job[Any], Work]]:
+def _submit(executor: submitit.AutoExecutor, works: Sequence[PackWork]) -> Iterator[tuple[submitit.Job[Any], PackWork]]:
     with executor.batch():
-        jobs = [executor.submit(Pack(work)) for work in works]
+        jobs = [executor.submit(Requeued(work)) for work in works]
     for job, work in zip(jobs, works, strict=True):
         log.info("%s: job %s, log %s", work.name, job.job_id, job.paths.stderr)
         yield job, work
@@ -109,12 +104,12 @@ def _queue(waiting: dict[submitit.Job[Any], Any]) -> set[str]:
     """
     command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_QUEUE_SECONDS)
+        listing = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_QUEUE_SECONDS)
     except (OSError, subprocess.SubprocessError) as error:
         log.debug("squeue: %s", error)
         return {job.job_id for job in waiting}
     # before it starts, the only job of an array is listed under the id of the array
-    return {name for line in asked.stdout.split() for name in (line, f"{line}_0")}
+    return {name for line in listing.stdout.split() for name in (line, f"{line}_0")}
 
 
 def _over(job: submitit.Job[Any], cluster: str, queued: set[str], left: dict[submitit.Job[Any], float]) -> bool:

@@ -36,7 +36,7 @@ class WorkerLost(HydraException):
 
 
 @dataclass(frozen=True)
-class Work:
+class PackWork:
     """A pack and everything a process needs to run it; plain data that travels between processes and machines.
 
     Attributes:
@@ -58,13 +58,13 @@ class Work:
     hydra_context: HydraContext
     folder: str
 
-    def only(self, numbers: Sequence[int]) -> Work:
+    def only(self, numbers: Sequence[int]) -> PackWork:
         """The same for some of the jobs."""
-        kept = [(job, cfg) for job, cfg in zip(self.jobs, self.composed, strict=True) if job.number in numbers]
-        return replace(self, jobs=tuple(job for job, _ in kept), composed=tuple(cfg for _, cfg in kept))
+        pairs = [(job, cfg) for job, cfg in zip(self.jobs, self.composed, strict=True) if job.number in numbers]
+        return replace(self, jobs=tuple(job for job, _ in pairs), composed=tuple(cfg for _, cfg in pairs))
 
 
-def run(work: Work) -> Iterator[Returned]:
+def run(work: PackWork) -> Iterator[Returned]:
     """Train a pack, then run its jobs, each told as soon as it ends.
 
     Raises:
@@ -77,10 +77,10 @@ def run(work: Work) -> Iterator[Returned]:
         sweep.train_pack(work.jobs, work.size)
     for job, cfg in zip(work.jobs, work.composed, strict=True):
         view.current().begins(job.number)
-        yield job.number, run_one(work.hydra_context, work.task_function, cfg)
+        yield job.number, run_hydra_job(work.hydra_context, work.task_function, cfg)
 
 
-def run_one(hydra_context: HydraContext, task_function: TaskFunction, cfg: DictConfig) -> JobReturn:
+def run_hydra_job(hydra_context: HydraContext, task_function: TaskFunction, cfg: DictConfig) -> JobReturn:
     """One ordinary Hydra job: its folder, its log, its callbacks."""
     returned = run_job(
         hydra_context=hydra_context,
@@ -93,32 +93,42 @@ def run_one(hydra_context: HydraContext, task_function: TaskFunction, cfg: DictC
     return returned
 
 
-def places(cfg: DictConfig, base: Path) -> tuple[Path, Path]:
-    """Folders of the sweep and of the job, which Hydra only tells while the job runs.
+def folders(cfg: DictConfig, base: Path) -> tuple[Path, Path]:
+    """Folders of the sweep and of the job, which Hydra only tells while the job runs: they may refer to ${hydra:...}.
 
     Args:
         cfg: of the job, with its `hydra` node.
         base: what they are relative to.
     """
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(cfg)
+    state = HydraConfig.instance()
+    before = state.cfg
+    state.set_config(cfg)
     try:
         sweep = base / str(cfg.hydra.sweep.dir)
         return sweep, sweep / str(cfg.hydra.sweep.subdir)
     finally:
-        HydraConfig.instance().cfg = before
+        # `set_config` takes no None, which is what it was outside a job; Hydra's run_job puts it back in the same way.
+        # Checked with hydra-core 1.3.8.
+        state.cfg = before
+
+
+def error_of(returned: JobReturn) -> BaseException | None:
+    """The exception of a job that failed."""
+    # `return_value` would raise it, and print a line of its own first; checked with hydra-core 1.3.8
+    value = returned._return_value
+    return value if isinstance(value, BaseException) else None
 
 
 # -- in another process ------------------------------------------------------------------------------------------------
 
 
-def run_elsewhere(work: Work) -> list[Returned]:
+def run_elsewhere(work: PackWork) -> list[Returned]:
     """`run` in a process that knows nothing of Hydra yet; for executors that bring back one result."""
     enter(work)
     return [(number, portable(returned)) for number, returned in run(work)]
 
 
-def enter(work: Work) -> None:
+def enter(work: PackWork) -> None:
     """Bring a fresh process to where the sweep's own process is: resolvers, name of the program, folder, log."""
     from hydra import version
 
@@ -136,46 +146,44 @@ def enter(work: Work) -> None:
 
 def portable(returned: JobReturn) -> JobReturn:
     """The same with an exception that arrives whole: some cannot be unpickled, which would lose the whole pack."""
-    error = returned._return_value
-    if isinstance(error, BaseException):
+    error = error_of(returned)
+    if error is not None:
         try:
             pickle.loads(pickle.dumps(error))
         except Exception:
-            returned._return_value = RuntimeError(f"{type(error).__name__}: {error}")
+            returned.return_value = RuntimeError(f"{type(error).__name__}: {error}")
     return returned
 
 
 # -- jobs whose process was lost ---------------------------------------------------------------------------------------
 
 
-def recover(work: Work, missing: Sequence[int], reason: str) -> Iterator[Returned]:
+def recover(work: PackWork, reason: str) -> Iterator[Returned]:
     """What became of jobs that nobody told of: finished ones say so in their folder, the others failed.
 
     Args:
-        work: of which nothing more will come.
-        missing: numbers of the jobs that no return came from.
+        work: of which nothing will come.
         reason: why.
     """
     for job, cfg in zip(work.jobs, work.composed, strict=True):
-        if job.number in missing:
-            yield job.number, _recovered(job, cfg, Path(work.folder), reason)
+        yield job.number, _recovered(job, cfg, Path(work.folder), reason)
 
 
 def _recovered(job: PlannedRun, cfg: DictConfig, base: Path, reason: str) -> JobReturn:
     from dbexp.pipeline import run as stages
 
-    sweep, folder = places(cfg, base)
+    sweep, folder = folders(cfg, base)
     with_hydra: Any = OmegaConf.create({"hydra": OmegaConf.to_container(cfg.hydra, resolve=False)})
     with_hydra.hydra.sweep.dir, with_hydra.hydra.runtime.output_dir = str(sweep), str(folder)
     returned = JobReturn(overrides=list(job.overrides), hydra_cfg=with_hydra, task_name=str(cfg.hydra.job.name))
     metrics = _metrics(folder, job)
     if metrics is not None:
         values = tuple(metrics[name.strip()] for name in job.config.objective.split(","))
-        returned.status, returned._return_value = JobStatus.COMPLETED, values[0] if len(values) == 1 else values
+        returned.status, returned.return_value = JobStatus.COMPLETED, values[0] if len(values) == 1 else values
         return returned
     error = WorkerLost(reason)
     stages.record_failure(job.config, folder, job.overrides, error)
-    returned.status, returned._return_value = JobStatus.FAILED, error
+    returned.status, returned.return_value = JobStatus.FAILED, error
     return returned
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -14,16 +15,17 @@ from hydra import compose
 from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hydra_plugins.dbexp_pack import _executors, _gpus, _launch
-from hydra_plugins.dbexp_pack._work import Work
-from hydra_plugins.dbexp_pack.launcher import PackLauncher
+from hydra_plugins.dbexp_pack._settings import PackLauncherConf, RayConf, SubmititConf
+from hydra_plugins.dbexp_pack._work import PackWork
 from tests import builders
 from tests.hydra_plugins.worker_jobs import always_kills_its_process, fails_oddly, kills_its_process_once, where
 from tests.sweeps import start, tiny
 
-Works = Callable[[Callable[[DictConfig], Any], Sequence[Sequence[int]]], list[Work]]
+Works = Callable[[Callable[[DictConfig], Any], Sequence[Sequence[int]]], list[PackWork]]
 
 
 @pytest.fixture
@@ -34,8 +36,8 @@ def works(composed: Any, tmp_path: Path) -> Works:
     whenever a test of its own suite was here.
     """
 
-    def make(function: Callable[[DictConfig], Any], packs: Sequence[Sequence[int]]) -> list[Work]:
-        made = []
+    def make(function: Callable[[DictConfig], Any], packs: Sequence[Sequence[int]]) -> list[PackWork]:
+        made: list[PackWork] = []
         for members in packs:
             jobs: list[Any] = []
             configs = []
@@ -52,14 +54,14 @@ def works(composed: Any, tmp_path: Path) -> Works:
                 configs.append(cfg)
             context = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]
             name = f"pack {len(made) + 1}"
-            made.append(Work(name, tuple(jobs), tuple(configs), False, None, function, context, str(tmp_path)))
+            made.append(PackWork(name, tuple(jobs), tuple(configs), False, None, function, context, str(tmp_path)))
         return made
 
     return make
 
 
-def run(devices: Sequence[str], works: Sequence[Work]) -> dict[int, JobReturn]:
-    return dict(_gpus.run(PackLauncher(executor="gpus", devices=devices), works))
+def run(devices: list[str], works: Sequence[PackWork]) -> dict[int, JobReturn]:
+    return dict(_gpus.run(PackLauncherConf(executor="gpus", devices=devices), works))
 
 
 def test_each_process_sees_its_device_and_takes_pack_after_pack(works: Works, tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_an_exception_that_cannot_travel_is_told(works: Works) -> None:
         ({"executor": "gpus", "devices": []}, "hydra.launcher.devices=[]: there is no GPU here"),
         ({"executor": "gpus"}, "hydra.launcher.devices=null: there is no GPU here"),
         (
-            {"executor": "submitit", "submitit": {"cluster": "moon"}},
+            {"executor": "submitit", "submitit": SubmititConf(cluster="moon")},
             "hydra.launcher.submitit.cluster=moon: choose one of slurm, local, debug",
         ),
         ({"executor": "ray"}, "hydra.launcher.executor=ray: needs the package ray; pip install 'dbexp[ray]'"),
@@ -130,21 +132,39 @@ def test_an_exception_that_cannot_travel_is_told(works: Works) -> None:
 def test_settings(monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], says: str) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    find = _executors.importlib.util.find_spec  # type: ignore[attr-defined]
-    lacking = lambda name: None if name == "ray" else find(name) or object()  # noqa: E731
-    monkeypatch.setattr(_executors.importlib.util, "find_spec", lacking)  # type: ignore[attr-defined]
-    (problem,) = _executors.problems(PackLauncher(**settings))
+    find = importlib.util.find_spec
+
+    def lacking(name: str) -> object:
+        return None if name == "ray" else find(name) or object()
+
+    monkeypatch.setattr(importlib.util, "find_spec", lacking)
+    (problem,) = _executors.problems(PackLauncherConf(**settings))
     assert problem.startswith(says)
 
 
 def test_all_gpus_unless_some_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    launcher = PackLauncher(executor="gpus")
-    assert _gpus.devices(launcher) == ["0", "1", "2"] and _executors.workers(launcher) == 3
+    settings = PackLauncherConf(executor="gpus")
+    assert _gpus.devices(settings) == ["0", "1", "2"] and _executors.workers(settings) == 3
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-8d")
-    assert _gpus.devices(launcher) == ["5", "GPU-8d"]
-    assert _executors.problems(launcher) == []
+    assert _gpus.devices(settings) == ["5", "GPU-8d"]
+    assert _executors.problems(settings) == []
+
+
+@pytest.mark.usefixtures("composed")
+def test_settings_reach_the_launcher_as_plain_values() -> None:
+    words = ["hydra/launcher=pack_slurm", "hydra.sweep.dir=sweep", "hydra.launcher.devices=[cpu]",
+             "hydra.launcher.submitit.setup=[module load cuda]", "+hydra.launcher.submitit.nodes=2",
+             "+hydra.launcher.ray.init.num_cpus=1"]  # fmt: skip
+    cfg = compose("config", words, return_hydra_config=True)
+    launcher = instantiate(cfg.hydra.launcher)
+    expected = SubmititConf(
+        folder="sweep/.submitit/%j", name="dbexp", cpus_per_task=8, gpus_per_node=1, setup=["module load cuda"]
+    )
+    assert vars(launcher.settings.submitit) == {**vars(expected), "nodes": 2}
+    assert launcher.settings.ray == RayConf(init={"num_cpus": 1})
+    assert launcher.settings.devices == ["cpu"] and type(launcher.settings.devices) is list
 
 
 @pytest.mark.parametrize(
@@ -162,7 +182,7 @@ def test_all_gpus_unless_some_are_hidden(monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_directions_of_a_search(objective: str, direction: Any, says: str | None) -> None:
     cfg = OmegaConf.create({"objective": objective, "hydra": {"sweeper": {"direction": direction}}})
-    problems = _launch._directions(cfg)
+    problems = _launch.wrong_directions(cfg)
     assert [says in problem for problem in problems] == ([True] if says else [])
 
 

@@ -1,4 +1,4 @@
-"""What is asked of a study that was begun before; the whole of it, with Optuna, is in cluster/test_search.py."""
+"""What is asked of a study that was begun before; the whole of it, with Optuna, is in test_cluster_search.py."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Study:
     _storage: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self._storage = SimpleNamespace(set_trial_state_values=self.states.__setitem__)
+        self._storage = SimpleNamespace(set_trial_state=self.states.__setitem__)
 
     @property
     def trials(self) -> list[Any]:
