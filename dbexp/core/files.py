@@ -17,15 +17,22 @@ config, and in its hash, on every machine."""
 _DEPTH = 3
 
 
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part, whatever happens meanwhile."""
+def write_atomic(path: Path, data: str | bytes, *, durable: bool = True) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part, whatever happens meanwhile.
+
+    Args:
+        path: the file; folders that it lacks are made.
+        data: its content.
+        durable: wait until the disk has it, for milliseconds, so that it outlives a loss of power too.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
     try:
         with temporary.open("wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

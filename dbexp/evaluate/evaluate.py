@@ -25,8 +25,7 @@ from dbexp.evaluate.columns import COLUMNS
 from dbexp.evaluate.feature_cache import DiskCache, FeatureCache
 from dbexp.evaluate.features import Distances, attempt, embed, embed_texts, read_files
 from dbexp.evaluate.functional import Resampling, without_token
-from dbexp.evaluate.image import ImageFile
-from dbexp.evaluate.pictures import Pictures
+from dbexp.evaluate.pictures import ImageFile, Pictures
 from dbexp.evaluate.report import Report, summary
 from dbexp.evaluate.score import Row, Scorer
 
@@ -195,21 +194,21 @@ def _read_rows(pictures: Pictures, real: Sequence[ImageFile], cfg: EvaluateConfi
     problems: list[str] = []
     real_by_hash = {file.sha256: file.path for file in real}
 
-    def read(what: str, paths: Sequence[Path]) -> list[ImageFile | None]:
+    def read(role: str, paths: Sequence[Path]) -> list[ImageFile | None]:
         try:
             files = read_files(paths)
         except ConfigError as error:
             problems.extend(error.problems)
             return []
-        missing = [path for path, file in zip(paths, files, strict=True) if file is None]
-        if len(missing) > cfg.max_missing * len(paths) and not cfg.allow_partial:
+        absent = [path for path, file in zip(paths, files, strict=True) if file is None]
+        if len(absent) > cfg.max_missing * len(paths) and not cfg.allow_partial:
             problems.append(
-                f"{len(missing)} of {len(paths)} {what} are missing ({', '.join(map(str, missing[:3]))}"
-                f"{', ...' if len(missing) > 3 else ''}), more than evaluate.max_missing={cfg.max_missing:g}; "
+                f"{len(absent)} of {len(paths)} {role} are missing ({', '.join(map(str, absent[:3]))}"
+                f"{', ...' if len(absent) > 3 else ''}), more than evaluate.max_missing={cfg.max_missing:g}; "
                 "sample them, or pass evaluate.allow_partial=true"
             )
         problems.extend(
-            f"{file.path}: this {what.rstrip('s')} is byte-identical to the real image {real_by_hash[file.sha256]}; "
+            f"{file.path}: this {role.rstrip('s')} is byte-identical to the real image {real_by_hash[file.sha256]}; "
             "a real image lies among the generated ones"
             for file in files
             if file and file.sha256 in real_by_hash
@@ -222,13 +221,13 @@ def _read_rows(pictures: Pictures, real: Sequence[ImageFile], cfg: EvaluateConfi
         of_class = read(f"{name} class images", class_images)
         everything = [file for files in (*by_prompt.values(), of_class) for file in files]
 
-        def seen(files: Sequence[ImageFile | None]) -> list[ImageFile | None]:
+        def usable(files: Sequence[ImageFile | None]) -> list[ImageFile | None]:
             return [None if file is None or file.black else file for file in files]
 
         return Row(
             name=name,
-            samples={prompt: seen(files) for prompt, files in by_prompt.items()},
-            class_images=seen(of_class),
+            samples={prompt: usable(files) for prompt, files in by_prompt.items()},
+            class_images=usable(of_class),
             expected=len(everything),
             n_missing=sum(file is None for file in everything),
             n_blank=sum(file is not None and file.black for file in everything),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
-import uuid
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dbexp.core.files import write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -100,13 +100,7 @@ class DiskCache:
 
 
 def _write(path: Path, save: Callable[[io.BytesIO], None]) -> None:
-    """Write a file so that it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file whole or not at all. Not durable: a file that a loss of power damages is computed again."""
     buffer = io.BytesIO()
     save(buffer)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.write_bytes(buffer.getvalue())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomic(path, buffer.getvalue(), durable=False)

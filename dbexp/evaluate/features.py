@@ -14,7 +14,7 @@ from dbexp.core.errors import ConfigError, first_line
 from dbexp.evaluate.backbones.base import ImageEncoder, ImageTextEncoder, PairwiseDistance
 from dbexp.evaluate.feature_cache import FeatureCache, feature_key
 from dbexp.evaluate.functional import FloatArray, normalise
-from dbexp.evaluate.image import ImageFile, inspect
+from dbexp.evaluate.pictures import ImageFile, inspect
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +42,18 @@ def read_files(paths: Iterable[Path]) -> list[ImageFile | None]:
     Raises:
         ConfigError: naming every file that is no picture, or a damaged one.
     """
-    found: list[ImageFile | None] = []
+    files: list[ImageFile | None] = []
     problems: list[str] = []
     for path in paths:
         try:
-            found.append(inspect(path))
+            files.append(inspect(path))
         except FileNotFoundError:
-            found.append(None)
+            files.append(None)
         except ConfigError as error:
             problems.extend(error.problems)
     if problems:
         raise ConfigError(problems)
-    return found
+    return files
 
 
 def embed(
@@ -86,7 +86,7 @@ def embed_texts(backbone: ImageTextEncoder, texts: Sequence[str], cache: Feature
         ConfigError: naming every text whose embedding is zero or not finite.
     """
     hashes = {text: hashlib.sha256(text.encode()).hexdigest() for text in texts}
-    keys = {text: feature_key(backbone.id, "text", one) for text, one in hashes.items()}
+    keys = {text: feature_key(backbone.id, "text", sha256) for text, sha256 in hashes.items()}
     raw = {text: cache.get(key) if cache else None for text, key in keys.items()}
     absent = [text for text, array in raw.items() if array is None]
     if absent:

@@ -121,9 +121,9 @@ def mean_squared_distances(vectors: Iterable[NDArray[np.floating]]) -> FloatArra
         total = exact if total is None else total + exact
     assert total is not None and len(squares) >= 2, "a distance needs two vectors"
     dots = np.array([float(vector.astype(np.float64) @ total) for vector in vectors])
-    own = np.array(squares)
+    lengths = np.array(squares)
     # rounding may leave duplicates a hair below zero
-    return np.asarray(np.maximum((len(own) * own + own.sum() - 2 * dots) / (len(own) - 1), 0.0))
+    return np.asarray(np.maximum((len(lengths) * lengths + lengths.sum() - 2 * dots) / (len(lengths) - 1), 0.0))
 
 
 def without_token(prompt: str, token: str) -> str:
@@ -172,13 +172,13 @@ def estimate_mean(
     """
     means = np.asarray(values, dtype=np.float64)
     weights = np.ones_like(means) if counts is None else np.asarray(counts, dtype=np.float64)
-    there = np.isfinite(means) & (weights > 0)
-    means, weights = means[there], weights[there]
+    valid = np.isfinite(means) & (weights > 0)
+    means, weights = means[valid], weights[valid]
     if not len(means):
         return Estimate.missing(reason)
 
-    def statistic(drawn: IntArray) -> FloatArray:
-        return np.asarray((means * weights)[drawn].sum(axis=1) / weights[drawn].sum(axis=1))
+    def statistic(indices: IntArray) -> FloatArray:
+        return np.asarray((means * weights)[indices].sum(axis=1) / weights[indices].sum(axis=1))
 
     low, high = bootstrap(statistic, len(means), how)
     return Estimate(float((means * weights).sum() / weights.sum()), low, high, len(means))
@@ -193,7 +193,7 @@ def estimate_pairs(means_to_others: FloatArray, how: Resampling) -> Estimate:
     """
     value = float(means_to_others.mean())
     low, high = bootstrap(
-        lambda drawn: value + 2 * (means_to_others[drawn].mean(axis=1) - value),
+        lambda indices: value + 2 * (means_to_others[indices].mean(axis=1) - value),
         len(means_to_others) if len(means_to_others) > 2 else 0,
         how,
     )
@@ -206,20 +206,15 @@ def estimate_difference(a: ArrayLike, b: ArrayLike, how: Resampling) -> Estimate
     if not np.isfinite(left).any() or not np.isfinite(right).any():
         return Estimate.missing("one of the two means is missing")
 
-    def mean(values: FloatArray, drawn: IntArray) -> FloatArray:
-        there = np.isfinite(values)
-        counts = there[drawn].sum(axis=1)
-        sums = np.where(there, values, 0.0)[drawn].sum(axis=1)
-        return np.asarray(np.divide(sums, counts, out=np.full(len(drawn), np.nan), where=counts > 0))
+    def mean(values: FloatArray, indices: IntArray) -> FloatArray:
+        valid = np.isfinite(values)
+        counts = valid[indices].sum(axis=1)
+        sums = np.where(valid, values, 0.0)[indices].sum(axis=1)
+        return np.asarray(np.divide(sums, counts, out=np.full(len(indices), np.nan), where=counts > 0))
 
-    low, high = bootstrap(lambda drawn: mean(left, drawn) - mean(right, drawn), len(left), how)
+    low, high = bootstrap(lambda indices: mean(left, indices) - mean(right, indices), len(left), how)
     value = float(np.nanmean(left) - np.nanmean(right))
     return Estimate(value, low, high, int((np.isfinite(left) | np.isfinite(right)).sum()))
-
-
-def over_subjects(values: Mapping[str, float]) -> float:
-    """The figure of a table over several subjects: their mean, never one over pooled pairs; NaN if one is NaN."""
-    return float(np.mean(list(values.values()))) if values else math.nan
 
 
 def paired_difference(a: Mapping[PairKey, float], b: Mapping[PairKey, float], how: Resampling) -> Estimate:
@@ -247,9 +242,9 @@ def paired_difference(a: Mapping[PairKey, float], b: Mapping[PairKey, float], ho
     for prompts in by_subject.values():
         sums = np.array([math.fsum(differences) for differences in prompts.values()])
         counts = np.array([len(differences) for differences in prompts.values()])
-        drawn = generator.integers(len(sums), size=(how.resamples, len(sums)))
+        indices = generator.integers(len(sums), size=(how.resamples, len(sums)))
         value += float(sums.sum() / counts.sum()) / len(by_subject)
-        draws += sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1) / len(by_subject)
+        draws += sums[indices].sum(axis=1) / counts[indices].sum(axis=1) / len(by_subject)
     if all(len(prompts) < 2 for prompts in by_subject.values()):
         return Estimate(value, n=len(shared))
     tail = (1 - how.confidence) / 2

@@ -92,8 +92,8 @@ class Report:
 
     def plain(self) -> dict[str, Any]:
         """The same as dicts and lists."""
-        made: dict[str, Any] = _plain(self)
-        return made
+        data: dict[str, Any] = _plain(self)
+        return data
 
     @classmethod
     def from_json(cls, text: str) -> Report:
@@ -114,8 +114,8 @@ class Report:
         data["groups"] = {group: _estimates(columns) for group, columns in data["groups"].items()}
         data["prompts"] = tuple(PromptScores(**{**p, "values": _floats(p["values"])}) for p in data["prompts"])
         for pictures in ("images", "class_images"):
-            read = data.get(pictures, ())
-            data[pictures] = tuple(ImageScores(**{**i, "values": _floats(i["values"])}) for i in read)
+            records = data.get(pictures, ())
+            data[pictures] = tuple(ImageScores(**{**i, "values": _floats(i["values"])}) for i in records)
         data["copies"] = tuple(Copy(**copy) for copy in data["copies"])
         data["copy_threshold"] = _float(data["copy_threshold"])
         data["notes"] = tuple(data["notes"])

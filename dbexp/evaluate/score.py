@@ -20,7 +20,7 @@ from dbexp.evaluate.functional import (
     mean_to_others,
     without_token,
 )
-from dbexp.evaluate.image import ImageFile
+from dbexp.evaluate.pictures import ImageFile
 from dbexp.evaluate.report import Copy, ImageScores, PromptScores
 
 IMAGE_COLUMNS = ("dino", "clip_i", "clip_t", "clip_t_token", "dino_max")
@@ -150,8 +150,8 @@ class Scorer:
         columns = {}
         for column in PROMPT_COLUMNS[:-1]:
             values = [score.values[column] for score in ordered]
-            none = self.reasons[column] or "no samples"
-            columns[column] = estimate_mean(values, self.how, counts=pictures, reason=none)
+            reason = self.reasons[column] or "no samples"
+            columns[column] = estimate_mean(values, self.how, counts=pictures, reason=reason)
         return columns | {"div": self._diversity(ordered)}
 
     def _diversity(self, prompts: Sequence[PromptScores]) -> Estimate:
@@ -159,22 +159,23 @@ class Scorer:
         if any(score.n > 1 and math.isnan(value) for score, value in zip(prompts, values, strict=True)):
             # a mean over the prompts before the failure would look like one over all of them
             return Estimate.missing(str(self.lpips.failure))
-        none = "no prompt has two samples" if any(score.n for score in prompts) else "no samples"
-        return estimate_mean(values, self.how, reason=none)
+        reason = "no prompt has two samples" if any(score.n for score in prompts) else "no samples"
+        return estimate_mean(values, self.how, reason=reason)
 
     def class_columns(self, row: Row, base: Row | None) -> dict[str, Estimate]:
         """`pres` and `div_prior` of a row, and its drift from `base` if one is given; class images are resampled."""
         slots, base_slots = row.class_images, base.class_images if base else []
         length = max(len(slots), len(base_slots))
-        own = self._to_real(slots, length)
-        none = self.reasons["pres"]
-        columns = {"pres": estimate_mean(own, self.how, reason=none or "no class images")}
+        pres = self._to_real(slots, length)
+        failure = self.reasons["pres"]
+        columns = {"pres": estimate_mean(pres, self.how, reason=failure or "no class images")}
         if base:
-            other = self._to_real(base_slots, length)
-            columns["pres_base"] = estimate_mean(other, self.how, reason=none or "no class images of the base model")
-            delta = estimate_difference(own, other, self.how)
-            lacking = columns["pres"].reason or columns["pres_base"].reason
-            columns["pres_delta"] = Estimate.missing(lacking) if lacking else delta
+            pres_base = self._to_real(base_slots, length)
+            reason = failure or "no class images of the base model"
+            columns["pres_base"] = estimate_mean(pres_base, self.how, reason=reason)
+            delta = estimate_difference(pres, pres_base, self.how)
+            gap = columns["pres"].reason or columns["pres_base"].reason
+            columns["pres_delta"] = Estimate.missing(gap) if gap else delta
         files = [file for file in slots if file]
         distances = self.lpips.of(files)
         if distances is None:
@@ -203,26 +204,28 @@ class Scorer:
     def _to_real(self, slots: Sequence[ImageFile | None], length: int) -> FloatArray:
         """[length] mean DINO cosine of each class image to the real images, NaN where there is no picture."""
         means = np.full(length, math.nan)
-        places = [i for i, file in enumerate(slots) if file]
-        if places and not self.reasons["pres"]:
+        indices = [i for i, file in enumerate(slots) if file]
+        if indices and not self.reasons["pres"]:
             unit = self.dino.of([file for file in slots if file])
-            means[places] = (unit @ self.dino.of(self.real).T).mean(axis=1)
+            means[indices] = (unit @ self.dino.of(self.real).T).mean(axis=1)
         return means
 
     def real_columns(self) -> dict[str, Estimate]:
         """The real images among themselves, off the diagonal; they are resampled."""
         columns = {}
         for column, space in (("dino_real", self.dino), ("clip_i_real", self.clip)):
-            none = self.reasons[column]
-            others = None if none else mean_to_others(space.of(self.real))
-            columns[column] = Estimate.missing(str(none)) if others is None else estimate_pairs(others, self.how)
+            reason = self.reasons[column]
+            if reason:
+                columns[column] = Estimate.missing(reason)
+            else:
+                columns[column] = estimate_pairs(mean_to_others(space.of(self.real)), self.how)
         return columns
 
     def copies(self, images: Sequence[ImageScores]) -> tuple[Copy, ...]:
         """The samples that `copy_rate` counts, nearest first."""
-        found = [
+        copies = [
             Copy(image.path, image.nearest, image.values["dino_max"])
             for image in images
             if image.nearest is not None and image.values["dino_max"] > self.threshold
         ]
-        return tuple(sorted(found, key=lambda copy: -copy.similarity))
+        return tuple(sorted(copies, key=lambda copy: -copy.similarity))

@@ -49,9 +49,9 @@ class Network:
 
 @pytest.fixture
 def loader(monkeypatch: pytest.MonkeyPatch) -> Loader:
-    made = Loader()
-    monkeypatch.setattr(deferred, "_load", made)
-    return made
+    fake = Loader()
+    monkeypatch.setattr(deferred, "_load", fake)
+    return fake
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from transformers import ViTConfig, ViTModel
 from dbexp.config.schema import DinoConfig
 from dbexp.core.errors import ConfigError
 from dbexp.evaluate.backbones.dino import Dino
-from dbexp.evaluate.image import square, to_tensor
+from dbexp.evaluate.pictures import square, to_tensor
 
 TINY = DinoConfig(
     weights="random",

@@ -11,7 +11,7 @@ import pytest
 from dbexp.evaluate.feature_cache import DiskCache
 from dbexp.evaluate.features import mean_distances
 from dbexp.evaluate.functional import FloatArray
-from dbexp.evaluate.image import ImageFile
+from dbexp.evaluate.pictures import ImageFile
 
 
 class Lengths:

@@ -21,7 +21,6 @@ from dbexp.evaluate.functional import (
     mean_squared_distances,
     mean_to_others,
     normalise,
-    over_subjects,
     paired_difference,
     without_token,
 )
@@ -169,11 +168,6 @@ def test_draws_without_a_value_are_left_out() -> None:
     values = np.array([1.0, math.nan])
     low, high = bootstrap(lambda drawn: values[drawn].mean(axis=1), 2, HOW)
     assert low == high == 1.0
-
-
-def test_a_table_over_subjects_is_the_mean_over_subjects() -> None:
-    assert over_subjects({"dog": 0.2, "cat": 0.6}) == pytest.approx(0.4)
-    assert math.isnan(over_subjects({"dog": 0.2, "cat": math.nan}))
 
 
 def test_paired_differences_use_what_both_runs_have() -> None:

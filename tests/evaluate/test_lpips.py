@@ -17,7 +17,7 @@ from torchmetrics.functional.image.lpips import _LPIPS
 from dbexp.config.schema import LpipsConfig
 from dbexp.core.errors import ConfigError
 from dbexp.evaluate.backbones.lpips import Lpips
-from dbexp.evaluate.image import square, to_tensor
+from dbexp.evaluate.pictures import square, to_tensor
 
 SIZE = 64
 HALF = (0.5, 0.5, 0.5)

@@ -1,9 +1,10 @@
-"""What the three backbones have in common: their face towards `evaluate`, strict fp32, and weights with an identity."""
+"""What the backbones have in common: protocols, batches in strict fp32, and weights with an identity."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,29 +85,50 @@ def seeded() -> Iterator[None]:
         yield
 
 
-def in_batches(
-    encode: Callable[[Tensor], Tensor],
-    read: Callable[[Path], Tensor],
-    paths: Sequence[Path],
-    batch_size: int,
-    device: torch.device,
-) -> Iterator[Tensor]:
-    """Read and encode pictures batch by batch.
+class Network(ABC):
+    """What all backbones do alike: compute in batches and in strict fp32, with an identity made from their weights.
 
     Args:
-        encode: [b, 3, H, W] -> [b, D].
-        read: path -> [3, H, W], one size for all.
-        paths: N pictures.
-        batch_size: pictures at once.
-        device: where `encode` runs.
-
-    Yields:
-        [b, D] float32 on the CPU.
+        cfg: settings.
+        model: with its weights.
+        device: where it computes.
+        name: library, architecture and whatever else makes it compute something else; begins the `id`.
+        weights: as the config names them.
+        transform: preprocessing in words, with its version.
     """
-    for start in range(0, len(paths), batch_size):
-        batch = torch.stack([read(path) for path in paths[start : start + batch_size]])
-        with strict_fp32(device):
-            yield encode(batch.to(device)).float().cpu()
+
+    def __init__(
+        self, cfg: Any, model: nn.Module, device: torch.device, *, name: str, weights: str | None, transform: str
+    ) -> None:
+        self.cfg, self.device, self.transform = cfg, device, transform
+        self.random = weights == RANDOM
+        self.model: Any = model.float().eval().requires_grad_(False).to(device)
+        self.id = f"{name}/{origin(weights)}/sha256:{digest(self.model)}"
+
+    @abstractmethod
+    def reader(self, paths: Sequence[Path]) -> Callable[[Path], Tensor]:
+        """What turns each of these pictures into [3, H, W], one size for all of them."""
+
+    @abstractmethod
+    def encode(self, pixels: Tensor) -> Tensor:
+        """[b, 3, H, W] -> [b, D], on the device."""
+
+    def batches(self, paths: Sequence[Path], batch_size: int) -> Iterator[Tensor]:
+        """Vectors of pictures, [b, D] float32 on the CPU, as they are computed."""
+        read = self.reader(paths)
+        for start in range(0, len(paths), batch_size):
+            pixels = torch.stack([read(path) for path in paths[start : start + batch_size]])
+            with strict_fp32(self.device):
+                yield self.encode(pixels.to(self.device)).float().cpu()
+
+    def embed_images(self, paths: Sequence[Path], batch_size: int = 32) -> Tensor:
+        """[N, D] float32 on the CPU, not normalised.
+
+        Args:
+            paths: N >= 1 pictures of any size.
+            batch_size: pictures at once; it does not change the result beyond rounding.
+        """
+        return torch.cat(list(self.batches(paths, batch_size)))
 
 
 # ------------------------------------------------------------------------------------------------------- weights
@@ -142,12 +164,12 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], field: str, 
     Raises:
         ConfigError: naming `field` and the first tensors that are missing, unknown or of another shape.
     """
-    own = module.state_dict()
-    wrong = [f"{name} is missing" for name in own if name not in tensors]
-    wrong += [f"{name} is unknown" for name in tensors if name not in own]
+    expected = module.state_dict()
+    wrong = [f"{name} is missing" for name in expected if name not in tensors]
+    wrong += [f"{name} is unknown" for name in tensors if name not in expected]
     wrong += [
         f"{name} is {list(tensors[name].shape)} and should be {list(tensor.shape)}"
-        for name, tensor in own.items()
+        for name, tensor in expected.items()
         if name in tensors and tensors[name].shape != tensor.shape
     ]
     if wrong:
@@ -165,11 +187,6 @@ def digest(module: nn.Module) -> str:
         sha.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         sha.update(tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()[:12]
-
-
-def finished(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module in fp32 and evaluation mode, frozen, on its device."""
-    return module.float().eval().requires_grad_(False).to(device)
 
 
 def origin(weights: str | None) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,24 +23,13 @@ from dbexp.config.schema import ClipConfig
 from dbexp.core.errors import ConfigError, first_line
 from dbexp.core.files import locate
 from dbexp.core.images import read_rgb
-from dbexp.evaluate.backbones.base import (
-    RANDOM,
-    digest,
-    finished,
-    in_batches,
-    load_strictly,
-    options,
-    origin,
-    read_state_dict,
-    seeded,
-    strict_fp32,
-)
+from dbexp.evaluate.backbones.base import RANDOM, Network, load_strictly, options, read_state_dict, seeded, strict_fp32
 
 _SCHEMAS = ("local-dir:", "hf-hub:")
 _PARTS = {"embed_dim", "vision_cfg", "text_cfg"}
 
 
-class Clip:
+class Clip(Network):
     """Pictures and texts to CLIP embeddings.
 
     Raises:
@@ -48,29 +37,31 @@ class Clip:
     """
 
     def __init__(self, cfg: ClipConfig, device: torch.device) -> None:
-        self.cfg = cfg
-        self.device = device
-        self.random = cfg.weights == RANDOM
         with _source(cfg) as source:
             model = _build(cfg, source)
             self.tokenizer = open_clip.get_tokenizer(source)
         _require_quick_gelu(_computes_quick_gelu(model), cfg)
         preprocess = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
         self.preprocess = open_clip.transform.image_transform_v2(preprocess, is_train=False)
-        self.model: Any = finished(model, device)
         self.context_length = int(self.tokenizer.context_length)
         name = Path(cfg.name).name if cfg.name.startswith("local-dir:") else cfg.name
-        self.id = f"open_clip/{name}{options(cfg.kwargs)}/{origin(cfg.weights)}/sha256:{digest(self.model)}"
-        self.transform = f"1: open_clip {preprocess}"
+        super().__init__(
+            cfg,
+            model,
+            device,
+            name=f"open_clip/{name}{options(cfg.kwargs)}",
+            weights=cfg.weights,
+            transform=f"1: open_clip {preprocess}",
+        )
 
-    def embed_images(self, paths: Sequence[Path], batch_size: int = 32) -> Tensor:
-        """[N, D] float32 on the CPU, not normalised.
+    def reader(self, paths: Sequence[Path]) -> Callable[[Path], Tensor]:
+        """open_clip's own transform of the model; the paths do not matter."""
+        return lambda path: self.preprocess(read_rgb(path))
 
-        Args:
-            paths: N >= 1 pictures of any size.
-            batch_size: pictures at once; it does not change the result beyond rounding.
-        """
-        return torch.cat(list(in_batches(self.model.encode_image, self._read, paths, batch_size, self.device)))
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The projected embedding."""
+        features: Tensor = self.model.encode_image(pixels)
+        return features
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """[N, D] float32 on the CPU, not normalised.
@@ -91,10 +82,6 @@ class Clip:
         long = self.tokenizer(list(texts), context_length=self.context_length + 1)
         return [bool(differs) for differs in (short != long[:, : self.context_length]).any(dim=1)]
 
-    def _read(self, path: Path) -> Tensor:
-        pixels: Tensor = self.preprocess(read_rgb(path))
-        return pixels
-
 
 @contextmanager
 def _source(cfg: ClipConfig) -> Iterator[str]:
@@ -105,8 +92,7 @@ def _source(cfg: ClipConfig) -> Iterator[str]:
             raise ConfigError(f"evaluate.clip.name={cfg.name}: a folder with open_clip_config.json is expected there")
         yield f"local-dir:{folder}"
         return
-    known = cfg.name.startswith(_SCHEMAS) or cfg.name in open_clip.list_models()
-    if known:
+    if cfg.name.startswith(_SCHEMAS) or cfg.name in open_clip.list_models():
         yield cfg.name
         return
     if not cfg.kwargs.keys() >= _PARTS:
@@ -164,9 +150,9 @@ def _ready_made(cfg: ClipConfig, source: str, pretrained: str | None) -> Any:
     try:
         return open_clip.create_model(source, pretrained=pretrained, require_pretrained=True, **cfg.kwargs)
     except Exception as error:  # the network fails in as many ways as there are libraries below open_clip
-        shown = "null" if cfg.weights is None else cfg.weights
+        weights = "null" if cfg.weights is None else cfg.weights
         raise ConfigError(
-            f"evaluate.clip.weights={shown}: {cfg.name} could not be loaded ({first_line(error)}); connect to the "
+            f"evaluate.clip.weights={weights}: {cfg.name} could not be loaded ({first_line(error)}); connect to the "
             "network once, or pass evaluate.clip.weights=FILE, a local checkpoint, or "
             "evaluate.clip.name=local-dir:FOLDER with evaluate.clip.weights=null, "
             "or evaluate.clip.weights=random for a trial without meaning"
@@ -176,8 +162,8 @@ def _ready_made(cfg: ClipConfig, source: str, pretrained: str | None) -> Any:
 def _load_file(model: nn.Module, path: str, tags: Sequence[str]) -> None:
     field = "evaluate.clip.weights"
     if not locate(path).is_file():
-        known = f"neither one of its tags ({', '.join(tags)}) nor a file" if tags else "no such file"
-        raise ConfigError(f"{field}={path}: {known}; give a checkpoint (.safetensors, .pth, .pt), or random")
+        problem = f"neither one of its tags ({', '.join(tags)}) nor a file" if tags else "no such file"
+        raise ConfigError(f"{field}={path}: {problem}; give a checkpoint (.safetensors, .pth, .pt), or random")
     tensors = read_state_dict(path, field)
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     load_strictly(model, tensors, field, path)

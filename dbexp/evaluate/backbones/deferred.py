@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dbexp.config.schema import ClipConfig, DinoConfig, LpipsConfig
 from dbexp.core import provenance
@@ -25,7 +24,6 @@ from dbexp.core.errors import ConfigError
 from dbexp.core.files import locate, write_atomic
 from dbexp.core.store import Store
 from dbexp.evaluate.backbones.base import RANDOM
-from dbexp.evaluate.functional import FloatArray
 
 Settings = DinoConfig | ClipConfig | LpipsConfig
 
@@ -89,32 +87,15 @@ class Deferred:
         self._load = load
         self._loaded: Any = None
 
-    def embed_images(self, paths: Sequence[Path], batch_size: int = 32) -> Tensor:
-        """See `ImageEncoder`."""
-        vectors: Tensor = self._backbone().embed_images(paths, batch_size)
-        return vectors
-
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """See `ImageTextEncoder`."""
-        vectors: Tensor = self._backbone().embed_texts(texts)
-        return vectors
-
-    def truncated(self, texts: Sequence[str]) -> list[bool]:
-        """See `ImageTextEncoder`."""
-        cut: list[bool] = self._backbone().truncated(texts)
-        return cut
-
-    def mean_distances(self, paths: Sequence[Path], batch_size: int = 32) -> FloatArray:
-        """See `PairwiseDistance`."""
-        distances: FloatArray = self._backbone().mean_distances(paths, batch_size)
-        return distances
-
-    def _backbone(self) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        """What was not noted, which is all that computes, is the loaded backbone's."""
+        if name.startswith("_"):  # of `copy` or `pickle`, before there is anything to load
+            raise AttributeError(name)
         if self._loaded is None:
             self._loaded = self._load()
             if self._loaded.id != self.id:  # its files were other ones a moment ago
                 raise ConfigError(f"the weights of {self.id} changed while this ran; give the same command again")
-        return self._loaded
+        return getattr(self._loaded, name)
 
 
 def _load(cfg: Settings, device: torch.device) -> Any:
@@ -139,22 +120,22 @@ def _inputs(cfg: Settings, store: Store) -> dict[str, Any] | None:
 
 def _files(cfg: Settings) -> list[Path] | None:
     """The files of a backbone's weights and architecture; None if some are not on this machine under their own path."""
-    given: list[str | None]
+    names: list[str | None]
     if isinstance(cfg, DinoConfig):
-        given = [cfg.weights]
+        names = [cfg.weights]
     elif isinstance(cfg, LpipsConfig):
-        given = [cfg.trunk, cfg.heads or RANDOM]  # without a file, the heads are those of the lpips package
+        names = [cfg.trunk, cfg.heads or RANDOM]  # without a file, the heads are those of the lpips package
     elif cfg.name.startswith(_HUB) or (cfg.weights is None and not cfg.name.startswith(_LOCAL)):
         return None
     else:
-        given = [cfg.name.removeprefix(_LOCAL)] if cfg.name.startswith(_LOCAL) else []
-        given += [cfg.weights or RANDOM]
+        names = [cfg.name.removeprefix(_LOCAL)] if cfg.name.startswith(_LOCAL) else []
+        names += [cfg.weights or RANDOM]
     files: list[Path] = []
-    for name in given:
+    for name in names:
         if name == RANDOM:
             continue
-        place = None if name is None else locate(name)
-        if place is None or not place.exists():  # whoever loads it says what is wrong
+        path = None if name is None else locate(name)
+        if path is None or not path.exists():  # whoever loads it says what is wrong
             return None
-        files += sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
+        files += sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     return files

@@ -6,7 +6,7 @@ timm's own for these weights resizes to 248 and the reference evaluation to 256.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,11 @@ from torch import Tensor, nn
 from dbexp.config.schema import DinoConfig
 from dbexp.core.errors import ConfigError, first_line
 from dbexp.core.images import read_rgb
-from dbexp.evaluate.backbones.base import (
-    RANDOM,
-    digest,
-    finished,
-    in_batches,
-    load_strictly,
-    options,
-    origin,
-    read_state_dict,
-    seeded,
-    strict_fp32,
-)
-from dbexp.evaluate.image import square, to_tensor
+from dbexp.evaluate.backbones.base import RANDOM, Network, load_strictly, options, read_state_dict, seeded, strict_fp32
+from dbexp.evaluate.pictures import square, to_tensor
 
 
-class Dino:
+class Dino(Network):
     """Pictures to DINO embeddings.
 
     Raises:
@@ -40,25 +29,25 @@ class Dino:
     """
 
     def __init__(self, cfg: DinoConfig, device: torch.device) -> None:
-        self.cfg = cfg
-        self.device = device
-        self.random = cfg.weights == RANDOM
-        self.model = finished(_build(cfg), device)
-        self.id = f"timm/{cfg.name}{options(cfg.kwargs)}/{origin(cfg.weights)}/sha256:{digest(self.model)}"
-        self.transform = f"1: shorter side {cfg.resize} bicubic, centre {cfg.crop}, mean {cfg.mean}, std {cfg.std}"
+        super().__init__(
+            cfg,
+            _build(cfg),
+            device,
+            name=f"timm/{cfg.name}{options(cfg.kwargs)}",
+            weights=cfg.weights,
+            transform=f"1: shorter side {cfg.resize} bicubic, centre {cfg.crop}, mean {cfg.mean}, std {cfg.std}",
+        )
         self._probe()
 
-    def embed_images(self, paths: Sequence[Path], batch_size: int = 32) -> Tensor:
-        """[N, D] float32 on the CPU, not normalised.
+    def reader(self, paths: Sequence[Path]) -> Callable[[Path], Tensor]:
+        """The shorter side to `resize`, then a centre crop; the paths do not matter."""
+        cfg = self.cfg
+        return lambda path: to_tensor(square(read_rgb(path), cfg.resize, cfg.crop), cfg.mean, cfg.std)
 
-        Args:
-            paths: N >= 1 pictures of any size.
-            batch_size: pictures at once; it does not change the result beyond rounding.
-        """
-        return torch.cat(list(in_batches(self.model, self._read, paths, batch_size, self.device)))
-
-    def _read(self, path: Path) -> Tensor:
-        return to_tensor(square(read_rgb(path), self.cfg.resize, self.cfg.crop), self.cfg.mean, self.cfg.std)
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The CLS token after the last norm."""
+        features: Tensor = self.model(pixels)
+        return features
 
     def _probe(self) -> None:
         """Find out now, not after hours of training, that the model refuses pictures of this size."""

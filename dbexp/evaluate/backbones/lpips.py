@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import lpips  # type: ignore[import-untyped,unused-ignore]  # the package has no type information
 import numpy as np
@@ -25,18 +24,9 @@ from torch import Tensor, nn
 from dbexp.config.schema import LpipsConfig
 from dbexp.core.errors import ConfigError, first_line
 from dbexp.core.images import read_rgb
-from dbexp.evaluate.backbones.base import (
-    RANDOM,
-    digest,
-    finished,
-    in_batches,
-    load_strictly,
-    origin,
-    read_state_dict,
-    seeded,
-)
+from dbexp.evaluate.backbones.base import RANDOM, Network, load_strictly, read_state_dict, seeded
 from dbexp.evaluate.functional import FloatArray, mean_squared_distances
-from dbexp.evaluate.image import square, to_tensor
+from dbexp.evaluate.pictures import square, to_tensor
 
 _ZOO = {
     "alex": torchvision.models.AlexNet_Weights.IMAGENET1K_V1,
@@ -47,7 +37,7 @@ _MOST_AT_ONCE = 8
 """Pictures per forward pass: the features of one 512-pixel picture are 11 MB (alex) to 130 MB (vgg)."""
 
 
-class Lpips:
+class Lpips(Network):
     """LPIPS distances between pictures.
 
     Raises:
@@ -55,21 +45,14 @@ class Lpips:
     """
 
     def __init__(self, cfg: LpipsConfig, device: torch.device) -> None:
-        self.cfg = cfg
-        self.device = device
-        self.random = cfg.trunk == RANDOM
-        self.model: Any = finished(_build(cfg), device)
-        self.id = f"lpips/0.1/{cfg.net}/{origin(cfg.trunk)}/sha256:{digest(self.model)}"
-        self.transform = f"1: centre square, {cfg.size} pixels or the smallest picture's side, bicubic, [-1, 1]"
-
-    def embed_images(self, paths: Sequence[Path], batch_size: int = 32) -> Tensor:
-        """[N, D] float32 on the CPU; the squared Euclidean distance of two rows is their LPIPS.
-
-        Args:
-            paths: N >= 1 pictures; all are brought to one size, the smallest one's if that is below `size`.
-            batch_size: pictures at once; it does not change the result beyond rounding.
-        """
-        return torch.cat(list(self._batches(paths, batch_size)))
+        super().__init__(
+            cfg,
+            _build(cfg),
+            device,
+            name=f"lpips/0.1/{cfg.net}",
+            weights=cfg.trunk,
+            transform=f"1: centre square, {cfg.size} pixels or the smallest picture's side, bicubic, [-1, 1]",
+        )
 
     def mean_distances(self, paths: Sequence[Path], batch_size: int = 32) -> FloatArray:
         """[K] mean LPIPS of each picture to the others; its mean is the mean over pairs.
@@ -82,16 +65,17 @@ class Lpips:
             return mean_squared_distances(list(self.embed_images(paths, batch_size).numpy()))
         return mean_squared_distances(_Passes(self, paths, batch_size))
 
-    def _batches(self, paths: Sequence[Path], batch_size: int) -> Iterator[Tensor]:
-        side = min(self.cfg.size, *map(_short_side, paths))
+    def batches(self, paths: Sequence[Path], batch_size: int) -> Iterator[Tensor]:
+        """As of every backbone, never more at once than memory takes."""
+        return super().batches(paths, min(batch_size, _MOST_AT_ONCE))
 
-        def read(path: Path) -> Tensor:
-            return to_tensor(square(read_rgb(path), side, side), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    def reader(self, paths: Sequence[Path]) -> Callable[[Path], Tensor]:
+        """A centre square, all of the smallest picture's size if that is below `size`."""
+        side, half = min(self.cfg.size, *map(_short_side, paths)), (0.5, 0.5, 0.5)
+        return lambda path: to_tensor(square(read_rgb(path), side, side), half, half)
 
-        return in_batches(self._encode, read, paths, min(batch_size, _MOST_AT_ONCE), self.device)
-
-    def _encode(self, pixels: Tensor) -> Tensor:
-        """[b, 3, H, W] in [-1, 1] -> [b, D]."""
+    def encode(self, pixels: Tensor) -> Tensor:
+        """[b, 3, H, W] in [-1, 1] -> [b, D]; the squared Euclidean distance of two rows is their LPIPS."""
         layers = []
         trunk, scale, heads = self.model.net, self.model.scaling_layer, self.model.lins
         for features, head in zip(trunk(scale(pixels)), heads, strict=True):
@@ -108,7 +92,7 @@ class _Passes:
         self.backbone, self.paths, self.batch_size = backbone, paths, batch_size
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        return chain.from_iterable(batch.numpy() for batch in self.backbone._batches(self.paths, self.batch_size))
+        return chain.from_iterable(batch.numpy() for batch in self.backbone.batches(self.paths, self.batch_size))
 
 
 def _short_side(path: Path) -> int:
@@ -137,8 +121,8 @@ def _load_trunk(trunk: nn.Module, cfg: LpipsConfig) -> None:
     tensors = _from_zoo(cfg.net) if cfg.trunk is None else read_state_dict(cfg.trunk, field)
     by_layer = {name.removeprefix("features."): tensor for name, tensor in tensors.items()}
     layers = {name: name.partition(".")[2] for name in trunk.state_dict()}
-    found = {name: by_layer[layer] for name, layer in layers.items() if layer in by_layer}
-    load_strictly(trunk, found, field, source)
+    tensors = {name: by_layer[layer] for name, layer in layers.items() if layer in by_layer}
+    load_strictly(trunk, tensors, field, source)
 
 
 def _from_zoo(net: str) -> dict[str, Tensor]:
@@ -160,5 +144,5 @@ def _load_heads(model: nn.Module, path: str) -> None:
     if negative:
         raise ConfigError(f"{field}={path}: {negative[0]} has negative weights, which make no distance")
     # lpips registers each head twice, as lin0 and as lins.0
-    own = nn.ModuleDict({name: child for name, child in model.named_children() if re.fullmatch(r"lin\d", name)})
-    load_strictly(own, heads, field, path)
+    layers = nn.ModuleDict({name: child for name, child in model.named_children() if re.fullmatch(r"lin\d", name)})
+    load_strictly(layers, heads, field, path)

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision import transforms as T
 
 from dbexp.core.errors import ConfigError
-from dbexp.evaluate.image import inspect, square, to_tensor
+from dbexp.evaluate.pictures import inspect, square, to_tensor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
