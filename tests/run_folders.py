@@ -69,7 +69,7 @@ def make(
     said = {"config": plain(replace(used, store=None)), "inputs": {}}
     lora.save(folder / "train" / "lora.safetensors", adapter, base, said)
     record = {
-        "report": json.loads(report(**(columns or {"dino": 0.5, "clip_t": 0.25})).to_json()),
+        "report": json.loads(report(None, **(columns or {"dino": 0.5, "clip_t": 0.25})).to_json()),
         "config": plain(used),
         "model": {"name": base.name, "identity": base.identity},
     }

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -93,14 +94,14 @@ class TestRun:
     def test_it_is_the_commands_code(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         calls = []
         monkeypatch.setattr(stages, "run", lambda *given: calls.append(given))
-        monkeypatch.setattr(record, "read", lambda folder: folder)
+        monkeypatch.setattr(record, "read", lambda folder: SimpleNamespace(folder=folder))
         cfg = dbexp.compose(["lora.rank=3"])
         changed = replace(cfg, lora=replace(cfg.lora, rank=4))
-        assert dbexp.run(cfg, tmp_path / "0") == tmp_path / "0"
+        assert dbexp.run(cfg, tmp_path / "0").folder == tmp_path / "0"
         dbexp.run(changed, tmp_path / "1")
         dbexp.run(["lora.rank=5"], tmp_path / "2")
         monkeypatch.chdir(tmp_path)
-        assert dbexp.run(cfg).parts[0] == "outputs"
+        assert dbexp.run(cfg).folder.parts[0] == "outputs"
         assert [(given[0].lora.rank, given[2]) for given in calls] == [
             (3, ["lora.rank=3"]),
             (4, []),
@@ -149,6 +150,7 @@ class TestLoadResults:
 
     def test_a_real_run(self) -> None:
         run = run_folders.really_run()
+        assert run.report is not None
         table = dbexp.load_results(run.folder.parent)
         assert table["dino"][0] == pytest.approx(run.report.rows["run"]["dino"].value, rel=1e-8)
 

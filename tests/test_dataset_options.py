@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import MISSING, OmegaConf
@@ -55,8 +56,8 @@ STORYBOOK = {"dog": True, "dog2": True, "cat": True, "backpack": False, "teapot"
 
 def option(name: str) -> DatasetConfig:
     """A file of conf/dataset merged into the schema, which rejects unknown keys and wrong types."""
-    merged = OmegaConf.merge(OmegaConf.structured(DatasetConfig), OmegaConf.load(CONF / f"{name}.yaml"))
-    values = {key: MISSING if OmegaConf.is_missing(merged, key) else merged[key] for key in merged}
+    merged: Any = OmegaConf.merge(OmegaConf.structured(DatasetConfig), OmegaConf.load(CONF / f"{name}.yaml"))
+    values = {str(key): MISSING if OmegaConf.is_missing(merged, key) else merged[key] for key in merged}
     return DatasetConfig(**values)
 
 

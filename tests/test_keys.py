@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dbexp import dataset
 from dbexp.config.schema import Config
 from dbexp.core.store import Store
 from dbexp.pipeline import run
@@ -46,7 +47,7 @@ def keys(checked: Checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
     def of(*overrides: str) -> dict[str, str]:
         config = checked(*COMMON, *overrides)
-        task = run._task(config, run.dataset.load(config.dataset, store), classes)
+        task = run._task(config, dataset.load(config.dataset, store), classes)
         drawn = {
             "sample": _first(config, model, lora, store, "sample"),
             "base": _first(config, model, None, store, "sample"),

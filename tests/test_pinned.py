@@ -83,7 +83,7 @@ def keys(checked: Callable[..., Config], tmp_path: Path) -> Callable[..., dict[s
         photographs, class_images = tuple(files), tuple(files[:2])
         given = Training(cfg, photographs, "a photo of sks dog", class_images, "a photo of dog")
         model: Model = base  # type: ignore[assignment]
-        kinds = {
+        kinds: dict[str, Callable[[], str]] = {
             "train": lambda: key_of({"stage": "train", **inputs_of(given, model)}),
             "latents": lambda: asked(
                 lambda: latents.encode(files, model, cfg.train, cfg.model.resolution, cfg.seeds.data, store, title="x")

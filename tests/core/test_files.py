@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import dbexp
 from dbexp.core.files import locate, readable
@@ -49,6 +50,7 @@ def test_an_entry_a_line_to_some_depth() -> None:
 
 
 def test_it_is_the_same_value() -> None:
-    for value in ({}, [], {"a": {}, "b": []}, 'quotes " and\nlines', 0.1, {"1": [[[[1, 2], {"x": [True]}]]]}):
+    values: list[Any] = [{}, [], {"a": {}, "b": []}, 'quotes " and\nlines', 0.1, {"1": [[[[1, 2], {"x": [True]}]]]}]
+    for value in values:
         for depth in range(5):
             assert json.loads(readable(value, depth)) == value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
+from typing import Literal
 from urllib.error import URLError
 
 import lpips as package
@@ -39,14 +40,15 @@ def pixels(path: Path, size: int = SIZE) -> Tensor:
 def with_trunk_of(reference: nn.Module, ours: Lpips) -> nn.Module:
     """A reference network with our random trunk, whose tensors come in the same order under other names."""
     trunk = list(ours.model.net.state_dict().values())
-    names = list(reference.net.state_dict())
-    reference.net.load_state_dict(dict(zip(names, trunk, strict=True)))
+    net = reference.get_submodule("net")
+    names = list(net.state_dict())
+    net.load_state_dict(dict(zip(names, trunk, strict=True)))
     return reference.eval()
 
 
 @pytest.mark.parametrize("net", ["alex", "vgg", "squeeze"])
 def test_mean_distances_are_the_loop_over_pairs_of_lpips_and_of_torchmetrics(
-    net: str, cpu: torch.device, pictures: list[Path]
+    net: Literal["alex", "vgg", "squeeze"], cpu: torch.device, pictures: list[Path]
 ) -> None:
     ours = Lpips(config(net), cpu)
     four = pictures[:4]

@@ -16,6 +16,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import yaml
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from safetensors import safe_open
 
@@ -160,7 +161,7 @@ class TestCard:
     def front(self, folder: Path) -> dict[str, Any]:
         text = (folder / "README.md").read_text()
         huggingface_hub.ModelCard(text)  # parses what the hub parses
-        return yaml.safe_load(text.split("---\n")[1])
+        return dict(yaml.safe_load(text.split("---\n")[1]))
 
     def test_front_matter(self, folder: Path) -> None:
         front = self.front(folder)
@@ -246,7 +247,7 @@ class TestPush:
                 seen.append({"create": repo_id, **given})
 
             def upload_folder(self, *, folder_path: Path, allow_patterns: list[str], **given: Any) -> str:
-                files = huggingface_hub.utils.filter_repo_objects(
+                files = filter_repo_objects(
                     [path.relative_to(folder_path).as_posix() for path in folder_path.rglob("*") if path.is_file()],
                     allow_patterns=allow_patterns,
                 )

@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dbexp.config import check
+from dbexp.core import cores
 from dbexp.generate import command, draw
 from dbexp.models import lora_file
+from dbexp.models.random_weights import TINY
 from dbexp.sample.draw import read_metadata
 from tests import builders, run_folders
 
@@ -160,7 +163,7 @@ def test_cores_share_a_batch(
         return sample(*given)
 
     monkeypatch.setattr(draw, "_sample", noted)
-    monkeypatch.setattr(draw.cores, "count", lambda device: 3)
+    monkeypatch.setattr(cores, "count", lambda device: 3)
     together = pixels(generate(*words))
     assert len(threads) > 1 and alone.keys() == together.keys()
     for name, picture in alone.items():
@@ -174,7 +177,12 @@ def test_what_is_there_is_kept(generate: Generate, tmp_path: Path, monkeypatch: 
     paths[0].write_bytes(paths[0].read_bytes()[:100])
     calls = []
     sample = draw._sample
-    monkeypatch.setattr(draw, "_sample", lambda *given: calls.append(given[1]) or sample(*given))
+
+    def noted(*given: Any) -> Any:
+        calls.append(given[1])
+        return sample(*given)
+
+    monkeypatch.setattr(draw, "_sample", noted)
     again = pixels(generate(*words, folder=folder))
     assert [shot.seed for batch in calls for shot in batch] == [42]
     assert all((first[name] == again[name]).all() for name in first)
@@ -287,7 +295,7 @@ def test_mistakes_are_one_message(run: Path, tmp_path: Path) -> None:
 
 def test_a_lora_of_another_architecture(tmp_path: Path) -> None:
     run_folders.make(tmp_path / "run")
-    wide = builders.checkpoint(builders.TINY.__class__(**{**vars(builders.TINY), "unet_channels": (8, 32)}))
+    wide = builders.checkpoint(replace(TINY, unet_channels=(8, 32)))
     with pytest.raises(SystemExit, match=r"does not fit the model .*: unet"):
         command.main([f"run={tmp_path / 'run'}", "prompt=a", f"model={wide}", f"folder={tmp_path / 'out'}"])
 

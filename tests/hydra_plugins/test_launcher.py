@@ -21,7 +21,8 @@ from packaging.version import Version
 
 import dbexp
 from dbexp.core.errors import Interrupted
-from dbexp.pipeline import run, sweep
+from dbexp.evaluate import evaluate
+from dbexp.pipeline import sweep
 from dbexp.train import train
 from tests import builders
 from tests.sweeps import Outcome, dbexp_command, results, tiny
@@ -159,7 +160,7 @@ class TestFinished:
         def fails(*_: Any) -> None:
             raise RuntimeError("no luck")
 
-        monkeypatch.setattr(run.evaluate, "find_or_evaluate", fails)
+        monkeypatch.setattr(evaluate, "find_or_evaluate", fails)
         argv = ["hydra/launcher=basic", "hydra.sweep.dir=failing", *tiny(place / "store"), "lora.rank=2", "seed=1"]
         outcome = dbexp_command(place, "-m", *argv)
         assert outcome.status == 1
@@ -246,7 +247,7 @@ class TestFailures:
     ) -> None:
         """Two jobs diverge; of the other two one fails in evaluation."""
         trained = lanes_trained(monkeypatch)
-        whole = run.evaluate.evaluate
+        whole = evaluate.evaluate
         calls: list[int] = []
 
         def fails_first(*arguments: Any) -> Any:
@@ -255,7 +256,7 @@ class TestFailures:
                 raise RuntimeError("no more\nluck")
             return whole(*arguments)
 
-        monkeypatch.setattr(run.evaluate, "evaluate", fails_first)
+        monkeypatch.setattr(evaluate, "evaluate", fails_first)
         argv = [*tiny(tmp_path / "store"), "lora.rank=2,4", "train.lr=1e-3,1e30"]
         outcome = dbexp_command(tmp_path, "-m", "hydra.sweep.dir=sweep", *argv)
 

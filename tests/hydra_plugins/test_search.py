@@ -55,11 +55,10 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Study]:
             return made
 
         optuna = SimpleNamespace(load_study=load_study, logging=silent, trial=trial)
-        monkeypatch.setitem(sys.modules, "optuna", optuna)  # type: ignore[arg-type]  # it stands for the module
+        monkeypatch.setitem(sys.modules, "optuna", optuna)
         monkeypatch.setitem(sys.modules, "optuna.trial", trial)
         return made
 
-    monkeypatch.setattr(_search, "_held", [])
     return begun
 
 

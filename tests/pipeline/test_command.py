@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import dbexp.pipeline
 from dbexp.config import check
@@ -165,7 +165,7 @@ def test_what_the_stages_raise(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(dbexp.pipeline.run, "run", fail)  # type: ignore[attr-defined]  # the fake of `jobs`
+    monkeypatch.setattr(dbexp.pipeline.run, "run", fail)
     got, said = cli()
     assert got == status
     assert said.endswith(says)
@@ -179,7 +179,7 @@ def test_an_interrupt_ends_a_sweep(cli: Cli, jobs: list[dict[str, Any]], monkeyp
         calls.append(1)
         raise Interrupted(signal.SIGTERM, "stopped")
 
-    monkeypatch.setattr(dbexp.pipeline.run, "run", stop)  # type: ignore[attr-defined]  # the fake of `jobs`
+    monkeypatch.setattr(dbexp.pipeline.run, "run", stop)
     assert cli("-m", "hydra/launcher=basic", "lora.rank=4,8")[0] == 143
     assert len(calls) == 1
 
@@ -191,7 +191,7 @@ def test_a_fault_of_ours_keeps_its_traceback(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(dbexp.pipeline.run, "run", fail)  # type: ignore[attr-defined]  # the fake of `jobs`
+    monkeypatch.setattr(dbexp.pipeline.run, "run", fail)
     with pytest.raises(type(error), match="shapes differ"):
         cli()
 
@@ -221,11 +221,12 @@ def test_the_objective_is_returned(
     values: dict[str, float],
     returned: Any,
 ) -> None:
-    monkeypatch.setattr(dbexp.pipeline.run, "run", lambda *_: values)  # type: ignore[attr-defined]  # the fake of `jobs`
+    monkeypatch.setattr(dbexp.pipeline.run, "run", lambda *_: values)
     whole = composed(f"objective='{objective}'", return_hydra_config=True)
     whole = OmegaConf.merge(whole, {"hydra": {"mode": "RUN", "runtime": {"output_dir": "here"}}})
+    assert isinstance(whole, DictConfig)
     HydraConfig.instance().set_config(whole)
-    assert command.job(OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])) == returned
+    assert command.job(OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])) == returned
 
 
 def python(*argv: str, cwd: Path, **env: str) -> str:

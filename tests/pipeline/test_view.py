@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 
 import pytest
 from rich.console import Console
 
 from dbexp.core.progress import progress
-from dbexp.pipeline import view as live
 from dbexp.pipeline.view import Sweep, current, watching
 
 
@@ -17,7 +17,7 @@ from dbexp.pipeline.view import Sweep, current, watching
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds; passes only when told."""
     now = [100.0]
-    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from dbexp import models
 from dbexp.config.check import SAMPLERS
 from dbexp.config.schema import ModelConfig
+from dbexp.core import cores
 from dbexp.core.errors import ConfigError
 from dbexp.core.hashing import file_hash
 from dbexp.core.store import MANIFEST, Store
@@ -41,8 +42,9 @@ def adapter(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LoRA file that changes pictures strongly."""
     generator = torch.Generator().manual_seed(0)
     unet, rank = model.part("unet"), 2
-    layers = {f"unet.{site}": unet.get_submodule(site) for site in model.sites("unet", "attention")}
-    assert all(isinstance(layer, nn.Linear) for layer in layers.values())
+    found = {f"unet.{site}": unet.get_submodule(site) for site in model.sites("unet", "attention")}
+    layers = {name: layer for name, layer in found.items() if isinstance(layer, nn.Linear)}
+    assert layers.keys() == found.keys()
     down = {name: nn.Parameter(torch.randn(rank, one.in_features, generator=generator)) for name, one in layers.items()}
     up = {name: nn.Parameter(torch.randn(rank, one.out_features, generator=generator)) for name, one in layers.items()}
     path = tmp_path_factory.mktemp("lora") / "lora.safetensors"
@@ -141,7 +143,12 @@ def wrap(model: Model, monkeypatch: pytest.MonkeyPatch) -> Wrap:
 
     def change(kind: type[Pipeline]) -> list[Pipeline]:
         given: list[Pipeline] = []
-        monkeypatch.setattr(model, "pipeline", lambda *wanted: given.append(kind(original(*wanted))) or given[-1])
+
+        def pipeline(*wanted: Any) -> Pipeline:
+            given.append(kind(original(*wanted)))
+            return given[-1]
+
+        monkeypatch.setattr(model, "pipeline", pipeline)
         return given
 
     return change
@@ -290,7 +297,7 @@ def test_cores_share_a_batch_and_draw_the_same_pictures(
         return original(pipe, batch, *others)
 
     monkeypatch.setattr(render, "_sample", sample)
-    monkeypatch.setattr(render.cores, "count", lambda device: 3)
+    monkeypatch.setattr(cores, "count", lambda device: 3)
     together = draw(model, store, images_per_prompt=5)
     assert len(drawn) > 1 and sum(drawn.values()) == len(together) == 15
     assert all(distance(one, other) <= 1 for one, other in zip(alone, together, strict=True))
@@ -300,7 +307,7 @@ def test_what_stops_one_core_stops_all_and_leaves_whole_pictures(
     model: Model, adapter: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {name: value.clone() for name, value in model.part("unet").state_dict().items()}
-    monkeypatch.setattr(render.cores, "count", lambda device: 2)
+    monkeypatch.setattr(cores, "count", lambda device: 2)
     original = render._save
 
     def save(pixels: NDArray[np.uint8], path: Path, metadata: dict[str, Any]) -> None:

@@ -77,7 +77,7 @@ def test_every_problem_of_a_file_is_told_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         prompts.choose(str(file), DOG)
     problems = caught.value.problems
-    assert [int(re.search(r"line (\d+)", problem)[1]) for problem in problems] == [2, 3, 4, 5, 6, 7]
+    assert [re.findall(r"line (\d+)", problem)[0] for problem in problems] == list("234567")
     assert "{name}: only {token} and {class} may stand in braces" in problems[0]
     assert "a brace too many or too few" in problems[1]
     assert "twice, first in" in problems[-1] and "line 1" in problems[-1]

@@ -113,8 +113,8 @@ class Service(ThreadingHTTPServer):
         return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}
 
     def _Viewer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        teams = {"edges": []}
-        return {"viewer": {"id": "1", "entity": "me", "username": "me", "email": "", "flags": "{}", "teams": teams}}
+        viewer = {"id": "1", "entity": "me", "username": "me", "email": "", "flags": "{}"}
+        return {"viewer": {**viewer, "teams": {"edges": []}}}
 
     def _ArtifactType(self, asked: dict[str, Any]) -> dict[str, Any]:
         return {"project": None}
@@ -130,7 +130,7 @@ class Service(ThreadingHTTPServer):
 
     def _CreateArtifactManifest(self, asked: dict[str, Any]) -> dict[str, Any]:
         place = f"{self.url}/manifests/{asked['artifactID']}"
-        file = {"id": "1", "uploadUrl": place if asked["includeUpload"] else None, "uploadHeaders": []}
+        file: dict[str, Any] = {"id": "1", "uploadUrl": place if asked["includeUpload"] else None, "uploadHeaders": []}
         return {"createArtifactManifest": {"artifactManifest": {"id": asked["artifactID"], "file": file}}}
 
     def _UpdateArtifactManifest(self, asked: dict[str, Any]) -> dict[str, Any]:

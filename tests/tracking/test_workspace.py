@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from dbexp.tracking.workspace import Settings
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-def view(**settings: str) -> dict[str, object]:
+def view(**settings: Any) -> dict[str, object]:
     """What would be sent to the server, as text keys and plain values."""
     model = workspace.workspace(Settings(entity="me", **settings))._to_model()
     return dict(model.model_dump(mode="json", by_alias=True))

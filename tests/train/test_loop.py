@@ -2,6 +2,7 @@ import io
 import logging
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ class _Terminal(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data: memoryview) -> int:  # type: ignore[override]
+    def write(self, data: Any, /) -> int:
         self.lines += 1
         if self.lines == 1:
             signal.raise_signal(signal.SIGINT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -163,8 +163,9 @@ def test_no_error_and_no_request_leaves_the_machine(browser: webdriver.Chrome, t
     for plot in find(browser, ".plot"):  # each is drawn when it comes into sight
         browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
         wait(browser, lambda _, plot=plot: "js-drawn" in str(plot.get_attribute("class")))
-    assert [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    read: Callable[[str], Any] = browser.get_log
+    assert [entry["message"] for entry in read("browser") if entry["level"] == "SEVERE"] == []
+    messages = [json.loads(entry["message"])["message"] for entry in read("performance")]
     asked = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
     assert any(url.startswith("file:") for url in asked), "requests are not on record, so none can be judged"
     # chrome: is the browser's own, such as the tab that it starts with

@@ -148,7 +148,7 @@ def test_v_of_a_perfect_prediction_is_no_loss(tmp_path: Path) -> None:
             assert torch.allclose(noised, task.scheduler.add_noise(latents, noise, steps), atol=1e-6)
             return type("Output", (), {"sample": expected})
 
-    assert v_loss(Oracle(), task.text_encoder, task.scheduler, latents, noise, steps, ids).item() < 1e-10  # type: ignore[arg-type]
+    assert v_loss(Oracle(), task.text_encoder, task.scheduler, latents, noise, steps, ids).item() < 1e-10
 
 
 def test_psnr_of_a_known_error() -> None:
@@ -229,7 +229,7 @@ def test_the_command_line_trains_stops_and_exports(
 
 def test_exported_metric_networks_compute_what_was_trained(tmp_path: Path) -> None:
     """Loaded through dbexp's own backbones, they agree with the networks in training up to fp16 rounding."""
-    tasks = {name: task(CPU, 0) for name, task in TASKS.items()}
+    tasks: dict[str, Any] = {name: task(CPU, 0) for name, task in TASKS.items()}
     for name, task in tasks.items():
         Trainer(task, Recipe(8, 8, 1e-3), tmp_path / name, CPU).save()
         for module in task.modules.values():

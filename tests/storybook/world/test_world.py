@@ -95,7 +95,8 @@ def test_drawing_is_a_function_of_its_seed() -> None:
 def inside(scene: Scene, class_noun: str, seed: int) -> np.ndarray:
     """Colours of the pixels that are wholly the subject's: [n, 3] in 0..1."""
     picture, mask = draw_with_mask(anyone(class_noun, seed), scene, random.Random(seed))
-    return pixels(picture)[np.asarray(mask) == 255] / 255
+    inner: np.ndarray = pixels(picture)[np.asarray(mask) == 255] / 255
+    return inner
 
 
 def share_of_hue(colours: np.ndarray, low: float, high: float) -> float:
