@@ -20,6 +20,7 @@ from hydra.core.global_hydra import GlobalHydra  # noqa: E402
 from omegaconf import DictConfig, OmegaConf  # noqa: E402
 
 from dbexp.config import check, help  # noqa: E402
+from dbexp.config.schema import Config  # noqa: E402
 
 _composed: dict[tuple[Any, ...], DictConfig] = {}
 
@@ -44,6 +45,6 @@ def composed() -> Iterator[Callable[..., DictConfig]]:
 
 
 @pytest.fixture
-def checked(composed: Callable[..., DictConfig]) -> Callable[..., check.Config]:
+def checked(composed: Callable[..., DictConfig]) -> Callable[..., Config]:
     """`checked("lora.rank=4", ...)` is the checked config of these overrides."""
     return lambda *overrides: check.check(composed(*overrides))

@@ -1,13 +1,12 @@
-"""The rules of a config: what no type can express, checked all at once before anything is computed.
+"""The rules of a config: those of each field, and those across fields, checked all at once before anything is computed.
 
-The parameters themselves, with their documentation, are the dataclasses of `dbexp.config.schema`; YAML files in `conf/`
-hold the options of each group and are checked against these classes by Hydra.
+The parameters themselves, with their documentation, bounds and choices, are the dataclasses of `dbexp.config.schema`;
+YAML files in `conf/` hold the options of each group and are checked against these classes by Hydra.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
@@ -18,94 +17,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from dbexp.config.schema import (
-    ClipConfig,
-    Config,
-    DatasetConfig,
-    DinoConfig,
-    EvaluateConfig,
-    LoraConfig,
-    LpipsConfig,
-    LrScheduleConfig,
-    ModelConfig,
-    PriorConfig,
-    SampleConfig,
-    SeedsConfig,
-    TrackingConfig,
-    TrainConfig,
-)
+from dbexp.config import fields
+from dbexp.config.families import FAMILIES, SAMPLERS, SITES
+from dbexp.config.schema import Config, DatasetConfig
 from dbexp.core.errors import ConfigError, Problems, first_line
-
-__all__ = [
-    "ClipConfig",
-    "Config",
-    "DatasetConfig",
-    "DinoConfig",
-    "EvaluateConfig",
-    "LoraConfig",
-    "LpipsConfig",
-    "LrScheduleConfig",
-    "ModelConfig",
-    "PriorConfig",
-    "SampleConfig",
-    "SeedsConfig",
-    "TrackingConfig",
-    "TrainConfig",
-]
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "model.family": ("sd",),
-    "model.precision": ("auto", "fp32", "bf16", "fp16"),
-    "dataset.source": ("folder", "dreambooth", "storybook"),
-    "lora.sites": ("attention", "attention+geglu", "linear"),
-    "lr_schedule.name": ("constant", "constant_with_warmup", "linear", "cosine", "polynomial"),
-    "train.optimizer": ("adamw", "adamw8bit", "prodigy"),
-    "train.interpolation": ("bilinear", "bicubic", "lanczos"),
-    "train.crop": ("center", "random", "none"),
-    "evaluate.lpips.net": ("alex", "vgg", "squeeze"),
-    "tracking.mode": ("offline", "online", "disabled"),
-}
-SAMPLERS = ("ddim", "ddpm", "dpm++", "dpm++sde", "euler", "euler_a", "heun", "lms", "pndm", "unipc")
-
-# field -> smallest allowed value; None after it: larger is fine. Open bounds are written as the next thing up.
-AT_LEAST: dict[str, float] = {
-    "model.resolution": 8,
-    "lora.rank": 1,
-    "lora.text_encoder_rank": 1,
-    "lr_schedule.warmup_steps": 0,
-    "lr_schedule.horizon": 1,
-    "lr_schedule.lr_end": 0,
-    "lr_schedule.power": 0,
-    "prior.weight": 0,
-    "prior.count": 1,
-    "prior.steps": 1,
-    "prior.guidance_scale": 0,
-    "prior.batch_size": 1,
-    "train.steps": 1,
-    "train.batch_size": 1,
-    "train.grad_accum": 1,
-    "train.weight_decay": 0,
-    "train.max_grad_norm": 0,
-    "train.noise_offset": 0,
-    "train.crop_variants": 1,
-    "train.checkpoint_every": 0,
-    "train.log_every": 1,
-    "sample.images_per_prompt": 1,
-    "sample.steps": 1,
-    "sample.guidance_scale": 0,
-    "sample.resolution": 8,
-    "sample.batch_size": 1,
-    "sample.class_images": 0,
-    "evaluate.dino.resize": 1,
-    "evaluate.dino.crop": 1,
-    "evaluate.lpips.size": 1,
-    "evaluate.batch_size": 1,
-    "evaluate.resamples": 1,
-    "evaluate.max_missing": 0,
-    "seed": 0,
-}
-ABOVE_ZERO = ("train.lr", "train.text_encoder_lr", "train.eps", "train.min_snr_gamma", "lora.alpha")
-BELOW_ONE = ("train.beta1", "train.beta2", "evaluate.confidence")
 
 # optional optimisers: the library each needs, and the extra of this package that installs it
 OPTIMIZER_LIBRARIES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
@@ -129,40 +44,27 @@ def conf_dir() -> Path:
     raise ConfigError(f"no conf/config.yaml beside or inside {package}: reinstall dbexp")
 
 
-def _check_bounds(config: Config, problems: Problems) -> None:
-    """The rules that concern one field alone."""
-
-    def value(path: str) -> Any:
-        node: Any = config
-        for part in path.split("."):
-            node = getattr(node, part)
-        return node
-
-    for path, choices in CHOICES.items():
-        problems.require(value(path) in choices, f"{path}={value(path)}: choose one of {', '.join(choices)}")
-    for path in ("prior.sampler", "sample.sampler"):
-        chosen = value(path)
+def _check_family(config: Config, problems: Problems) -> None:
+    """The rules that depend on the base model's family."""
+    family = FAMILIES.get(config.model.family)
+    if family is None:
+        return
+    unit = family.size_multiple
+    for path, size in (("model.resolution", config.model.resolution), ("sample.resolution", config.sample.resolution)):
+        problems.require(size % unit == 0, f"{path}={size}: must be a multiple of {unit}")
+    for path, name, known, of_all in (
+        ("lora.sites", config.lora.sites, family.sites, SITES),
+        ("prior.sampler", config.prior.sampler, family.samplers, SAMPLERS),
+        ("sample.sampler", config.sample.sampler, family.samplers, SAMPLERS),
+    ):
         problems.require(
-            chosen is None or chosen in SAMPLERS, f"{path}={chosen}: choose one of {', '.join(SAMPLERS)}, or null"
+            name in known or name not in of_all,  # what no family knows is refused where the field is declared
+            f"{path}={name}: model.family={config.model.family} has {', '.join(known)}",
         )
-    for path, low in AT_LEAST.items():
-        number = value(path)
-        finite = number is None or math.isfinite(number)
-        problems.require(number is None or (finite and number >= low), f"{path}={number}: must be at least {low:g}")
-    for path in ABOVE_ZERO:
-        number = value(path)
-        problems.require(
-            number is None or (math.isfinite(number) and number > 0), f"{path}={number}: must be greater than 0"
-        )
-    for path in BELOW_ONE:
-        number = value(path)
-        problems.require(0 <= number < 1, f"{path}={number}: must lie in [0, 1)")
 
 
 def _check_together(config: Config, problems: Problems) -> None:
     """The rules that span several fields."""
-    for path, size in (("model.resolution", config.model.resolution), ("sample.resolution", config.sample.resolution)):
-        problems.require(size % 8 == 0, f"{path}={size}: must be a multiple of 8")
     schedule, train, dataset = config.lr_schedule, config.train, config.dataset
     horizon = schedule.horizon or train.steps
     decays = schedule.name in ("linear", "cosine", "polynomial")
@@ -213,6 +115,9 @@ def _check_together(config: Config, problems: Problems) -> None:
             fill(template, dataset)
         except (KeyError, IndexError, ValueError):
             problems.require(False, f"{path}={template!r}: only {{token}} and {{class}} may stand in braces")
+    for name in ("mean", "std"):
+        values = getattr(config.evaluate.dino, name)
+        problems.require(len(values) == 3, f"evaluate.dino.{name}={values}: give three, for red, green and blue")
     if config.prior.path is not None and config.prior.weight > 0:
         problems.require(
             Path(config.prior.path).expanduser().is_dir(), f"prior.path={config.prior.path}: there is no such folder"
@@ -262,7 +167,8 @@ def check(cfg: DictConfig | Config) -> Config:
     assert isinstance(config, Config)
     config.objective = config.objective.replace("+", ",")
     problems = Problems()
-    _check_bounds(config, problems)
+    problems.messages += fields.problems(config)
+    _check_family(config, problems)
     _check_together(config, problems)
     problems.raise_if_any()
     return config

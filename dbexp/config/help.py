@@ -20,7 +20,8 @@ from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from dbexp.config import check
+from dbexp.config import schema
+from dbexp.config.fields import rule_of
 
 RESOLVER = "dbexp.help"
 
@@ -65,7 +66,7 @@ def text(cfg: DictConfig, folders: list[Path], width: int) -> str:
     parts = [_USAGE, "GROUPS (group=option)\n", *_group_lines(options(folders), width)]
     parts.append("\nPARAMETERS (name=value)\n")
     parts.append(textwrap.fill("The values are those of this command: add overrides and ask for help again.", width))
-    parts.extend(class_lines(check.Config, "", cfg, width))
+    parts.extend(class_lines(schema.Config, "", cfg, width))
     return "\n".join(parts)
 
 
@@ -84,7 +85,7 @@ def options(folders: list[Path]) -> dict[str, list[str]]:
     return {group: sorted(names, key=_naturally) for group, names in sorted(found.items())}
 
 
-def parameters(cls: type = check.Config, prefix: str = "") -> list[str]:
+def parameters(cls: type = schema.Config, prefix: str = "") -> list[str]:
     """Dotted names of all fields of a dataclass, and of the dataclasses in it."""
     names = []
     for name, hint in get_type_hints(cls).items():
@@ -153,7 +154,7 @@ def class_lines(cls: type, prefix: str, cfg: DictConfig, width: int) -> Iterator
         if field not in nested:
             name = f"{prefix}{field.name}"
             yield f"  {name}: {_type_name(hints[field.name])} = {_value(cfg, name)}"
-            yield _paragraph(docs(cls)[field.name], width)
+            yield _paragraph(" ".join(filter(None, (docs(cls)[field.name], rule_of(field).sentence()))), width)
     for field in nested:
         name = f"{prefix}{field.name}"
         yield f"\n{name}"

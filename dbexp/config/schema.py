@@ -1,6 +1,7 @@
 """The parameters of an experiment: one dataclass per config group, the string under a field its documentation.
 
-`dbexp --help` prints these strings. What no type can express is in `dbexp.config.check`.
+`dbexp --help` prints these strings, with the bounds and choices beside them. Rules that concern several fields are in
+`dbexp.config.check`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,28 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from dbexp.config.families import FAMILIES, SAMPLERS, SITES
+from dbexp.config.fields import bounded, choice
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+SOURCES = {
+    "folder": "the files in `path`",
+    "dreambooth": "subject `name` of the DreamBooth dataset",
+    "storybook": "a drawn subject",
+}
+SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial")
+OPTIMIZERS = {
+    "adamw": "",
+    "adamw8bit": "needs bitsandbytes and a GPU",
+    "prodigy": "needs prodigyopt; its usual lr is 1",
+}
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
+CROPS = {"center": "", "random": "", "none": "pictures must then be square"}
+LPIPS_NETS = ("alex", "vgg", "squeeze")
+TRACKING_MODES = {"offline": "a run folder to upload later", "online": "live", "disabled": "none"}
 
 
 @dataclass
@@ -20,8 +41,8 @@ class ModelConfig:
 
     name: str = MISSING
     """Short name in tables, run names and tags."""
-    family: str = "sd"
-    """Which module of dbexp/models understands the checkpoint. sd: Stable Diffusion 1.x and 2.x."""
+    family: str = choice("sd", {name: family.title for name, family in FAMILIES.items()})
+    """Which module of dbexp/models understands the checkpoint."""
     path: str = MISSING
     """Hub id, local pipeline folder, single .safetensors/.ckpt file, or 'random' for small random weights made on the spot."""
     revision: str | None = None
@@ -32,10 +53,10 @@ class ModelConfig:
     """Hub id or folder of another VAE; null: the checkpoint's own."""
     single_file_config: str | None = None
     """For a single file: hub id or local folder of the pipeline whose configuration it has; null: diffusers finds out."""
-    resolution: int = 512
+    resolution: int = bounded(512, at_least=8)
     """Width and height in pixels of training images and samples."""
-    precision: str = "auto"
-    """Of the frozen weights and of autocast: fp32, bf16, fp16; auto: bf16 or fp16 on a GPU that has it, else fp32. LoRA weights are always fp32."""
+    precision: str = choice("auto", PRECISIONS)
+    """Of the frozen weights and of autocast; auto: bf16 or fp16 on a GPU that has it, else fp32. LoRA weights are always fp32."""
     device: str = "auto"
     """cpu, cuda, mps or cuda:1; auto: what accelerate finds."""
     label: str | None = None
@@ -48,8 +69,8 @@ class DatasetConfig:
 
     name: str = MISSING
     """Short name in tables, run names and tags."""
-    source: str = "folder"
-    """folder: the files in `path`; dreambooth: subject `name` of the DreamBooth dataset; storybook: a drawn subject."""
+    source: str = choice("folder", SOURCES)
+    """Where the pictures come from."""
     path: str | None = None
     """Folder of the subject's pictures; null: found through `root` or `hub`."""
     root: str | None = None
@@ -70,15 +91,15 @@ class DatasetConfig:
 class LoraConfig:
     """Low-rank adapters (Hu et al., arXiv 2106.09685): which layers get one, and how large."""
 
-    rank: int = 16
+    rank: int = bounded(16, at_least=1)
     """Rank r of every adapter."""
-    alpha: float | None = None
+    alpha: float | None = bounded(None, above=0)
     """The update is scaled by alpha / rank; null: alpha = rank, so scale 1."""
-    sites: str = "attention"
-    """UNet layers that are adapted. attention: q, k, v, out; attention+geglu: these and the gated feed-forward projections; linear: every linear layer of the transformer blocks."""
+    sites: str = choice("attention", SITES)
+    """Layers of the denoiser that are adapted."""
     text_encoder: bool = False
     """Also adapt q, k, v, out of the text encoder."""
-    text_encoder_rank: int | None = None
+    text_encoder_rank: int | None = bounded(None, at_least=1)
     """Rank in the text encoder; null: `rank`."""
 
 
@@ -86,15 +107,15 @@ class LoraConfig:
 class LrScheduleConfig:
     """Learning rate over time, as a factor of train.lr (and of train.text_encoder_lr alike)."""
 
-    name: str = "constant"
-    """constant, constant_with_warmup, linear, cosine or polynomial."""
-    warmup_steps: int = 0
+    name: str = choice("constant", SCHEDULES)
+    """Shape of the curve."""
+    warmup_steps: int = bounded(0, at_least=0)
     """Optimizer steps of linear warm-up from 0; `constant` ignores it."""
-    horizon: int | None = None
+    horizon: int | None = bounded(None, at_least=1)
     """Optimizer steps after which the decay is complete; null: train.steps."""
-    power: float = 1.0
+    power: float = bounded(1.0, at_least=0)
     """Exponent of polynomial decay."""
-    lr_end: float = 1e-7
+    lr_end: float = bounded(1e-7, at_least=0)
     """Final learning rate of polynomial decay."""
 
 
@@ -102,9 +123,9 @@ class LrScheduleConfig:
 class PriorConfig:
     """Prior preservation (DreamBooth, section 3.2): pictures of the class, made by the base model, trained alongside."""
 
-    weight: float = 1.0
+    weight: float = bounded(1.0, at_least=0)
     """Weight lambda of the class loss; 0: no prior preservation and no class images."""
-    count: int = 200
+    count: int = bounded(200, at_least=1)
     """Number of class images."""
     prompt: str = "a photo of {class}"
     """Prompt of the class images, and their caption in training."""
@@ -112,13 +133,13 @@ class PriorConfig:
     """Folder of your own class images; null: the base model makes them."""
     use_all: bool = False
     """With `path`: true takes every picture of the folder, false the first `count`."""
-    steps: int = 50
+    steps: int = bounded(50, at_least=1)
     """Sampling steps per class image."""
-    guidance_scale: float = 7.5
+    guidance_scale: float = bounded(7.5, at_least=0)
     """Classifier-free guidance of the class images."""
-    sampler: str | None = None
-    """Sampler of the class images (see sample.sampler); null: the checkpoint's own."""
-    batch_size: int = 8
+    sampler: str | None = choice(None, SAMPLERS)
+    """Sampler of the class images; null: the checkpoint's own."""
+    batch_size: int = bounded(8, at_least=1)
     """Class images sampled at once. It does not change them beyond rounding."""
 
 
@@ -126,47 +147,47 @@ class PriorConfig:
 class TrainConfig:
     """Optimisation of the adapters on the frozen base."""
 
-    steps: int = 500
+    steps: int = bounded(500, at_least=1)
     """Optimizer steps."""
-    batch_size: int = 1
+    batch_size: int = bounded(1, at_least=1)
     """Pictures of the subject per forward pass (as many class images again with prior preservation)."""
-    grad_accum: int = 1
+    grad_accum: int = bounded(1, at_least=1)
     """Forward passes whose mean gradient makes one optimizer step."""
-    lr: float = 1e-4
+    lr: float = bounded(1e-4, above=0)
     """Peak learning rate of the UNet's adapters."""
-    text_encoder_lr: float | None = None
+    text_encoder_lr: float | None = bounded(None, above=0)
     """Peak learning rate of the text encoder's adapters; null: `lr`."""
-    optimizer: str = "adamw"
-    """adamw, adamw8bit (needs bitsandbytes and a GPU) or prodigy (needs prodigyopt; its usual lr is 1)."""
-    beta1: float = 0.9
+    optimizer: str = choice("adamw", OPTIMIZERS)
+    """What turns gradients into steps."""
+    beta1: float = bounded(0.9, at_least=0, below=1)
     """Decay of the first moment."""
-    beta2: float = 0.999
+    beta2: float = bounded(0.999, at_least=0, below=1)
     """Decay of the second moment."""
-    eps: float = 1e-8
+    eps: float = bounded(1e-8, above=0)
     """Added to the root of the second moment."""
-    weight_decay: float = 1e-2
+    weight_decay: float = bounded(1e-2, at_least=0)
     """Decoupled weight decay."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = bounded(1.0, at_least=0)
     """Gradients of UNet and text encoder together are clipped to this global norm; 0: no clipping."""
-    min_snr_gamma: float | None = None
+    min_snr_gamma: float | None = bounded(None, above=0)
     """Gamma of min-SNR loss weighting (Hang et al., arXiv 2303.09556), usually 5; null: every timestep counts the same."""
-    noise_offset: float = 0.0
+    noise_offset: float = bounded(0.0, at_least=0)
     """Standard deviation of a per-channel offset added to the noise; 0: none."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    interpolation: str = "bilinear"
-    """How pictures are resized: bilinear, bicubic or lanczos."""
-    crop: str = "center"
-    """After the short side is resized to the resolution: center, random, or none (pictures must then be square)."""
-    crop_variants: int = 16
+    interpolation: str = choice("bilinear", INTERPOLATIONS)
+    """How pictures are resized."""
+    crop: str = choice("center", CROPS)
+    """What becomes of the long side, after the short one is resized to the resolution."""
+    crop_variants: int = bounded(16, at_least=1)
     """With random crops of a picture that is not square: how many positions are drawn and encoded once."""
     flip: bool = False
     """Mirror pictures at random."""
     sample_latents: bool = True
     """Draw from the VAE's posterior anew every step; false: its mean."""
-    checkpoint_every: int = 250
+    checkpoint_every: int = bounded(250, at_least=0)
     """Optimizer steps between checkpoints (state to resume from, and the LoRA at that step); 0: only when interrupted."""
-    log_every: int = 10
+    log_every: int = bounded(10, at_least=1)
     """Optimizer steps between two readings of losses from the device."""
 
 
@@ -176,23 +197,23 @@ class SampleConfig:
 
     prompts: Any = "auto"
     """auto: the paper's live or object list by dataset.live; live; object; a text file, one prompt a line; or a list. {token} and {class} are filled in."""
-    images_per_prompt: int = 4
+    images_per_prompt: int = bounded(4, at_least=1)
     """Pictures per prompt, each with a seed of its own."""
-    steps: int = 50
+    steps: int = bounded(50, at_least=1)
     """Sampling steps."""
-    guidance_scale: float = 7.5
+    guidance_scale: float = bounded(7.5, at_least=0)
     """Classifier-free guidance; 1: none."""
-    sampler: str | None = None
-    """ddim, ddpm, dpm++, dpm++sde, euler, euler_a, heun, lms, pndm, unipc; null: the checkpoint's own."""
+    sampler: str | None = choice(None, SAMPLERS)
+    """How noise becomes a picture; null: the checkpoint's own."""
     negative_prompt: str | None = None
     """What to steer away from; null: the empty prompt."""
     lora_scale: float = 1.0
     """Strength of the LoRA when it is merged."""
-    resolution: int = 512
+    resolution: int = bounded(512, at_least=8)
     """Width and height in pixels; by default the model's."""
-    batch_size: int = 8
+    batch_size: int = bounded(8, at_least=1)
     """Pictures sampled at once. It does not change them beyond rounding."""
-    class_images: int | None = None
+    class_images: int | None = bounded(None, at_least=0)
     """Pictures of 'a {class}' with the adapter on, as many with it off, for PRES; null: as samples, 25 or more; 0: none."""
     class_prompt: str = "a {class}"
     """Their prompt."""
@@ -210,13 +231,13 @@ class DinoConfig:
     """null: timm's hub; a path: a local state dict; random: seeded random weights."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Further arguments of timm.create_model (img_size, patch_size, embed_dim, depth, num_heads)."""
-    resize: int = 256
+    resize: int = bounded(256, at_least=1)
     """Short side in pixels after the bicubic resize."""
-    crop: int = 224
+    crop: int = bounded(224, at_least=1)
     """Side of the center crop in pixels."""
-    mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))
+    mean: list[float] = bounded(list(IMAGENET_MEAN))
     """Per-channel mean of the normalisation."""
-    std: list[float] = field(default_factory=lambda: list(IMAGENET_STD))
+    std: list[float] = bounded(list(IMAGENET_STD), above=0)
     """Per-channel standard deviation of the normalisation."""
 
 
@@ -238,13 +259,13 @@ class ClipConfig:
 class LpipsConfig:
     """Backbone of DIV, the lpips package (Zhang et al., arXiv 1801.03924), version 0.1."""
 
-    net: str = "alex"
-    """Trunk: alex, vgg or squeeze."""
+    net: str = choice("alex", LPIPS_NETS)
+    """Trunk."""
     trunk: str | None = None
     """null: torchvision's model zoo; a path: a local state dict of the trunk; random: seeded random weights."""
     heads: str | None = None
     """Linear heads: null: the ones bundled with lpips; a path: a local state dict."""
-    size: int = 512
+    size: int = bounded(512, at_least=1)
     """Pictures are brought to this many pixels a side, or to the sample size when that is smaller."""
 
 
@@ -260,17 +281,17 @@ class EvaluateConfig:
     """Backbone of CLIP-I and CLIP-T."""
     lpips: LpipsConfig = field(default_factory=LpipsConfig)
     """Backbone of DIV."""
-    batch_size: int = 32
+    batch_size: int = bounded(32, at_least=1)
     """Pictures embedded at once. It does not change the numbers."""
-    resamples: int = 1000
+    resamples: int = bounded(1000, at_least=1)
     """Bootstrap resamples of each interval."""
-    confidence: float = 0.95
+    confidence: float = bounded(0.95, at_least=0, below=1)
     """Coverage of the intervals."""
-    seed: int = 0
+    seed: int = bounded(0, at_least=0)
     """Seed of the bootstrap."""
     allow_partial: bool = False
     """Accept more missing samples than `max_missing`."""
-    max_missing: float = 0.05
+    max_missing: float = bounded(0.05, at_least=0)
     """Share of missing samples above which evaluation refuses."""
 
 
@@ -278,8 +299,8 @@ class EvaluateConfig:
 class TrackingConfig:
     """Weights & Biases. Everything is on disk first; this is the dashboard."""
 
-    mode: str = "offline"
-    """offline: a run folder to upload later; online: live; disabled: none."""
+    mode: str = choice("offline", TRACKING_MODES)
+    """How runs reach the dashboard."""
     project: str = "dbexp"
     """W&B project."""
     entity: str | None = None
@@ -336,7 +357,7 @@ class Config:
     """Weights & Biases."""
     experiment: str | None = None
     """Name of the preset this run came from, for tags and tables."""
-    seed: int = 42
+    seed: int = bounded(42, at_least=0)
     """The seed that the five of `seeds` follow unless given."""
     seeds: SeedsConfig = field(default_factory=SeedsConfig)
     """One seed per source of randomness."""

@@ -21,10 +21,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dbexp.config import help
+from dbexp.config.fields import commas_allowed
 from dbexp.core.errors import ConfigError, Problems, did_you_mean, first_line
 
-COMMAS = {"commas": True}
-"""Metadata of a list field whose values may also be written one after the other with commas between."""
 _LEAST_WIDTH, _MOST_WIDTH = 72, 120
 
 T = TypeVar("T")
@@ -33,7 +32,7 @@ T = TypeVar("T")
 def parse(cls: type[T], words: Sequence[str], usage: str) -> T:
     """The settings that a command line gives.
 
-    A list takes its name several times, one value each; or `[a, b]`; or, where the field says `COMMAS`, `a,b`. For a
+    A list takes its name several times, one value each; or `[a, b]`; or, for a field of `fields.several`, `a,b`. For a
     field that may be null, `null` is null.
 
     Args:
@@ -59,7 +58,7 @@ def parse(cls: type[T], words: Sequence[str], usage: str) -> T:
             problems.require(False, _unknown(word, list(hints)))
         elif name in lists:
             try:
-                given.setdefault(name, []).extend(_listed(text, lists[name].metadata == COMMAS))
+                given.setdefault(name, []).extend(_listed(text, commas_allowed(lists[name])))
             except yaml.YAMLError:
                 problems.require(False, f"{word}: is no list; write {name}=[first, second], or {name}=... twice")
         else:

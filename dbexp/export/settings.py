@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import MISSING
 
-from dbexp.config.words import COMMAS
+from dbexp.config import fields
+from dbexp.config.fields import bounded, choice
 from dbexp.core.errors import Problems
 from dbexp.evaluate.columns import COLUMNS
 
@@ -20,7 +21,10 @@ dbexp-export: a run's LoRA for diffusers, ComfyUI and others, with a model card
   dbexp-export run=outputs/DATE/TIME push=user/rex         also to the hub, as a private repository
 """
 
-FORMATS = ("diffusers", "kohya")
+FORMATS = {
+    "diffusers": "what load_lora_weights reads",
+    "kohya": "the names of kohya's trainers, ComfyUI and AUTOMATIC1111",
+}
 # characters of names on the hub (and of a folder)
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -31,13 +35,13 @@ class ExportConfig:
 
     run: str = MISSING
     """Folder of a run. The folder of a sweep means its best run."""
-    objective: str | None = None
+    objective: str | None = choice(None, COLUMNS)
     """Column of the metric table that picks the best run of a sweep; null: the objective of the sweep."""
-    format: list[str] = field(default_factory=lambda: list(FORMATS), metadata=COMMAS)
-    """Comma separated. diffusers: what load_lora_weights reads; kohya: the names of kohya's trainers, ComfyUI and AUTOMATIC1111."""
+    format: list[str] = choice(list(FORMATS), FORMATS, commas=True)
+    """Files to write, comma separated."""
     card: bool = True
     """Also write README.md, the hub's model card: table, pictures, settings, how to load."""
-    pictures: int = 6
+    pictures: int = bounded(6, at_least=0)
     """Prompts of the run whose samples the card shows, from the top of the list; 0: no pictures."""
     name: str | None = None
     """Of the model, in the card and in the name of kohya's file; null: subject and run."""
@@ -47,7 +51,7 @@ class ExportConfig:
     """Of the base model, as the hub writes it (openrail++), for the card; null: looked up among the models that dbexp knows."""
     check: bool = True
     """Load each written file into a stock pipeline and compare its pictures with the run's: they must agree to 40 dB."""
-    check_steps: int = 8
+    check_steps: int = bounded(8, at_least=1)
     """Sampling steps of these pictures."""
     device: str | None = None
     """cpu, cuda, mps or auto, for the check; null: as the run."""
@@ -66,15 +70,8 @@ class ExportConfig:
 def problems(settings: ExportConfig) -> list[str]:
     """What is wrong with the settings and can be told without reading a file."""
     found = Problems()
-    for name in settings.format:
-        found.require(name in FORMATS, f"format={name}: choose among {', '.join(FORMATS)}")
+    found.messages += fields.problems(settings)
     found.require(bool(settings.format), f"format=[]: choose among {', '.join(FORMATS)}")
-    found.require(settings.pictures >= 0, f"pictures={settings.pictures}: must be at least 0")
-    found.require(settings.check_steps >= 1, f"check_steps={settings.check_steps}: must be at least 1")
-    found.require(
-        settings.objective is None or settings.objective in COLUMNS,
-        f"objective={settings.objective}: choose among {', '.join(COLUMNS)}",
-    )
     for name in ("push", "base"):
         value = getattr(settings, name)
         found.require(value is None or _HUB_NAME.fullmatch(value) is not None, f"{name}={value}: must be user/name")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from omegaconf import MISSING
 
-from dbexp.config.check import CHOICES, SAMPLERS
-from dbexp.config.words import COMMAS
+from dbexp.config import fields
+from dbexp.config.families import SAMPLERS, SIZE_MULTIPLE
+from dbexp.config.fields import bounded, choice, several
+from dbexp.config.schema import PRECISIONS
 from dbexp.core.errors import Problems
 from dbexp.evaluate.columns import COLUMNS
 
@@ -30,48 +31,48 @@ _IMAGE_STRENGTH, _MASK_STRENGTH = 0.75, 1.0
 class GenerateConfig:
     """One call of `dbexp-generate`."""
 
-    run: list[str] = field(default=MISSING, metadata=COMMAS)
+    run: list[str] = several(MISSING)
     """Folder of a run; several, comma separated, make columns. The folder of a sweep means its best run."""
     prompt: list[str] = field(default_factory=list)
     """What to draw; {token} and {class} are filled in from the run. Give it several times for several rows."""
     prompts: str | None = None
     """More prompts: auto, live or object, the paper's lists (auto: by the run's dataset.live), or a text file with one a line."""
-    lora_scale: list[float] = field(default_factory=lambda: [1.0], metadata=COMMAS)
+    lora_scale: list[float] = bounded([1.0], commas=True)
     """Strength of the LoRA; several, comma separated, make columns."""
     base: bool = False
     """Also draw with the base model alone, as the first column."""
-    images: int = 1
+    images: int = bounded(1, at_least=1)
     """Pictures per prompt and column."""
-    seed: int = 42
+    seed: int = bounded(42, at_least=0)
     """Seed of the first picture of every prompt and column; the next one has seed + 1, and so on."""
     init_image: str | None = None
     """Picture to start from (image to image), or to draw into (with `mask`)."""
-    strength: float | None = None
+    strength: float | None = bounded(None, above=0, at_most=1)
     """Share of the sampling steps that `init_image` goes through: little keeps it, 1 forgets it; null: 0.75, with a mask 1."""
     mask: str | None = None
     """Picture of the size of `init_image`: white is drawn anew, black is kept."""
     paste: bool = True
     """With `mask`: put the pixels of `init_image` back where the mask is black; false: as the autoencoder returns them."""
-    steps: int | None = None
+    steps: int | None = bounded(None, at_least=1)
     """Sampling steps; null: as the first run was sampled."""
-    guidance_scale: float | None = None
+    guidance_scale: float | None = bounded(None, at_least=0)
     """Classifier-free guidance, 1 for none; null: as the first run was sampled."""
-    sampler: str | None = None
-    """ddim, ddpm, dpm++, dpm++sde, euler, euler_a, heun, lms, pndm, unipc; null: as the first run was sampled."""
+    sampler: str | None = choice(None, SAMPLERS)
+    """How noise becomes a picture; null: as the first run was sampled."""
     negative_prompt: str | None = None
     """What to steer away from; null: as the first run was sampled."""
-    width: int | None = None
+    width: int | None = bounded(None, at_least=8)
     """Pixels; null: as the first run was sampled, in the proportions of `init_image` if there is one."""
-    height: int | None = None
+    height: int | None = bounded(None, at_least=8)
     """Pixels; null: likewise."""
-    batch_size: int | None = None
+    batch_size: int | None = bounded(None, at_least=1)
     """Pictures sampled at once, which does not change them beyond rounding; null: as the first run was sampled."""
-    objective: str | None = None
+    objective: str | None = choice(None, COLUMNS)
     """Column of the metric table that picks the best run of a sweep; null: the objective of the sweep."""
     model: str | None = None
     """Another base of the same architecture, such as an inpainting checkpoint: hub id, folder or file; null: the run's."""
-    precision: str | None = None
-    """fp32, bf16, fp16 or auto; null: as the run."""
+    precision: str | None = choice(None, PRECISIONS)
+    """Of the weights; null: as the run."""
     device: str | None = None
     """cpu, cuda, mps or auto; null: as the run."""
     store: str | None = None
@@ -94,9 +95,6 @@ class GenerateConfig:
         return _IMAGE_STRENGTH if self.mask is None else _MASK_STRENGTH
 
 
-_AT_LEAST = {"images": 1, "steps": 1, "guidance_scale": 0, "width": 8, "height": 8, "batch_size": 1, "seed": 0}
-
-
 def problems(settings: GenerateConfig) -> list[str]:
     """What is wrong with the settings and can be told without reading a file."""
     found = Problems()
@@ -105,30 +103,13 @@ def problems(settings: GenerateConfig) -> list[str]:
         bool(settings.prompt) or settings.prompts is not None,
         'prompt: say what to draw, prompt="a {token} {class} in the snow", or prompts=auto for the paper\'s list',
     )
-    for name, low in _AT_LEAST.items():
-        value = getattr(settings, name)
-        found.require(
-            value is None or (math.isfinite(value) and value >= low), f"{name}={value}: must be at least {low}"
-        )
+    found.messages += fields.problems(settings)
     for name in ("width", "height"):
         value = getattr(settings, name)
-        found.require(value is None or value % 8 == 0, f"{name}={value}: must be a multiple of 8")
+        found.require(
+            value is None or value % SIZE_MULTIPLE == 0, f"{name}={value}: must be a multiple of {SIZE_MULTIPLE}"
+        )
     found.require(bool(settings.lora_scale), "lora_scale=[]: give at least one strength, such as 1")
-    for scale in settings.lora_scale:
-        found.require(math.isfinite(scale), f"lora_scale={scale}: must be a finite number")
-    choices = CHOICES["model.precision"]
-    found.require(
-        settings.precision is None or settings.precision in choices,
-        f"precision={settings.precision}: choose one of {', '.join(choices)}",
-    )
-    found.require(
-        settings.sampler is None or settings.sampler in SAMPLERS,
-        f"sampler={settings.sampler}: choose one of {', '.join(SAMPLERS)}",
-    )
-    found.require(
-        settings.objective is None or settings.objective in COLUMNS,
-        f"objective={settings.objective}: choose among {', '.join(COLUMNS)}",
-    )
     found.messages += _image_problems(settings)
     if settings.folder is not None and Path(settings.folder).expanduser().is_file():
         found.require(False, f"folder={settings.folder}: is a file; give a folder, which is made if it is missing")
@@ -137,11 +118,6 @@ def problems(settings: GenerateConfig) -> list[str]:
 
 def _image_problems(settings: GenerateConfig) -> list[str]:
     found = Problems()
-    strength = settings.strength
-    found.require(
-        strength is None or 0 < strength <= 1,
-        f"strength={strength}: must be greater than 0 and at most 1",
-    )
     for name in ("strength", "mask"):
         found.require(
             getattr(settings, name) is None or settings.init_image is not None,

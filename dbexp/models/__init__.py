@@ -1,4 +1,5 @@
-"""Model families behind one small protocol. A new family is one new file here, with a line in `FAMILIES`.
+"""Model families behind one small protocol. A new family is one new file here, with an entry in
+`dbexp.config.families`.
 
 The protocol speaks of latents, token ids and text states, so that the trainer, the sampler and the lanes know nothing
 of a family's classes. Shapes: B rows of a batch, C latent channels, h and w latent size, L tokens, D text width.
@@ -15,12 +16,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from dbexp.config.families import FAMILIES
 from dbexp.config.schema import ModelConfig
 from dbexp.core.hashing import key_of
 from dbexp.core.store import Store
-
-# family -> module of this package that defines `load(cfg, store)`
-FAMILIES = {"sd": "dbexp.models.sd"}
 
 
 class Model(Protocol):
@@ -112,7 +111,7 @@ class Model(Protocol):
         """A stock diffusers pipeline over the loaded parts, without safety checker or progress bar.
 
         Args:
-            sampler: a name of `config.SAMPLERS`; None: the checkpoint's own.
+            sampler: one of its family's; None: the checkpoint's own.
             task: what pictures start from: text, image (and text), or inpaint (a mask too).
         """
         ...
@@ -139,5 +138,5 @@ def load(cfg: ModelConfig, store: Store) -> Model:
     key = key_of({"store": str(store.root), **asdict(cfg)})
     if key not in _loaded:
         _loaded.clear()
-        _loaded[key] = importlib.import_module(FAMILIES[cfg.family]).load(cfg, store)
+        _loaded[key] = importlib.import_module(FAMILIES[cfg.family].module).load(cfg, store)
     return _loaded[key]

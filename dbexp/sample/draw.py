@@ -59,7 +59,7 @@ class Sampling:
     guidance_scale: float
     """Classifier-free guidance; 1 or less: none."""
     sampler: str | None
-    """A name of `config.SAMPLERS`; None: the checkpoint's own."""
+    """One of the family's; None: the checkpoint's own."""
     resolution: int
     """Width and height in pixels."""
     negative_prompt: str = ""

@@ -11,9 +11,23 @@ import pytest
 from omegaconf import OmegaConf
 
 from dbexp.config import check, schema
-from dbexp.config.check import CHOICES, flatten
-from dbexp.config.schema import Config, DatasetConfig, ModelConfig
+from dbexp.config.check import flatten
+from dbexp.config.families import FAMILIES, Family
+from dbexp.config.fields import Bounds, Choice, Rule, rule_of
+from dbexp.config.schema import Config, DatasetConfig, ModelConfig, SeedsConfig
 from dbexp.core.errors import ConfigError
+
+
+def ruled(cls: type = Config, prefix: str = "") -> dict[str, tuple[Any, Rule]]:
+    """Dotted name -> type and rule of every parameter."""
+    hints, rules = get_type_hints(cls), {}
+    for field in dataclasses.fields(cls):
+        hint, path = hints[field.name], f"{prefix}{field.name}"
+        rules |= ruled(hint, f"{path}.") if dataclasses.is_dataclass(hint) else {path: (hint, rule_of(field))}
+    return rules
+
+
+CHOICES = {path: rule.names for path, (_, rule) in ruled().items() if isinstance(rule, Choice)}
 
 
 def good() -> Config:
@@ -75,7 +89,7 @@ def test_check_returns_a_copy() -> None:
         ({"train__lr": 0.0}, "train.lr=0.0: must be greater than 0"),
         ({"train__lr": float("inf")}, "train.lr=inf: must be greater than 0"),
         ({"train__lr": float("nan")}, "train.lr=nan: must be greater than 0"),
-        ({"train__beta1": 1.0}, "train.beta1=1.0: must lie in [0, 1)"),
+        ({"train__beta1": 1.0}, "train.beta1=1.0: must be at least 0 and less than 1"),
         ({"train__text_encoder_lr": 1e-5}, "train.text_encoder_lr=1e-05: has no effect without lora.text_encoder=true"),
         ({"train__optimizer": "sgd"}, "train.optimizer=sgd: choose one of adamw, adamw8bit, prodigy"),
         ({"lr_schedule__name": "step"}, "lr_schedule.name=step: choose one of constant, constant_with_warmup"),
@@ -100,9 +114,14 @@ def test_check_returns_a_copy() -> None:
         ({"sample__class_prompt": "a {class"}, "sample.class_prompt='a {class': only {token} and {class}"),
         ({"model__resolution": 20}, "model.resolution=20: must be a multiple of 8"),
         ({"model__resolution": 0}, "model.resolution=0: must be at least 8"),
-        ({"evaluate__confidence": 1.0}, "evaluate.confidence=1.0: must lie in [0, 1)"),
+        ({"evaluate__confidence": 1.0}, "evaluate.confidence=1.0: must be at least 0 and less than 1"),
         ({"evaluate__max_missing": -0.1}, "evaluate.max_missing=-0.1: must be at least 0"),
         ({"seed": -1}, "seed=-1: must be at least 0"),
+        ({"evaluate__seed": -1}, "evaluate.seed=-1: must be at least 0"),
+        ({"evaluate__dino__std": [0.1, 0.0, 0.1]}, "evaluate.dino.std=0.0: must be greater than 0"),
+        ({"evaluate__dino__mean": [0.1, float("nan"), 0.1]}, "evaluate.dino.mean=nan: must be a finite number"),
+        ({"evaluate__dino__mean": []}, "evaluate.dino.mean=[]: give three, for red, green and blue"),
+        ({"sample__lora_scale": float("inf")}, "sample.lora_scale=inf: must be a finite number"),
         ({"dataset__path": None}, "dataset.path=null: say which folder"),
         ({"dataset__token": "two words"}, "dataset.token='two words': must be one word"),
         ({"dataset__token": ""}, "dataset.token='': must be one word"),
@@ -118,8 +137,23 @@ def test_a_broken_rule_is_named(values: dict[str, Any], says: str) -> None:
 
 @pytest.mark.parametrize("path", CHOICES)
 def test_a_bad_choice_lists_the_good_ones(path: str) -> None:
-    said = [message for message in problems(changed(**{path.replace(".", "__"): "nonsense"})) if "nonsense" in message]
-    assert said == [f"{path}=nonsense: choose one of {', '.join(CHOICES[path])}"]
+    (message,) = problems(changed(**{path.replace(".", "__"): "nonsense"}))
+    assert message.removesuffix(", or null") == f"{path}=nonsense: choose one of {', '.join(CHOICES[path])}"
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"model__resolution": 24}, "model.resolution=24: must be a multiple of 16"),
+        ({"lora__sites": "linear"}, "lora.sites=linear: model.family=other has attention"),
+        ({"prior__sampler": "ddim"}, "prior.sampler=ddim: model.family=other has euler"),
+        ({"sample__sampler": "ddim"}, "sample.sampler=ddim: model.family=other has euler"),
+    ],
+)
+def test_a_family_has_rules_of_its_own(values: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "sd", Family("Others", "", ("euler",), {"attention": ""}, 16))
+    (message,) = problems(changed(**values))
+    assert message == says.replace("other", "sd")
 
 
 @pytest.mark.parametrize(("optimizer", "library"), check.OPTIMIZER_LIBRARIES.items())
@@ -182,7 +216,7 @@ def test_a_wrong_type_is_refused() -> None:
 
 
 def test_the_result_is_free_of_interpolations(checked: Callable[..., Config]) -> None:
-    assert checked("seed=7", "seeds.init=3").seeds == check.SeedsConfig(init=3, data=7, noise=7, prior=7, sample=7)
+    assert checked("seed=7", "seeds.init=3").seeds == SeedsConfig(init=3, data=7, noise=7, prior=7, sample=7)
 
 
 @pytest.mark.parametrize(
@@ -228,20 +262,7 @@ def test_plain_is_json_like() -> None:
     assert made == check.plain(OmegaConf.structured(good()))
 
 
-def test_every_rule_names_a_field() -> None:
-    known: dict[str, Any] = {}
-
-    def collect(cls: type, prefix: str) -> None:
-        for name, hint in get_type_hints(cls).items():
-            known[prefix + name] = hint
-            if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-                collect(hint, f"{prefix}{name}.")
-
-    collect(Config, "")
-    ruled = {*CHOICES, *check.AT_LEAST, *check.ABOVE_ZERO, *check.BELOW_ONE}
-    assert ruled <= known.keys()
-    # every size, count and number of steps has a bound, so that a 0 or a negative number cannot slip through
-    integers = {path for path, hint in known.items() if hint in (int, int | None)}
-    unbounded = {"evaluate.seed"}  # any seed will do
-    unbounded |= {path for path in integers if path.startswith("seeds.")}
-    assert integers - ruled == unbounded
+def test_every_size_count_and_number_of_steps_has_a_bound() -> None:
+    """So that a 0 or a negative number cannot slip through."""
+    unbounded = {path for path, (hint, rule) in ruled().items() if hint in (int, int | None) and rule == Bounds()}
+    assert unbounded == {f"seeds.{field.name}" for field in dataclasses.fields(SeedsConfig)}  # any seed will do

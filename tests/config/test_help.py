@@ -14,11 +14,12 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 import dbexp
-from dbexp.config import check, help
+from dbexp.config import check, help, schema
+from dbexp.config.fields import rule_of
 from dbexp.config.schema import Config
 
 CONF = check.conf_dir()
-CLASSES = [cls for cls in vars(check).values() if dataclasses.is_dataclass(cls) and isinstance(cls, type)]
+CLASSES = [cls for cls in vars(schema).values() if dataclasses.is_dataclass(cls) and isinstance(cls, type)]
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
@@ -29,7 +30,7 @@ def test_every_field_is_explained(cls: type) -> None:
 
 
 def test_docs_are_the_strings_under_the_fields() -> None:
-    assert help.docs(check.LoraConfig)["rank"] == "Rank r of every adapter."
+    assert help.docs(schema.LoraConfig)["rank"] == "Rank r of every adapter."
 
 
 def test_parameters_are_all_of_them(composed: Callable[..., DictConfig]) -> None:
@@ -45,15 +46,21 @@ def test_the_text_holds_every_parameter_with_type_value_and_meaning(composed: Ca
 
     def expect(cls: type, prefix: str) -> None:
         hints = get_type_hints(cls)
+        fields = {field.name: field for field in dataclasses.fields(cls)}
         for name, meaning in help.docs(cls).items():
             if dataclasses.is_dataclass(hints[name]):
-                at = lines.index(prefix + name)
+                at, rule = lines.index(prefix + name), ""
                 expect(hints[name], f"{prefix}{name}.")
             else:
                 (at,) = (i for i, line in enumerate(lines) if line.startswith(f"  {prefix}{name}: "))
-            assert lines[at + 1].strip() == meaning
+                rule = rule_of(fields[name]).sentence()
+            assert lines[at + 1].strip() == f"{meaning} {rule}".strip()
 
     expect(Config, "")
+    assert "      Rank r of every adapter. At least 1." in lines
+    assert "      Decay of the first moment. At least 0 and less than 1." in lines
+    assert "      How pictures are resized. One of bilinear, bicubic, lanczos." in lines
+    assert any("offline: a run folder to upload later; online: live; disabled: none." in line for line in lines)
     assert "  lora.rank: int = 7" in lines
     assert "  lora.alpha: float | null = null" in lines
     assert "  lora.text_encoder: bool = false" in lines
@@ -100,5 +107,5 @@ def test_the_command_from_anywhere_without_torch(tmp_path: Path) -> None:
     assert lines[0].startswith("dbexp: DreamBooth-LoRA experiments")
     assert "  model        custom ours random sd15 sd21 sd21base storybook" in lines
     assert "  model.path: str = a$b" in lines
-    assert "      Rank r of every adapter." in lines
+    assert "      Rank r of every adapter. At least 1." in lines
     assert lines[-1] == "False"

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 from omegaconf import MISSING
 
-from dbexp.config.words import COMMAS, parse, told
+from dbexp.config.fields import bounded
+from dbexp.config.words import parse, told
 from dbexp.core.errors import ConfigError
 
 
@@ -19,7 +20,7 @@ class Wanted:
     """Where."""
     words: list[str] = field(default_factory=list)
     """What."""
-    numbers: list[float] = field(default_factory=lambda: [1.0], metadata=COMMAS)
+    numbers: list[float] = bounded([1.0], commas=True)
     """How much."""
     count: int | None = None
     """How many."""

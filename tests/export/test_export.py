@@ -57,11 +57,11 @@ def test_every_field_is_explained() -> None:
 @pytest.mark.parametrize(
     ("others", "says"),
     [
-        ({"format": ["onnx"]}, "format=onnx: choose among diffusers, kohya"),
+        ({"format": ["onnx"]}, "format=onnx: choose one of diffusers, kohya"),
         ({"format": []}, "format=[]"),
         ({"pictures": -1}, "pictures=-1: must be at least 0"),
         ({"check_steps": 0}, "check_steps=0: must be at least 1"),
-        ({"objective": "x"}, "objective=x: choose among"),
+        ({"objective": "x"}, "objective=x: choose one of"),
         ({"push": "rex"}, "push=rex: must be user/name"),
         ({"base": "a/b/c"}, "base=a/b/c: must be user/name"),
         ({"push": "me/rex", "card": False}, "needs the model card"),

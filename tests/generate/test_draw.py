@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dbexp.config import check
+from dbexp.config.families import SAMPLERS
 from dbexp.core import cores
 from dbexp.generate import command, draw
 from dbexp.models import lora_file
@@ -191,7 +191,7 @@ def test_what_is_there_is_kept(generate: Generate, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")  # diffusers
-@pytest.mark.parametrize("sampler", check.SAMPLERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_image_to_image_with_every_sampler(generate: Generate, garden: Path, sampler: str) -> None:
     words = (f"prompt={SNOW}", f"init_image={garden / 'garden.png'}", f"sampler={sampler}", "strength=0.5")
     drawn = only(generate(*words, "steps=4"))

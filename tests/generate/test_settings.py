@@ -48,7 +48,7 @@ def test_what_is_fine(others: dict[str, Any]) -> None:
         ({"lora_scale": [1.0, float("inf")]}, "lora_scale=inf: must be a finite number"),
         ({"precision": "fp8"}, "precision=fp8: choose one of auto, fp32, bf16, fp16"),
         ({"sampler": "x"}, "sampler=x: choose one of ddim"),
-        ({"objective": "x"}, "objective=x: choose among "),
+        ({"objective": "x"}, "objective=x: choose one of "),
         ({"init_image": "a.jpg", "strength": 0.0}, "strength=0.0: must be greater than 0 and at most 1"),
         ({"strength": 0.5}, "strength=0.5: has no effect without init_image=FILE"),
         ({"mask": "b.png"}, "mask=b.png: has no effect without init_image=FILE"),

@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline
 from diffusers.training_utils import compute_snr
 
 from dbexp import models
-from dbexp.config.check import SAMPLERS
+from dbexp.config.families import SAMPLERS
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
 from dbexp.models import Model, sd

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from dbexp import models
-from dbexp.config.check import SAMPLERS
+from dbexp.config.families import SAMPLERS
 from dbexp.config.schema import ModelConfig
 from dbexp.core import cores
 from dbexp.core.errors import ConfigError

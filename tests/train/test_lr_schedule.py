@@ -6,8 +6,7 @@ import pytest
 import torch
 from diffusers.optimization import get_polynomial_decay_schedule_with_warmup, get_scheduler
 
-from dbexp.config.check import CHOICES
-from dbexp.config.schema import LrScheduleConfig
+from dbexp.config.schema import SCHEDULES, LrScheduleConfig
 from dbexp.train import lr_schedule
 
 PEAK = 2e-4
@@ -34,7 +33,7 @@ def ours(cfg: LrScheduleConfig, count: int, steps: int = STEPS) -> list[float]:
 
 @pytest.mark.parametrize("warmup", [0, 1, 7])
 @pytest.mark.parametrize("horizon", [None, 20, 60])
-@pytest.mark.parametrize("name", CHOICES["lr_schedule.name"])
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_equals_diffusers(name: str, horizon: int | None, warmup: int) -> None:
     reference = optimizer()
     scheduler = get_scheduler(name, reference, num_warmup_steps=warmup, num_training_steps=horizon or STEPS)

@@ -1,0 +1,44 @@
+"""What can be known of each model family without loading it: light enough for the check, `--help` and completion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of base model. Its module implements every sampler and every choice of sites named here."""
+
+    title: str
+    """The checkpoints it understands."""
+    module: str
+    """Defines `load(cfg, store)`."""
+    samplers: tuple[str, ...]
+    sites: Mapping[str, str]
+    """Which layers may be adapted: name -> meaning."""
+    size_multiple: int
+    """Widths and heights of pictures are multiples of this many pixels."""
+
+
+FAMILIES = {
+    "sd": Family(
+        title="Stable Diffusion 1.x and 2.x",
+        module="dbexp.models.sd",
+        samplers=("ddim", "ddpm", "dpm++", "dpm++sde", "euler", "euler_a", "heun", "lms", "pndm", "unipc"),
+        sites={
+            "attention": "q, k, v, out",
+            "attention+geglu": "these and the gated feed-forward projections",
+            "linear": "every linear layer of the transformer blocks",
+        },
+        size_multiple=8,
+    ),
+}
+
+SAMPLERS = tuple(sorted({name for family in FAMILIES.values() for name in family.samplers}))
+"""Of all families."""
+SIZE_MULTIPLE = math.gcd(*(family.size_multiple for family in FAMILIES.values()))
+"""What widths and heights are multiples of in every family."""
+SITES = {name: meaning for family in FAMILIES.values() for name, meaning in family.sites.items()}
+"""Of all families."""

@@ -1,0 +1,167 @@
+"""The rules of one field alone, declared beside it: the check asks them, `--help` prints them.
+
+rank: int = bounded(16, at_least=1)
+optimizer: str = choice("adamw", ("adamw", "prodigy"))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+_TESTS = {
+    "at_least": (operator.ge, "at least"),
+    "above": (operator.gt, "greater than"),
+    "at_most": (operator.le, "at most"),
+    "below": (operator.lt, "less than"),
+}
+
+
+class Rule(Protocol):
+    """What a value has to be."""
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value may be given; null is not asked about."""
+        ...
+
+    def demand(self) -> str:
+        """What would be right, to end a message with."""
+        ...
+
+    def sentence(self) -> str:
+        """The same for `--help`; empty where every number will do."""
+        ...
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A finite number between bounds; values of other types are let through."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def allows(self, value: Any) -> bool:
+        """Whether a number is finite and inside."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return True
+        finite = isinstance(value, int) or math.isfinite(value)
+        return finite and all(_TESTS[name][0](value, limit) for name, limit in self._limits().items())
+
+    def demand(self) -> str:
+        """As `must be at least 1`."""
+        return f"must be {self._text() or 'a finite number'}"
+
+    def sentence(self) -> str:
+        """As `At least 1.`"""
+        text = self._text()
+        return text and f"{text[0].upper()}{text[1:]}."
+
+    def _limits(self) -> dict[str, float]:
+        return {name: limit for name, limit in dataclasses.asdict(self).items() if limit is not None}
+
+    def _text(self) -> str:
+        return " and ".join(f"{_TESTS[name][1]} {limit:g}" for name, limit in self._limits().items())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some names."""
+
+    names: Mapping[str, str]
+    """Name -> meaning, empty where the name says it."""
+    or_null: bool
+
+    def allows(self, value: Any) -> bool:
+        """Whether a name is known."""
+        return value in self.names
+
+    def demand(self) -> str:
+        """As `choose one of a, b, or null`."""
+        return f"choose one of {', '.join(self.names)}{', or null' if self.or_null else ''}"
+
+    def sentence(self) -> str:
+        """As `One of a, b.`, or every name with its meaning."""
+        if any(self.names.values()):
+            return "; ".join(f"{name}: {meaning}" if meaning else name for name, meaning in self.names.items()) + "."
+        return f"One of {', '.join(self.names)}."
+
+
+_ANY = Bounds()
+
+
+def bounded(
+    default: Any,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    commas: bool = False,
+) -> Any:
+    """A field of a dataclass that holds a number, or a list of numbers, inside bounds.
+
+    Args:
+        default: of the field.
+        at_least, above, at_most, below: bounds; None: none.
+        commas: see `several`.
+    """
+    return _field(default, Bounds(at_least, above, at_most, below), commas)
+
+
+def choice(default: Any, names: Iterable[str] | Mapping[str, str], *, commas: bool = False) -> Any:
+    """A field of a dataclass that holds one of some names, or a list of them.
+
+    Args:
+        default: of the field; None: null is allowed too.
+        names: in the order shown; a mapping gives their meanings.
+        commas: see `several`.
+    """
+    meanings = names if isinstance(names, Mapping) else dict.fromkeys(names, "")
+    return _field(default, Choice(meanings, or_null=default is None), commas)
+
+
+def several(default: Any) -> Any:
+    """A list field whose values a command line may also give in one word, with commas between them."""
+    return _field(default, _ANY, commas=True)
+
+
+def _field(default: Any, rule: Rule, commas: bool) -> Any:
+    metadata = {"rule": rule, "commas": commas}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def rule_of(field: dataclasses.Field[Any]) -> Rule:
+    """What a value of a field has to be."""
+    rule: Rule = field.metadata.get("rule", _ANY)
+    return rule
+
+
+def commas_allowed(field: dataclasses.Field[Any]) -> bool:
+    """See `several`."""
+    return bool(field.metadata.get("commas"))
+
+
+def problems(settings: Any, prefix: str = "") -> list[str]:
+    """A message for each value that the rule of its field forbids; a list is held to it value by value.
+
+    Args:
+        settings: an instance of a dataclass, which may hold others.
+        prefix: of the names in the messages.
+    """
+    messages: list[str] = []
+    for field in dataclasses.fields(settings):
+        path, value, rule = f"{prefix}{field.name}", getattr(settings, field.name), rule_of(field)
+        if dataclasses.is_dataclass(value):
+            messages += problems(value, f"{path}.")
+            continue
+        values = value if isinstance(value, list) else [value]
+        messages += [f"{path}={item}: {rule.demand()}" for item in values if item is not None and not rule.allows(item)]
+    return messages
