@@ -7,11 +7,12 @@ the details. Building the view needs no network, saving it does. Needs `pip inst
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dbexp.config import words
-from dbexp.core.errors import ConfigError, Problems
+from dbexp.config import fields, words
+from dbexp.config.fields import choice, several
+from dbexp.core.errors import ConfigError
 from dbexp.evaluate.columns import COLUMNS, PAPER, heading
 
 if TYPE_CHECKING:
@@ -31,12 +32,9 @@ class Settings:
     """W&B user or team."""
     project: str = "dbexp"
     """W&B project."""
-    objective: str = "dino"
+    objective: str = choice("dino", COLUMNS)
     """Column of the metric table that sorts the runs."""
-    parameters: list[str] = field(
-        default_factory=lambda: ["lora.rank", "train.lr", "train.steps", "lr_schedule.name", "prior.weight"],
-        metadata=words.COMMAS,
-    )
+    parameters: list[str] = several(["lora.rank", "train.lr", "train.steps", "lr_schedule.name", "prior.weight"])
     """Axes of the parallel coordinates, before the columns of the metric table."""
     name: str = "dbexp"
     """Name of the view."""
@@ -48,15 +46,14 @@ def workspace(settings: Settings) -> Workspace:
     Raises:
         ConfigError: wandb-workspaces is not installed, or the objective is no column.
     """
-    problems = Problems()
-    if settings.objective not in COLUMNS:
-        problems.require(False, f"objective={settings.objective}: choose among {', '.join(COLUMNS)}")
+    problems = fields.problems(settings)
     try:
         import wandb_workspaces.reports.v2 as wr
         import wandb_workspaces.workspaces as ws
     except ImportError:
         raise ConfigError("wandb-workspaces is not installed; pip install 'dbexp[workspace]'") from None
-    problems.raise_if_any()
+    if problems:
+        raise ConfigError(problems)
     lower = COLUMNS[settings.objective].better == "lower"
     bars = [wr.BarPlot(title=heading(column), metrics=[f"metrics/{column}"]) for column in PAPER]
     front = wr.ScatterPlot(

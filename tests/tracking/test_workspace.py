@@ -34,7 +34,7 @@ def test_parallel_coordinates_find_the_flat_names_of_parameters() -> None:
 
 
 def test_an_objective_that_is_no_column_is_told() -> None:
-    with pytest.raises(ConfigError, match=r"objective=beauty: choose among dino"):
+    with pytest.raises(ConfigError, match=r"objective=beauty: choose one of dino"):
         workspace.workspace(Settings(entity="me", objective="beauty"))
 
 
