@@ -97,17 +97,18 @@ def run(cfg: Config | DictConfig | Sequence[str], folder: str | Path | None = No
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see dbexp.pipeline.command
     from dbexp.pipeline import run as stages
     from dbexp.runs import record  # torch and diffusers: seconds
+    from dbexp.runs.folder import RunFolder
 
-    place = Path(folder or Path("outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S}").expanduser()
+    place = RunFolder(Path(folder or Path("outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S}").expanduser())
     overrides = _composed_from.get(key_of(plain(checked)), [])
     try:
-        (place / ".hydra").mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.structured(checked), place / ".hydra" / "config.yaml")
-        OmegaConf.save(OmegaConf.create(overrides), place / ".hydra" / "overrides.yaml")
+        place.hydra.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.structured(checked), place.composed)
+        OmegaConf.save(OmegaConf.create(overrides), place.overrides)
     except OSError as error:
-        raise ConfigError(f"folder={place}: {error.strerror}; choose another place") from None
-    stages.run(checked, place, overrides)
-    return record.read(place)
+        raise ConfigError(f"folder={place.path}: {error.strerror}; choose another place") from None
+    stages.run(checked, place.path, overrides)
+    return record.read(place.path)
 
 
 def load_results(sweep: str | Path) -> pandas.DataFrame:

@@ -196,10 +196,8 @@ def _write_card(
     """README.md and its pictures; their names in the folder."""
     from dbexp.core.files import write_atomic
     from dbexp.export.card import Facts, card
-    from dbexp.runs import record
 
-    evaluated = (run.folder / "result.json").is_file() and (run.folder / "evaluate" / "metrics.json").is_file()
-    report = record.read(run.folder).report if evaluated else None
+    report = run.report
     pictures = _copy_pictures(run, report, folder, settings.pictures) if report else []
     grid = _grid(run, report, folder, [prompt for prompt, _ in pictures]) if report and pictures else None
     facts = Facts(name, run.config, report, base, licence, written, pictures, grid, check)

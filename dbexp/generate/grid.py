@@ -17,7 +17,6 @@ from dbexp.core.errors import ConfigError, Problems
 from dbexp.core.hashing import file_hash
 from dbexp.core.images import read_rgb
 from dbexp.generate.settings import GenerateConfig
-from dbexp.runs import record
 from dbexp.runs.names import what_differs
 from dbexp.runs.record import TrainedRun
 from dbexp.sample import prompts
@@ -229,19 +228,11 @@ def _names(runs: Sequence[TrainedRun]) -> list[str]:
     """What tells the runs apart."""
     if len(runs) == 1:
         return [runs[0].name]
-    told = what_differs([_overrides(run) for run in runs])
+    told = what_differs([run.overrides or [run.name] for run in runs])
     names = [" ".join(words) or run.name for run, words in zip(runs, told, strict=True)]
     return [
         name if names.count(name) == 1 else f"{run.folder.name}: {name}" for name, run in zip(names, runs, strict=True)
     ]
-
-
-def _overrides(run: TrainedRun) -> list[str]:
-    """What the run was called with, as its result tells it."""
-    try:
-        return list(record.read(run.folder).overrides)
-    except (OSError, ValueError, KeyError):
-        return [run.name]
 
 
 def paste(pixels: np.ndarray[Any, np.dtype[np.uint8]], drawn: Drawing) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -16,18 +16,19 @@ from dbexp.core.store import Store
 from dbexp.dataset import Subject
 from dbexp.evaluate.pictures import Pictures
 from dbexp.models import Model
+from dbexp.runs.folder import RunFolder
 from dbexp.sample import sample
 from dbexp.sample.oracle import oracle_samples
 from dbexp.sample.sample import Samples
 
-SHEET = "contact_sheet.png"
+_SHEET = "contact_sheet.png"
 _CODE = provenance.code_hash("compare/contact_sheet.py", "core/images.py")
 
 
 def gather(
-    config: Config, subject: Subject, lora: Path, model: Model, store: Store, place: Path, name: str
-) -> tuple[Pictures, Path]:
-    """All pictures of a run, linked into its folder, and its contact sheet.
+    config: Config, subject: Subject, lora: Path, model: Model, store: Store, folder: RunFolder, name: str
+) -> Pictures:
+    """All pictures of a run, linked into its folder, where its contact sheet is laid out.
 
     Args:
         config: of the run.
@@ -35,18 +36,20 @@ def gather(
         lora: that was trained.
         model: the base model.
         store: where pictures are kept.
-        place: sub-folder `sample` of the run's.
+        folder: of the run.
         name: of the run.
     """
-    samples = _linked(sample.sample_prompts(config, model, lora, store), place)
-    base = _linked(sample.sample_prompts(config, model, None, store), place / "base") if config.sample.base else None
-    class_on = _linked_files(sample.sample_class(config, model, lora, store), place / "class")
-    class_off = _linked_files(sample.sample_class(config, model, None, store), place / "class_base")
+    samples = _linked(sample.sample_prompts(config, model, lora, store), folder.sample)
+    base = None
+    if config.sample.base:
+        base = _linked(sample.sample_prompts(config, model, None, store), folder.base_samples)
+    class_on = _linked_files(sample.sample_class(config, model, lora, store), folder.class_samples)
+    class_off = _linked_files(sample.sample_class(config, model, None, store), folder.base_class_samples)
     columns = [SheetColumn("base model", base.images, limit=1)] if base else []
     columns.append(SheetColumn("with the LoRA", samples.images))
     label = joined(config.model.label, config.evaluate.label)
     sheet = _sheet(columns, store, title=f"{subject.name}: {name}", label=label, real=subject.paths)
-    link(sheet, place / SHEET)
+    link(sheet, folder.contact_sheet)
     pictures = Pictures(
         real=subject.paths,
         samples=samples.images,
@@ -58,7 +61,7 @@ def gather(
         groups=samples.groups,
         oracle_samples=oracle_samples(config.dataset, samples.prompts, config.sample.images_per_prompt, store),
     )
-    return pictures, place / SHEET
+    return pictures
 
 
 def _linked(samples: Samples, place: Path) -> Samples:
@@ -93,9 +96,9 @@ def _sheet(
     }
 
     def make(folder: Path) -> None:
-        contact_sheet(columns, folder / SHEET, title=title, label=label, real=real)
+        contact_sheet(columns, folder / _SHEET, title=title, label=label, real=real)
 
-    return store.get("sheet", inputs, make) / SHEET
+    return store.get("sheet", inputs, make) / _SHEET
 
 
 def joined(*labels: str | None) -> str | None:

@@ -32,14 +32,11 @@ from dbexp.evaluate.report import Report
 from dbexp.models import Model
 from dbexp.pipeline import pictures as run_pictures
 from dbexp.pipeline import view
-from dbexp.runs import outcome
-from dbexp.runs.names import run_name
-from dbexp.runs.outcome import TRACEBACK, record_failure
+from dbexp.runs.folder import RunFolder
+from dbexp.runs.outcome import Outcome
 from dbexp.sample import prior, sample
 from dbexp.train.lane import Training
 from dbexp.train.train import Trained, train
-
-__all__ = ["TRACEBACK", "check_inputs", "find_task", "load", "make_task", "open_store", "record_failure", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +77,9 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
         ConfigError: what the user can mend; nothing was half-written.
         TrainingDiverged, Interrupted: see `train`.
     """
-    config = outcome.named(config)
-    name = run_name(config, overrides)
-    times = Times()
-    with outcome.failures(config, folder, overrides), outcome.disk_errors(folder):
+    outcome, times = Outcome.of(config, folder, overrides), Times()
+    config, name, place = outcome.config, outcome.name, outcome.folder
+    with outcome.recorded():
         check_inputs(config)
         store = open_store(config)
         model, backbones = load(config, store)
@@ -99,24 +95,22 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
             _train(config, subject, class_images, model, store, tracking.Disabled())
             return {}
         for number, path in enumerate(subject.paths):
-            link(path, folder / "dataset" / f"{number:02d}{path.suffix.lower()}")
+            link(path, place.subject_image(number, path))
         for path in class_images:
-            link(path, folder / "prior" / path.name)
+            link(path, place.prior / path.name)
         with tracking.start(config, folder=folder, name=name, group=sweep, overrides=overrides) as tracker:
-            with times.measure("train"), outcome.last_good(folder / "train"):
+            with times.measure("train"):
                 trained = _train(config, subject, class_images, model, store, tracker)
-            link_tree(trained.folder, folder / "train", skip=MANIFEST)
+            link_tree(trained.folder, place.train, skip=MANIFEST)
             with times.measure("sample"):
-                place = folder / "sample"
-                pictures, sheet = run_pictures.gather(config, subject, trained.lora, model, store, place, name)
+                pictures = run_pictures.gather(config, subject, trained.lora, model, store, place, name)
             with times.measure("evaluate"):
                 report = evaluate.find_or_evaluate(pictures, backbones, config.evaluate, store)
             report = replace(report, label=run_pictures.joined(config.model.label, report.label))
-            job = outcome.Job(config, folder, name, overrides)
-            outcome.write(job, subject, model, trained, report, times.seconds)
-            tracker.result(report, contact_sheet=sheet, lora=folder / "train" / "lora.safetensors")
+            outcome.finished(subject, model, trained, report, times.seconds)
+            tracker.result(report, contact_sheet=place.contact_sheet, lora=place.lora)
     if sweep is None:
-        _print(name, report, folder, config)
+        _print(name, report, place, config)
     return evaluate.summary(report)
 
 
@@ -237,14 +231,14 @@ def open_store(config: Config) -> Store:
     return Store(Path(config.store) if config.store else None)
 
 
-def _print(name: str, report: Report, folder: Path, config: Config) -> None:
+def _print(name: str, report: Report, folder: RunFolder, config: Config) -> None:
     """What somebody who waited wants to see: the table, the pictures, and where to look next."""
     table.show([(name, report)])
     lines = [
-        f"contact sheet  {folder / 'sample' / 'contact_sheet.png'}",
-        f"metrics        {folder / 'evaluate' / 'metrics.json'}",
-        f"LoRA           {folder / 'train' / 'lora.safetensors'}",
+        f"contact sheet  {folder.contact_sheet}",
+        f"metrics        {folder.metrics}",
+        f"LoRA           {folder.lora}",
     ]
     if config.tracking.mode == "offline":
-        lines.append(f"dashboard      dbexp-compare {folder} --sync")
+        lines.append(f"dashboard      dbexp-compare {folder.path} --sync")
     print("\n" + "\n".join(lines), flush=True)

@@ -12,12 +12,11 @@ from dbexp.core.errors import first_line
 from dbexp.evaluate.columns import COLUMNS, REFERENCES
 from dbexp.evaluate.functional import Estimate
 from dbexp.runs import record
+from dbexp.runs.folder import RunFolder
 from dbexp.runs.names import differing, titles
 from dbexp.runs.record import Run, ranked
 
 log = logging.getLogger(__name__)
-
-_SHEET = Path("sample", "contact_sheet.png")
 
 
 def summarise(sweep: Path) -> None:
@@ -49,7 +48,7 @@ def comparison(runs: Sequence[Run], objective: str, sweep: Path) -> tracking.Com
     best_first = ranked(runs, objective)
     rows = []
     for run in [*best_first, *(run for run in runs if run.report is None)]:
-        sheet = run.folder / _SHEET
+        sheet = RunFolder(run.folder).contact_sheet
         rows.append(
             tracking.Row(
                 title=named[run.folder],

@@ -28,8 +28,7 @@ from dbexp.core.store import Store
 from dbexp.models import Model
 from dbexp.pipeline import run as stages
 from dbexp.pipeline import view as live
-from dbexp.runs import outcome
-from dbexp.runs.names import run_name
+from dbexp.runs.outcome import Outcome
 from dbexp.train import memory, packing, resume
 from dbexp.train.lane import Training
 from dbexp.train.train import inputs_of, train
@@ -289,10 +288,9 @@ def _track(job: PlannedRun, stack: ExitStack) -> tracking.Tracker:
     """
     if job.folder is None or job.config.tracking.mode != "online":
         return tracking.Disabled()
-    config = outcome.named(job.config)
-    name = run_name(config, job.overrides)
+    run = Outcome.of(job.config, job.folder, job.overrides)
     try:
-        started = tracking.start(config, folder=job.folder, name=name, group=job.sweep, overrides=job.overrides)
+        started = tracking.start(run.config, folder=job.folder, name=run.name, group=job.sweep, overrides=job.overrides)
         return stack.enter_context(started)
     except ConfigError as error:  # a machine without the login, say: the run will tell
         log.warning("%s: no live losses: %s", job.title, error)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dbexp import dataset
 from dbexp.config.check import plain
@@ -18,138 +19,130 @@ from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
 from dbexp.core.files import link, readable, write_atomic
 from dbexp.core.hashing import file_hash, key_of
 from dbexp.dataset import Subject
-from dbexp.evaluate import evaluate
-from dbexp.evaluate.report import ImageScores, Report
+from dbexp.evaluate.report import ImageScores, Report, summary
 from dbexp.models import Model
+from dbexp.runs.folder import RunFolder
 from dbexp.runs.names import run_name
 from dbexp.train.train import Trained
 
-TRACEBACK = "traceback.log"
-"""In a run's folder: where an unexpected error came from."""
 _STOPS = (Interrupted, KeyboardInterrupt, SystemExit)
 # what a full or read-only disk says; anything else is a fault of ours and keeps its traceback
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run and where it is.
+class Outcome:
+    """Says in the folder of a run how it ended.
 
     Attributes:
+        folder: of the run.
         config: checked, with the subject's name.
-        folder: of the run.
-        name: in tables.
         overrides: as on the command line.
+        name: of the run, in tables.
     """
 
+    folder: RunFolder
     config: Config
-    folder: Path
+    overrides: tuple[str, ...]
     name: str
-    overrides: Sequence[str]
 
+    @classmethod
+    def of(cls, config: Config, folder: Path, overrides: Sequence[str]) -> Outcome:
+        """For a run with a checked config."""
+        named = replace(config, dataset=replace(config.dataset, name=dataset.subject_name(config.dataset)))
+        return cls(RunFolder(folder), named, tuple(overrides), run_name(named, overrides))
 
-def write(
-    job: Job, subject: Subject, model: Model, trained: Trained, report: Report, seconds: dict[str, float]
-) -> None:
-    """metrics.json with everything the numbers depend on, then result.json, whose presence means the run is done."""
-    settings = plain(job.config)
-    record = {
-        "report": _relative(report, job.folder).plain(),
-        "config": settings,
-        "config_hash": key_of(settings),
-        "model": {"name": model.name, "identity": model.identity, "dtype": str(model.dtype)},
-        "images": dict(zip((path.name for path in subject.paths), subject.hashes, strict=True)),
-        "lora": file_hash(trained.lora),
-        "train": trained.record,
-        "seconds": seconds,
-        "memory": provenance.peak_memory(model.device),
-        "provenance": provenance.collect(model.device),
-    }
-    write_atomic(job.folder / "evaluate" / "metrics.json", readable(record))
-    result = {
-        "name": job.name,
-        "overrides": list(job.overrides),
-        "status": "finished",
-        "label": report.label,
-        "metrics": {column: _json_number(value) for column, value in evaluate.summary(report).items()},
-    }
-    write_atomic(job.folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Leave a result.json that says why the block did not end, so that a folder of runs tells its own story.
 
+        What is a fault of ours leaves its traceback too; training that diverged, its last good checkpoint. The story of
+        an earlier attempt is taken back first.
 
-def _json_number(value: float) -> float | None:
-    return None if value != value else value  # NaN differs from itself
+        Raises:
+            ConfigError: in place of an OSError that a full or read-only disk raised.
+        """
+        for earlier in (self.folder.result, self.folder.traceback):
+            with suppress(OSError):  # a folder that cannot be written is told of by whoever writes first
+                earlier.unlink(missing_ok=True)
+        try:
+            with _disk_errors(self.folder.path):
+                yield
+        except BaseException as error:
+            if isinstance(error, TrainingDiverged) and error.checkpoint is not None:
+                link(error.checkpoint, self.folder.checkpoints / error.checkpoint.name)
+            if not isinstance(error, (*_STOPS, ConfigError, TrainingDiverged)):
+                with suppress(OSError):  # the disk may be what failed
+                    write_atomic(self.folder.traceback, traceback.format_exc())
+            self.failed(error)
+            raise
 
-
-def _relative(report: Report, folder: Path) -> Report:
-    """The report with paths inside the run's folder, which may then be moved; the subject's pictures by name alone."""
-
-    def short(path: str) -> str:
-        inside = Path(path).is_relative_to(folder)
-        return Path(path).relative_to(folder).as_posix() if inside else Path(path).name
-
-    def shortened(pictures: Iterable[ImageScores]) -> tuple[ImageScores, ...]:
-        return tuple(replace(one, path=short(one.path), nearest=one.nearest and short(one.nearest)) for one in pictures)
-
-    copies = tuple(replace(copy, path=short(copy.path), nearest=short(copy.nearest)) for copy in report.copies)
-    images, of_class = shortened(report.images), shortened(report.class_images)
-    return replace(report, images=images, class_images=of_class, copies=copies)
-
-
-@contextmanager
-def failures(config: Config, folder: Path, overrides: Sequence[str]) -> Iterator[None]:
-    """Leave a result.json that says why the block did not end, so that a folder of runs tells its own story.
-
-    What is a fault of ours leaves its traceback too. The story of an earlier attempt is taken back first.
-    """
-    for earlier in ("result.json", TRACEBACK):
-        with suppress(OSError):  # a folder that cannot be written is told of by whoever writes first
-            (folder / earlier).unlink(missing_ok=True)
-    try:
-        yield
-    except BaseException as error:
-        expected = isinstance(error, (*_STOPS, ConfigError, TrainingDiverged))
+    def failed(self, error: BaseException) -> None:
+        """Write a result.json that says why the run did not end: stopped by a signal, diverged, or failed otherwise."""
+        others = "diverged" if isinstance(error, TrainingDiverged) else "failed"
+        status = "stopped" if isinstance(error, _STOPS) else others
         with suppress(OSError):  # the disk may be what failed
-            if not expected:
-                write_atomic(folder / TRACEBACK, traceback.format_exc())
-        record_failure(config, folder, overrides, error)
-        raise
+            self._write_result(
+                {"status": status, "error": f"{type(error).__name__}: {error}", "config": plain(self.config)}
+            )
 
+    def finished(
+        self, subject: Subject, model: Model, trained: Trained, report: Report, seconds: Mapping[str, float]
+    ) -> None:
+        """Write metrics.json, with everything that the numbers depend on, then result.json, and the run is done.
 
-def record_failure(config: Config, folder: Path, overrides: Sequence[str], error: BaseException) -> None:
-    """Leave a result.json that says why a run did not end: stopped by a signal, diverged, or failed otherwise.
+        Args:
+            subject: of the run.
+            model: the base model.
+            trained: its LoRA.
+            report: of its samples.
+            seconds: that each stage took.
+        """
+        settings = plain(self.config)
+        record = {
+            "report": self._relative(report, subject).plain(),
+            "config": settings,
+            "config_hash": key_of(settings),
+            "model": {"name": model.name, "identity": model.identity, "dtype": str(model.dtype)},
+            "images": dict(zip((path.name for path in subject.paths), subject.hashes, strict=True)),
+            "lora": file_hash(trained.lora),
+            "train": trained.record,
+            "seconds": dict(seconds),
+            "memory": provenance.peak_memory(model.device),
+            "provenance": provenance.collect(model.device),
+        }
+        write_atomic(self.folder.metrics, readable(record))
+        metrics = {column: None if value != value else value for column, value in summary(report).items()}  # no NaN
+        self._write_result({"status": "finished", "label": report.label, "metrics": metrics})
 
-    Args:
-        config: of the run.
-        folder: of the run.
-        overrides: as on the command line.
-        error: what ended it.
-    """
-    config = named(config)
-    others = "diverged" if isinstance(error, TrainingDiverged) else "failed"
-    result = {
-        "name": run_name(config, overrides),
-        "overrides": list(overrides),
-        "status": "stopped" if isinstance(error, _STOPS) else others,
-        "error": f"{type(error).__name__}: {error}",
-        "config": plain(config),
-    }
-    with suppress(OSError):  # the disk may be what failed
-        write_atomic(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
+    def _write_result(self, content: Mapping[str, Any]) -> None:
+        whole = {"name": self.name, "overrides": list(self.overrides), **content}
+        write_atomic(self.folder.result, json.dumps(whole, indent=1, ensure_ascii=False))
+
+    def _relative(self, report: Report, subject: Subject) -> Report:
+        """The report with paths inside the run's folder, which may then be moved."""
+        links = {str(path): self.folder.subject_image(number, path) for number, path in enumerate(subject.paths)}
+
+        def short(path: str) -> str:
+            place = links.get(path, Path(path))
+            return self.folder.relative(place) if place.is_relative_to(self.folder.path) else place.name
+
+        def shortened(images: Sequence[ImageScores]) -> tuple[ImageScores, ...]:
+            return tuple(
+                replace(scores, path=short(scores.path), nearest=scores.nearest and short(scores.nearest))
+                for scores in images
+            )
+
+        return replace(
+            report,
+            images=shortened(report.images),
+            class_images=shortened(report.class_images),
+            copies=tuple(replace(copy, path=short(copy.path), nearest=short(copy.nearest)) for copy in report.copies),
+        )
 
 
 @contextmanager
-def last_good(folder: Path) -> Iterator[None]:
-    """When training diverges, leave the last good checkpoint where the LoRA would have been."""
-    try:
-        yield
-    except TrainingDiverged as error:
-        if error.checkpoint is not None:
-            link(error.checkpoint, folder / "checkpoints" / error.checkpoint.name)
-        raise
-
-
-@contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
+def _disk_errors(folder: Path) -> Iterator[None]:
     """A full or read-only disk is the user's to mend: say where, and that nothing is lost."""
     try:
         yield
@@ -161,8 +154,3 @@ def disk_errors(folder: Path) -> Iterator[None]:
             f"{where}: {error.strerror}; free some space or choose another place with store=FOLDER (the cache) or "
             "hydra.run.dir=FOLDER (the run), then repeat the command: it goes on where it stopped"
         ) from error
-
-
-def named(config: Config) -> Config:
-    """The config with the name that tables give its subject."""
-    return replace(config, dataset=replace(config.dataset, name=dataset.subject_name(config.dataset)))

@@ -23,8 +23,7 @@ from dbexp.core.hashing import file_hash
 from dbexp.evaluate.columns import COLUMNS
 from dbexp.evaluate.report import Report
 from dbexp.runs import names
-
-_RESULT, _METRICS, _LORA = "result.json", "evaluate/metrics.json", "train/lora.safetensors"
+from dbexp.runs.folder import RunFolder
 
 DAMAGED, UNFINISHED = "damaged", "unfinished"
 """What `scan` says of a job whose result cannot be read, or is not there."""
@@ -72,10 +71,8 @@ def load(sweep: Path) -> list[Run]:
     Raises:
         OSError, ValueError, KeyError: a file of a run is damaged.
     """
-    found = [path.parent for path in sweep.glob("*/result.json")]
-    if (sweep / "result.json").is_file():
-        found.append(sweep)
-    return sorted((read(folder) for folder in found), key=lambda run: (run.number, run.folder.name))
+    folders = [folder for folder in (*sweep.glob("*"), sweep) if RunFolder(folder).result.is_file()]
+    return sorted(map(read, folders), key=_order)
 
 
 def scan(sweep: Path) -> list[Run]:
@@ -83,15 +80,21 @@ def scan(sweep: Path) -> list[Run]:
 
     A job whose files cannot be read is `damaged` and says why; one without a result is `unfinished`.
     """
-    folders = {path.parent for name in ("result.json", ".hydra/overrides.yaml") for path in sweep.glob(f"*/{name}")}
-    folders = {folder.parent if folder.name == ".hydra" else folder for folder in folders}
-    if (sweep / "result.json").is_file():
-        folders.add(sweep)
-    return sorted((_read_any(folder) for folder in folders), key=lambda run: (run.number, run.folder.name))
+    folders = [
+        folder
+        for folder in sweep.glob("*")
+        if RunFolder(folder).result.is_file() or RunFolder(folder).overrides.is_file()
+    ]
+    folders += [sweep] if RunFolder(sweep).result.is_file() else []
+    return sorted(map(_read_any, folders), key=_order)
+
+
+def _order(run: Run) -> tuple[int, str]:
+    return run.number, run.folder.name
 
 
 def _read_any(folder: Path) -> Run:
-    if not (folder / "result.json").exists():
+    if not RunFolder(folder).result.exists():
         error = "it has left no result: it still runs, or was killed; the sweep's command goes on with it"
         return Run(folder, folder.name, UNFINISHED, (), {}, None, error)
     try:
@@ -103,7 +106,8 @@ def _read_any(folder: Path) -> Run:
 
 def read(folder: Path) -> Run:
     """The job of one folder; raises as `load` does."""
-    return _read_unchanged(folder, *(_state(folder / name) for name in ("result.json", "evaluate/metrics.json")))
+    run = RunFolder(folder)
+    return _read_unchanged(run, _state(run.result), _state(run.metrics))
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:
@@ -117,12 +121,12 @@ def _state(path: Path) -> tuple[int, int, int] | None:
 
 # A sweep looks at all of its jobs after each of them.
 @lru_cache(maxsize=256)
-def _read_unchanged(folder: Path, *_states: tuple[int, int, int] | None) -> Run:
-    result = json.loads((folder / "result.json").read_text())
+def _read_unchanged(place: RunFolder, *_states: tuple[int, int, int] | None) -> Run:
+    folder, result = place.path, json.loads(place.result.read_text(encoding="utf-8"))
     name, status, overrides = result["name"], result["status"], tuple(result["overrides"])
     if status != "finished":
         return Run(folder, name, status, overrides, flatten(result["config"]), None, result["error"])
-    record = json.loads((folder / "evaluate" / "metrics.json").read_text())
+    record = json.loads(place.metrics.read_text(encoding="utf-8"))
     report = Report.from_plain(record["report"])
     parameters = record.get("train", {}).get("parameters")
     total = sum(parameters.values()) if isinstance(parameters, dict) else parameters
@@ -198,6 +202,8 @@ class TrainedRun:
         config: that it was trained with.
         lora: the file.
         chosen: why this one, if it was picked from a sweep.
+        overrides: as on the command line; none for a run that did not end.
+        report: its metrics; None: it was not evaluated.
     """
 
     folder: Path
@@ -205,6 +211,8 @@ class TrainedRun:
     config: Config
     lora: Path
     chosen: str | None = None
+    overrides: tuple[str, ...] = ()
+    report: Report | None = None
 
     @property
     def lora_hash(self) -> str:
@@ -241,7 +249,8 @@ def open_run(folder: Path, objective: str | None) -> TrainedRun:
     if not folder.is_dir():
         raise ConfigError("there is no such folder; give the folder of a run, outputs/DATE/TIME, or of a sweep")
     # a run is known by its folder, however far it came
-    if any((folder / name).exists() for name in (_LORA, _RESULT, ".hydra")):
+    place = RunFolder(folder)
+    if any(path.exists() for path in (place.lora, place.result, place.hydra)):
         return _trained(folder)
     return _best(folder, objective)
 
@@ -267,25 +276,26 @@ def _best(sweep: Path, objective: str | None) -> TrainedRun:
 
 
 def _trained(folder: Path) -> TrainedRun:
-    lora = folder / _LORA
-    if not lora.is_file():
-        raise ConfigError(f"holds no {_LORA}: its training did not end; repeat the run, which goes on where it stopped")
-    result = folder / _RESULT
-    name = json.loads(result.read_text(encoding="utf-8")).get("name") if result.is_file() else None
-    return TrainedRun(folder, name or folder.name, _config(folder), lora)
+    place = RunFolder(folder)
+    if not place.lora.is_file():
+        raise ConfigError(
+            f"holds no {place.relative(place.lora)}: its training did not end; repeat the run, which goes on where it "
+            "stopped"
+        )
+    run = _read_any(folder)
+    return TrainedRun(folder, run.name, _config(place), place.lora, None, run.overrides, run.report)
 
 
-def _config(folder: Path) -> Config:
+def _config(folder: RunFolder) -> Config:
     """What a run was made with: from its record, or from Hydra's for a run that has none yet."""
-    record, composed = folder / _METRICS, folder / ".hydra" / "config.yaml"
     try:
-        if record.is_file():
-            return _typed(json.loads(record.read_text(encoding="utf-8"))["config"])
-        if composed.is_file():
-            return _typed(OmegaConf.to_container(OmegaConf.load(composed), resolve=True))
+        if folder.metrics.is_file():
+            return _typed(json.loads(folder.metrics.read_text(encoding="utf-8"))["config"])
+        if folder.composed.is_file():
+            return _typed(OmegaConf.to_container(OmegaConf.load(folder.composed), resolve=True))
     except (OSError, ValueError, KeyError, OmegaConfBaseException) as error:
         raise ConfigError(f"its config cannot be read, or is another version's ({first_line(error)})") from None
-    raise ConfigError(f"holds neither {record.relative_to(folder)} nor {composed.relative_to(folder)}")
+    raise ConfigError(f"holds neither {folder.relative(folder.metrics)} nor {folder.relative(folder.composed)}")
 
 
 def _typed(settings: Any) -> Config:

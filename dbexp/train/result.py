@@ -17,7 +17,7 @@ from dbexp.core.files import write_atomic
 from dbexp.core.hashing import file_hash
 from dbexp.core.store import Entry
 from dbexp.models import Model
-from dbexp.train import adapter
+from dbexp.train import adapter, layout
 from dbexp.train.lane import Lane, Row, Training
 from dbexp.train.lr_schedule import decay_end
 
@@ -99,9 +99,9 @@ def is_main() -> bool:
 
 def result_of(folder: Path) -> Trained:
     """Read a finished entry."""
-    lines = (folder / "history.jsonl").read_text().splitlines()
-    record = json.loads((folder / "train.json").read_text())
-    return Trained(folder, folder / "lora.safetensors", tuple(json.loads(line) for line in lines), record)
+    lines = (folder / layout.HISTORY).read_text().splitlines()
+    record = json.loads((folder / layout.RECORD).read_text())
+    return Trained(folder, folder / layout.LORA, tuple(json.loads(line) for line in lines), record)
 
 
 def checkpoint(lane: Lane, lines: Sequence[FinishLine], model: Model) -> None:
@@ -110,7 +110,7 @@ def checkpoint(lane: Lane, lines: Sequence[FinishLine], model: Model) -> None:
         return
     for line in lines:
         if line.steps > lane.step:
-            path = line.entry.folder / "checkpoints" / f"step_{lane.step:06d}.safetensors"
+            path = line.entry.folder / layout.CHECKPOINTS / f"step_{lane.step:06d}.safetensors"
             adapter.save(path, lane.adapter, model, _provenance(line.task, lane.step, model))
 
 
@@ -131,11 +131,11 @@ def finish(lane: Lane, line: FinishLine, model: Model, cost: dict[str, float]) -
     """Write a run's result and publish it."""
     folder = line.entry.folder
     if is_main():
-        adapter.save(folder / "lora.safetensors", lane.adapter, model, _provenance(line.task, lane.step, model))
+        adapter.save(folder / layout.LORA, lane.adapter, model, _provenance(line.task, lane.step, model))
         history = lane.history[: line.steps]
-        write_atomic(folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in history))
+        write_atomic(folder / layout.HISTORY, "".join(json.dumps(row) + "\n" for row in history))
         record = {"steps": lane.step, **cost, "parameters": adapter.parameter_count(lane.adapter)}
-        write_atomic(folder / "train.json", json.dumps(record, indent=1))
+        write_atomic(folder / layout.RECORD, json.dumps(record, indent=1))
         line.entry.publish()
     wait_for_everyone()
     return result_of(line.entry.path)
@@ -167,5 +167,5 @@ def divergence(folder: Path) -> TrainingDiverged | None:
 
 def iterate_checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
     """(step, LoRA file) of every checkpoint of a run's train folder, in order."""
-    for path in sorted((folder / "checkpoints").glob("step_*.safetensors")):
+    for path in sorted((folder / layout.CHECKPOINTS).glob("step_*.safetensors")):
         yield int(path.stem.removeprefix("step_")), path

@@ -94,7 +94,7 @@ def summary(planned: Plan, returns: Mapping[int, JobReturn], cfg: DictConfig) ->
 
     Exceptions of failed jobs have then been told, and become one that says how many there were.
     """
-    from dbexp.pipeline import run
+    from dbexp.runs.folder import RunFolder
 
     # from the config: in what a job returns, Hydra has forgotten when `now` was
     show_results(Path(str(cfg.hydra.sweep.dir)), planned.jobs[0].config.objective)
@@ -104,8 +104,8 @@ def summary(planned: Plan, returns: Mapping[int, JobReturn], cfg: DictConfig) ->
         folder = job_folder(returned)
         log.error("%s failed: %s", job.title, _reason(returned))
         log.error("  folder     %s", folder)
-        if (folder / run.TRACEBACK).exists():
-            log.error("  traceback  %s", folder / run.TRACEBACK)
+        if (traceback := RunFolder(folder).traceback).exists():
+            log.error("  traceback  %s", traceback)
         log.error("  repeat     %s", shlex.join(["dbexp", *_config_folders(cfg), *job.overrides]))
     for job in failed:
         returns[job.number].return_value = JobsFailed(f"{len(failed)} of {len(planned.jobs)} jobs failed; see above")

@@ -7,7 +7,6 @@ small.
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from dbexp.pipeline import view
 
 if TYPE_CHECKING:
     from dbexp.pipeline.sweep import PlannedRun
+    from dbexp.runs.record import Run
 
 Returned = tuple[int, JobReturn]
 """A job's number, and what became of it."""
@@ -170,29 +170,29 @@ def recover(work: PackWork, reason: str) -> Iterator[Returned]:
 
 
 def _recovered(job: PlannedRun, cfg: DictConfig, base: Path, reason: str) -> JobReturn:
-    from dbexp.pipeline import run as stages
+    from dbexp.runs.outcome import Outcome
 
     sweep, folder = folders(cfg, base)
     with_hydra: Any = OmegaConf.create({"hydra": OmegaConf.to_container(cfg.hydra, resolve=False)})
     with_hydra.hydra.sweep.dir, with_hydra.hydra.runtime.output_dir = str(sweep), str(folder)
     returned = JobReturn(overrides=list(job.overrides), hydra_cfg=with_hydra, task_name=str(cfg.hydra.job.name))
-    metrics = _metrics(folder, job)
-    if metrics is not None:
-        values = tuple(metrics[name.strip()] for name in job.config.objective.split(","))
+    finished = _finished(folder, job)
+    if finished is not None:
+        values = tuple(finished.value(name.strip()) for name in job.config.objective.split(","))
         returned.status, returned.return_value = JobStatus.COMPLETED, values[0] if len(values) == 1 else values
         return returned
     error = WorkerLost(reason)
-    stages.record_failure(job.config, folder, job.overrides, error)
+    Outcome.of(job.config, folder, job.overrides).failed(error)
     returned.status, returned.return_value = JobStatus.FAILED, error
     return returned
 
 
-def _metrics(folder: Path, job: PlannedRun) -> dict[str, float] | None:
-    """The metric table of a job that has finished."""
+def _finished(folder: Path, job: PlannedRun) -> Run | None:
+    """The run of a job, if it is that job's and came to its end."""
+    from dbexp.runs import record
+
     try:
-        result = json.loads((folder / "result.json").read_text())
-    except (OSError, ValueError):
+        run = record.read(folder)
+    except (OSError, ValueError, KeyError):
         return None
-    if result.get("status") != "finished" or tuple(result["overrides"]) != job.overrides:
-        return None
-    return {name: float("nan") if value is None else value for name, value in result["metrics"].items()}
+    return run if run.report is not None and run.overrides == job.overrides else None

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from hydra_plugins.dbexp_pack import _executors, _gpus, _launch
 from hydra_plugins.dbexp_pack._settings import PackLauncherConf, RayConf, SubmititConf
 from hydra_plugins.dbexp_pack._work import PackWork
-from tests import builders
+from tests import builders, run_folders
 from tests.hydra_plugins.worker_jobs import always_kills_its_process, fails_oddly, kills_its_process_once, where
 from tests.sweeps import start, tiny
 
@@ -100,10 +100,7 @@ def test_what_dies_twice_is_given_up(works: Works, tmp_path: Path) -> None:
 
 
 def test_a_job_that_finished_before_its_process_died_is_not_lost(works: Works, tmp_path: Path) -> None:
-    folder = tmp_path / "sweep" / "2"
-    folder.mkdir(parents=True)
-    record = {"status": "finished", "overrides": ["seed=2"], "metrics": {"dino": 0.5}}
-    (folder / "result.json").write_text(json.dumps(record))
+    run_folders.make(tmp_path / "sweep" / "2", "seed=2", columns={"dino": 0.5})
     returns = run(["cpu"], works(always_kills_its_process, [[1, 2]]))
     assert returns[1].status is JobStatus.FAILED
     assert returns[2].return_value == 0.5

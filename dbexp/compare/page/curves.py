@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from dbexp.runs.folder import RunFolder
+
 POINTS = 150
 """Most points of a curve."""
 _WORTH = ("loss", "lr")
@@ -28,7 +30,7 @@ def curves(folder: Path, points: int = POINTS) -> dict[str, Curve]:
         points: most points of each.
     """
     try:
-        lines = (folder / "train" / "history.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = RunFolder(folder).history.read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines]
     except (OSError, ValueError):
         return {}

@@ -10,6 +10,7 @@ from pathlib import Path
 from dbexp.compare.comparison import Comparison, RankedRun
 from dbexp.evaluate.columns import COLUMNS
 from dbexp.evaluate.report import ImageScores
+from dbexp.runs.folder import RunFolder
 
 EXTREMES = ("dino", "clip_i", "clip_t", "pres")
 """Columns with a value per picture."""
@@ -108,11 +109,11 @@ def _shot(entry: RankedRun, scores: ImageScores) -> Shot:
 def _inside(entry: RankedRun, path: str) -> Path:
     """A picture of a record: in the folder of its run, or one of the subject where only a name is on record."""
     here = entry.run.folder / path
-    return here if len(Path(path).parts) > 1 else entry.run.folder / "dataset" / path
+    return here if len(Path(path).parts) > 1 else RunFolder(entry.run.folder).dataset / path
 
 
 def _real(entry: RankedRun) -> tuple[Path, ...]:
-    return tuple(sorted(path for path in (entry.run.folder / "dataset").glob("*") if path.is_file()))
+    return tuple(sorted(path for path in RunFolder(entry.run.folder).dataset.glob("*") if path.is_file()))
 
 
 def extremes(comparison: Comparison) -> dict[str, tuple[list[Shot], list[Shot]]]:
