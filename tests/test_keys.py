@@ -11,9 +11,10 @@ from dbexp import dataset
 from dbexp.config.schema import Config
 from dbexp.core.store import Store
 from dbexp.pipeline import run
-from dbexp.sample import draw
+from dbexp.sample import sets
 from dbexp.sample.prior import _sampling
 from dbexp.sample.sample import _draw
+from dbexp.sample.shots import Sampling
 from dbexp.train.train import inputs_of
 from tests import builders
 
@@ -37,13 +38,13 @@ def keys(checked: Checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     lora.write_bytes(b"a LoRA")
     classes = builders.pictures(3, seed=1)
 
-    def find(stage: str, sampling: draw.Sampling, *_: object, lora: Path | None = None, **more: object) -> object:
+    def find(stage: str, sampling: Sampling, *_: object, lora: Path | None = None, **more: object) -> object:
         scale = more.get("lora_scale", 1.0)
         assert isinstance(scale, float)
-        inputs = draw._inputs(sampling, model, store, lora, scale)
+        inputs = sets.inputs_of(sampling, model, store, lora, scale)
         return (store.path(stage, inputs) / "0.png",)
 
-    monkeypatch.setattr("dbexp.sample.sample.draw", find)
+    monkeypatch.setattr("dbexp.sample.sample.draw_set", find)
 
     def of(*overrides: str) -> dict[str, str]:
         config = checked(*COMMON, *overrides)
@@ -54,7 +55,7 @@ def keys(checked: Checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
             "class": _first(config, model, lora, store, "class"),
         }
         return {
-            "prior": str(store.path("prior", draw._inputs(_sampling(config), model, store, None, 1.0))),
+            "prior": str(store.path("prior", sets.inputs_of(_sampling(config), model, store, None, 1.0))),
             "train": str(store.path("train", inputs_of(task, model))),
             **drawn,
         }

@@ -72,7 +72,7 @@ def export(settings: ExportConfig) -> Exported:
     from dbexp.core.store import Store
     from dbexp.models import lora_file
     from dbexp.runs.record import open_runs
-    from dbexp.sample.draw import slug
+    from dbexp.sample.shots import slug
 
     (run,) = open_runs([settings.run], settings.objective)
     if run.chosen:

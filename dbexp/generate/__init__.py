@@ -1,5 +1,5 @@
-"""The command `dbexp-generate`: pictures from runs, in a grid of prompts against runs and LoRA scales.
+"""The command `dbexp-generate`: images from runs, in a grid of prompts against runs and LoRA scales.
 
-`settings` says what may be asked for, `runs` finds what was trained, `grid` lays out every picture (pure), `draw` draws
-what is not there yet, `command` tells the story in order.
+`settings` says what may be asked for, `grid` lays out every image, `command` tells the story in order; the engine that
+draws is `dbexp.sample.draw`.
 """

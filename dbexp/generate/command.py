@@ -1,20 +1,21 @@
-"""The command `dbexp-generate`, told in order: settings, runs, grid, pictures, contact sheet."""
+"""The command `dbexp-generate`, told in order: settings, runs, grid, images, contact sheet."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbexp.config.words import parse, told
-from dbexp.core.errors import ConfigError
-from dbexp.generate import settings as schema
-from dbexp.generate.settings import GenerateConfig
+from dbexp.core.errors import ConfigError, Problems
+from dbexp.generate.settings import USAGE, GenerateConfig, check
 
 if TYPE_CHECKING:
-    from dbexp.generate.grid import Drawing, GridColumn
+    from dbexp.generate.grid import GridColumn
+    from dbexp.sample.draw import Drawing
 
 PROGRAM = "dbexp-generate"
 SHEET = "contact_sheet.png"
@@ -27,99 +28,106 @@ def main(words: Sequence[str] | None = None) -> None:
         words: the command line; None: that of the process.
     """
     with told(PROGRAM):
-        settings = parse(GenerateConfig, sys.argv[1:] if words is None else words, schema.USAGE)
+        settings = parse(GenerateConfig, sys.argv[1:] if words is None else words, USAGE)
         sheet = generate(settings)
         print(f"pictures       {sheet.parent}\ncontact sheet  {sheet}", flush=True)
 
 
 def generate(settings: GenerateConfig) -> Path:
-    """Draw a grid of pictures and put it side by side.
+    """Draw a grid of images and put it side by side.
 
     Args:
         settings: what is asked for.
 
     Returns:
-        The contact sheet, in the folder of the pictures.
+        The contact sheet, in the folder of the images.
 
     Raises:
-        ConfigError: with every problem of the settings, then of the runs, prompts and pictures they name.
+        ConfigError: with every problem of the settings, then of the runs, prompts and images they name.
         KeyboardInterrupt: after saying what is there.
     """
-    problems = schema.problems(settings)
-    if problems:
-        raise ConfigError(problems)
+    check(settings)
     from dbexp.generate import grid  # torch and diffusers: seconds, so after the check
     from dbexp.runs.record import open_runs
 
-    opened = open_runs(settings.run, settings.objective)
-    problems = []
+    chosen = open_runs(settings.run, settings.objective)
+    problems = Problems()
     columns: tuple[GridColumn, ...] = ()
     try:
-        columns = grid.columns(settings, opened)
+        columns = grid.columns(settings, chosen)
     except ConfigError as error:
-        problems += error.problems
+        problems.messages += error.problems
     try:
-        drawn = grid.drawing(settings, opened[0])
+        drawing = grid.drawing(settings, chosen[0])
     except ConfigError as error:
-        problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    for run in (run for run in opened if run.chosen):
+        problems.messages += error.problems
+    problems.raise_if_any()
+    for run in (run for run in chosen if run.chosen):
         print(f"{run.folder}: {run.chosen}", flush=True)
     now = datetime.now()
     folder = Path(settings.folder or Path("generated") / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S}").expanduser()
     try:
-        _draw(columns, drawn, settings, folder)
-    except KeyboardInterrupt:
-        there = sum((folder / shot.path).is_file() for column in columns for shot in column.shots)
-        whole = sum(len(column.shots) for column in columns)
-        print(
-            f"{PROGRAM}: stopped; {there} of {whole} pictures are there, and the same command with folder={folder} "
-            "goes on",
-            file=sys.stderr,
-        )
+        _draw(columns, drawing, settings, folder)
+    except (KeyboardInterrupt, ConfigError):
+        shots = [shot for column in columns for shot in column.shots]
+        count = sum((folder / shot.path).is_file() for shot in shots)
+        if count:
+            print(
+                f"{PROGRAM}: stopped; {count} of {len(shots)} pictures are there, and the same command with "
+                f"folder={folder} goes on",
+                file=sys.stderr,
+            )
         raise
     except OSError as error:
         raise ConfigError(
             f"{error.filename or folder}: {error.strerror}; choose another place with folder=FOLDER"
         ) from error
-    return _sheet(columns, drawn, folder)
+    return _sheet(columns, drawing, folder)
 
 
-def _draw(columns: Sequence[GridColumn], drawn: Drawing, settings: GenerateConfig, folder: Path) -> None:
-    """Every picture that is not there, column by column."""
+def _draw(columns: Sequence[GridColumn], drawing: Drawing, settings: GenerateConfig, folder: Path) -> None:
+    """Every image that is not there, column by column."""
     from dbexp import models
     from dbexp.core.progress import progress
     from dbexp.core.store import Store
-    from dbexp.generate.draw import draw_column
+    from dbexp.generate import grid
+    from dbexp.sample.draw import Engine
 
+    sources = grid.sources(settings)
     with progress("generate", sum(len(column.shots) for column in columns)) as bar:
         for column in columns:
-            place = settings.store or column.run.config.store
-            model = models.load(column.model, Store(Path(place) if place else None))
-            draw_column(column, drawn, model, folder, bar)
+            store = settings.store or column.run.config.store
+            model = models.load(column.model, Store(Path(store) if store else None))
+            if model.needs_mask and drawing.task != "inpaint":
+                raise ConfigError(
+                    f"model={model.name}: is an inpainting checkpoint; give it init_image=FILE and mask=FILE"
+                )
+            lora, scale = (None, 1.0) if column.scale is None else (column.run.lora, column.scale)
+            engine = Engine(model, replace(drawing, lora=lora, lora_scale=scale))
+            metadata = grid.metadata(column, drawing, model, sources)
+            batches = engine.missing(column.shots, folder, metadata)
+            bar.advance(len(column.shots) - sum(map(len, batches)), step=None)
+            engine.draw(batches, folder, metadata, bar, "batch_size")
 
 
-def _sheet(columns: Sequence[GridColumn], drawn: Drawing, folder: Path) -> Path:
-    """The contact sheet: the picture to start from, if there is one, then every column."""
+def _sheet(columns: Sequence[GridColumn], drawing: Drawing, folder: Path) -> Path:
+    """The contact sheet: the image to start from, if there is one, then every column."""
     from dbexp.compare.contact_sheet import SheetColumn, contact_sheet
 
-    shown = []
-    rows = list(dict.fromkeys(shot.row for column in columns for shot in column.shots))
-    for name, image in (("init_image", drawn.init), ("mask", drawn.mask)):
+    sheet = []
+    rows = list(dict.fromkeys(row for column in columns for row in column.rows))
+    for name, image in (("init_image", drawing.init), ("mask", drawing.mask)):
         if image is not None:
             path = folder / f"{name}.png"
             image.save(path)
-            shown.append(SheetColumn(name, {row: [path] for row in rows}))
+            sheet.append(SheetColumn(name, {row: [path] for row in rows}))
     for column in columns:
-        images: dict[str, list[Path]] = {}
-        for shot in column.shots:
-            images.setdefault(shot.row, []).append(folder / shot.path)
-        shown.append(SheetColumn(column.heading, images))
+        images = {row: [folder / shot.path for shot in shots] for row, shots in column.rows.items()}
+        sheet.append(SheetColumn(column.heading, images))
     labels = dict.fromkeys(column.model.label for column in columns if column.model.label)
     titles = dict.fromkeys(f"{column.run.config.dataset.name}: {column.run.name}" for column in columns)
     title = next(iter(titles)) if len(titles) == 1 else f"{len(titles)} runs"
-    contact_sheet(shown, folder / SHEET, title=title, label="; ".join(labels) or None)
+    contact_sheet(sheet, folder / SHEET, title=title, label="; ".join(labels) or None)
     return folder / SHEET
 
 

@@ -1,84 +1,53 @@
-"""Which pictures a call of `dbexp-generate` asks for: rows are prompts, columns runs and LoRA scales. Pure but for
-reading the given pictures."""
+"""Which images a call of `dbexp-generate` asks for: rows are prompts, columns runs and LoRA scales."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageOps
 
 from dbexp.config.check import fill
+from dbexp.config.families import SIZE_MULTIPLE
 from dbexp.config.schema import ModelConfig
 from dbexp.core.errors import ConfigError, Problems
 from dbexp.core.hashing import file_hash
 from dbexp.core.images import read_rgb
 from dbexp.generate.settings import GenerateConfig
+from dbexp.models import Model
 from dbexp.runs.names import what_differs
 from dbexp.runs.record import TrainedRun
-from dbexp.sample import prompts
-from dbexp.sample.draw import slug
-
-_MULTIPLE = 8  # pixels of one latent of Stable Diffusion
-_HALF = 128  # of 8-bit grey: where a mask turns from keep to draw
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How every picture of a grid is sampled."""
-
-    task: str
-    """text, image or inpaint."""
-    steps: int
-    guidance_scale: float
-    sampler: str | None
-    negative_prompt: str
-    width: int
-    height: int
-    batch_size: int
-    strength: float
-    init: Image.Image | None = None
-    """RGB, width x height."""
-    mask: Image.Image | None = None
-    """Black (keep) and white (draw), mode L, width x height."""
-    paste: bool = True
-    sources: Mapping[str, str] | None = None
-    """init_image, mask -> sha256 of the file."""
-
-
-@dataclass(frozen=True)
-class Shot:
-    """One picture."""
-
-    row: str
-    """Its row of the sheet."""
-    prompt: str
-    """What the text encoder reads."""
-    seed: int
-    path: Path
-    """Below the folder of the grid."""
+from dbexp.sample.draw import MASK_THRESHOLD, Drawing
+from dbexp.sample.prompts import choose
+from dbexp.sample.shots import Shot, slug
 
 
 @dataclass(frozen=True)
 class GridColumn:
-    """Pictures of one run at one strength."""
+    """Images of one run at one strength."""
 
     heading: str
     run: TrainedRun
     model: ModelConfig
     scale: float | None
     """None: the base model alone."""
-    shots: tuple[Shot, ...]
+    rows: Mapping[str, tuple[Shot, ...]]
+    """Row of the sheet -> its images; paths are below the folder of the grid."""
+
+    @property
+    def shots(self) -> tuple[Shot, ...]:
+        """Every image, row by row."""
+        return tuple(shot for row in self.rows.values() for shot in row)
 
 
 def drawing(settings: GenerateConfig, run: TrainedRun) -> Drawing:
     """How to sample: as asked for, and otherwise as a run was sampled.
 
     Raises:
-        ConfigError: a picture cannot be read, or does not go with the other settings.
+        ConfigError: an image cannot be read, or does not go with the other settings.
     """
     usual = run.config.sample
     init = None if settings.init_image is None else read_rgb(Path(settings.init_image).expanduser())
@@ -97,14 +66,13 @@ def drawing(settings: GenerateConfig, run: TrainedRun) -> Drawing:
             f"mask={settings.mask}: has {mask.width} x {mask.height} pixels, init_image {init.width} x {init.height}; "
             "they must be of one size",
         )
-        mask = ImageOps.fit(mask, (width, height)).point(lambda value: 255 if value >= _HALF else 0)
+        mask = ImageOps.fit(mask, (width, height)).point(lambda value: 255 if value >= MASK_THRESHOLD else 0)
         problems.require(
             mask.getextrema()[1] == 255,
             f"mask={settings.mask}: is black all over; paint white what is to be drawn anew",
         )
     problems.raise_if_any()
     return Drawing(
-        task=settings.task,
         steps=steps,
         guidance_scale=usual.guidance_scale if settings.guidance_scale is None else settings.guidance_scale,
         sampler=settings.sampler or usual.sampler,
@@ -116,41 +84,72 @@ def drawing(settings: GenerateConfig, run: TrainedRun) -> Drawing:
         init=None if init is None else ImageOps.fit(init, (width, height), Image.Resampling.LANCZOS),
         mask=mask,
         paste=settings.paste,
-        sources={
-            name: file_hash(Path(path).expanduser())
-            for name, path in (("init_image", settings.init_image), ("mask", settings.mask))
-            if path is not None
-        },
     )
 
 
-def size(width: int | None, height: int | None, resolution: int, given: tuple[int, int] | None) -> tuple[int, int]:
-    """Width and height of the pictures.
+def sources(settings: GenerateConfig) -> dict[str, str]:
+    """init_image, mask -> sha256 of the file, of those that are given."""
+    named = {"init_image": settings.init_image, "mask": settings.mask}
+    return {name: file_hash(Path(path).expanduser()) for name, path in named.items() if path is not None}
+
+
+def metadata(column: GridColumn, drawing: Drawing, model: Model, sources: Mapping[str, str]) -> dict[str, object]:
+    """What the files of a column say besides `Shot.metadata`: all that its images depend on, by name.
 
     Args:
-        width, height: as asked for; None: to be found.
-        resolution: the short side where neither is asked for, the other side of a text's picture where one is.
-        given: size of the picture to start from, whose proportions are kept.
+        column: of the grid.
+        drawing: how its images are drawn.
+        model: the column's base.
+        sources: see `sources`.
+    """
+    task = drawing.task
+    return {
+        "run": column.run.name,
+        "lora": "base" if column.scale is None else column.run.lora_hash,
+        "lora_scale": 0 if column.scale is None else column.scale,
+        "model": model.name,
+        "model_hash": model.identity,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "task": task,
+        "sampler": drawing.sampler or "the checkpoint's own",
+        "steps": drawing.steps,
+        "guidance_scale": drawing.guidance_scale,
+        "negative_prompt": drawing.negative_prompt,
+        "width": drawing.width,
+        "height": drawing.height,
+        **sources,
+        **({} if task == "text" else {"strength": drawing.strength}),
+        **({"paste": drawing.paste} if task == "inpaint" else {}),
+    }
+
+
+def size(width: int | None, height: int | None, resolution: int, init: tuple[int, int] | None) -> tuple[int, int]:
+    """Width and height of the images.
+
+    Args:
+        width, height: as asked for; None: to be chosen.
+        resolution: the short side where neither is asked for, the other side of a text's image where one is.
+        init: size of the image to start from, whose proportions are kept.
 
     Returns:
-        Multiples of 8 where they were to be found.
+        Multiples of 8 where they were to be chosen.
     """
     if width and height:
         return width, height
-    if given is None:
+    if init is None:
         return width or resolution, height or resolution
     if width:
-        scale = width / given[0]
+        scale = width / init[0]
     elif height:
-        scale = height / given[1]
+        scale = height / init[1]
     else:
-        scale = resolution / min(given)
-    found = [max(_MULTIPLE, round(side * scale / _MULTIPLE) * _MULTIPLE) for side in given]
-    return width or found[0], height or found[1]
+        scale = resolution / min(init)
+    scaled = [max(SIZE_MULTIPLE, round(side * scale / SIZE_MULTIPLE) * SIZE_MULTIPLE) for side in init]
+    return width or scaled[0], height or scaled[1]
 
 
 def columns(settings: GenerateConfig, runs: Sequence[TrainedRun]) -> tuple[GridColumn, ...]:
-    """Every picture of the grid.
+    """Every image of the grid.
 
     A row has the same seeds in every column. Runs of another subject have a row in common where the prompt, before
     {token} and {class} are filled in, is the same.
@@ -159,85 +158,71 @@ def columns(settings: GenerateConfig, runs: Sequence[TrainedRun]) -> tuple[GridC
         ConfigError: a prompt is empty, doubled or wrongly braced, or a file of prompts cannot be read.
     """
     templates = [_templates(settings, run) for run in runs]
+    numbers = {template: number for number, template in enumerate(dict.fromkeys(chain(*templates)))}
     subjects = {(run.config.dataset.token, run.config.dataset.class_noun) for run in runs}
-    rows = list(dict.fromkeys(template for own in templates for template in own))
-    made: list[GridColumn] = []
-    for heading, number, scale in _headings(settings, runs):
-        run = runs[number]
-        place = Path(f"{len(made):02}-{slug(heading)}")
-        shots = []
-        for template in templates[number]:
+    seeds = range(settings.seed, settings.seed + settings.images)
+    columns: list[GridColumn] = []
+    for heading, index, scale in _headings(settings, runs):
+        run = runs[index]
+        rows: dict[str, tuple[Shot, ...]] = {}
+        for template in templates[index]:
             text = fill(template, run.config.dataset)
-            folder = place / f"{rows.index(template):02}-{slug(text)}"
+            folder = f"{len(columns):02}-{slug(heading)}/{numbers[template]:02}-{slug(text)}"
             row = text if len(subjects) == 1 else template
-            for k in range(settings.images):
-                shots.append(Shot(row, text, settings.seed + k, folder / f"{settings.seed + k}.png"))
-        made.append(GridColumn(heading, run, model_config(settings, run), scale, tuple(shots)))
-    return tuple(made)
+            rows[row] = (*rows.get(row, ()), *(Shot(text, seed, f"{folder}/{seed}.png") for seed in seeds))
+        columns.append(GridColumn(heading, run, model_config(settings, run), scale, rows))
+    return tuple(columns)
 
 
 def model_config(settings: GenerateConfig, run: TrainedRun) -> ModelConfig:
     """The base model of a run, with what the settings put in its place."""
-    chosen: dict[str, Any] = vars(run.config.model) | {
-        name: value
-        for name, value in (("precision", settings.precision), ("device", settings.device))
-        if value is not None
-    }
+    changes: dict[str, Any] = {"precision": settings.precision, "device": settings.device}
+    changes = {name: value for name, value in changes.items() if value is not None}
     if settings.model is not None:
-        own = {"name": Path(settings.model).stem, "path": settings.model, "revision": None, "variant": None}
-        chosen |= own
-    return ModelConfig(**chosen)
+        changes |= {"name": Path(settings.model).stem, "path": settings.model, "revision": None, "variant": None}
+    return replace(run.config.model, **changes)
 
 
 def _templates(settings: GenerateConfig, run: TrainedRun) -> list[str]:
     """The prompts of a run, before its token and class are filled in."""
-    wanted: list[Any] = [settings.prompt] if settings.prompt else []
-    wanted += [settings.prompts] if settings.prompts is not None else []
-    found: list[str] = []
+    listed = {"prompt": settings.prompt or None, "prompts": settings.prompts}
+    templates: list[str] = []
     problems = Problems()
-    for listed in wanted:
-        name = "prompts" if listed is settings.prompts else "prompt"
+    for name, prompts in listed.items():
         try:
-            found += [prompt.template for prompt in prompts.choose(listed, run.config.dataset)]
+            if prompts is not None:
+                templates += [prompt.template for prompt in choose(prompts, run.config.dataset)]
         except ConfigError as error:
             problems.messages += [problem.replace("sample.prompts", name, 1) for problem in error.problems]
     problems.raise_if_any()
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(templates))
 
 
 def _headings(settings: GenerateConfig, runs: Sequence[TrainedRun]) -> list[tuple[str, int, float | None]]:
-    """(heading, number of the run, strength) of every column."""
-    made: list[tuple[str, int, float | None]] = []
+    """(heading, index of the run, strength) of every column."""
+    headings: list[tuple[str, int, float | None]] = []
     names = _names(runs)
     if settings.base:
         bases: dict[tuple[str, ...], int] = {}
-        for number, run in enumerate(runs):
+        for index, run in enumerate(runs):
             subject = run.config.dataset
-            bases.setdefault((str(model_config(settings, run)), subject.token, subject.class_noun), number)
-        for number in bases.values():
-            made.append(("base model" if len(bases) == 1 else f"base model of {names[number]}", number, None))
-    for number in range(len(runs)):
+            bases.setdefault((str(model_config(settings, run)), subject.token, subject.class_noun), index)
+        for index in bases.values():
+            headings.append(("base model" if len(bases) == 1 else f"base model of {names[index]}", index, None))
+    for index in range(len(runs)):
         for scale in dict.fromkeys(settings.lora_scale):
-            told = [names[number]] if len(runs) > 1 else []  # the title of the sheet names a single run
-            told += [f"scale {scale:g}"] if not told or len(settings.lora_scale) > 1 or scale != 1 else []
-            made.append((", ".join(told), number, scale))
-    return made
+            words = [names[index]] if len(runs) > 1 else []  # the title of the sheet names a single run
+            words += [f"scale {scale:g}"] if not words or len(settings.lora_scale) > 1 or scale != 1 else []
+            headings.append((", ".join(words), index, scale))
+    return headings
 
 
 def _names(runs: Sequence[TrainedRun]) -> list[str]:
-    """What tells the runs apart."""
+    """The runs by what differs between them."""
     if len(runs) == 1:
         return [runs[0].name]
-    told = what_differs([run.overrides or [run.name] for run in runs])
-    names = [" ".join(words) or run.name for run, words in zip(runs, told, strict=True)]
+    differences = what_differs([run.overrides or [run.name] for run in runs])
+    names = [" ".join(words) or run.name for run, words in zip(runs, differences, strict=True)]
     return [
         name if names.count(name) == 1 else f"{run.folder.name}: {name}" for name, run in zip(names, runs, strict=True)
     ]
-
-
-def paste(pixels: np.ndarray[Any, np.dtype[np.uint8]], drawn: Drawing) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Put the kept pixels back into a picture, uint8 [H, W, 3]; without a mask it stays as it is."""
-    if drawn.mask is None or drawn.init is None or not drawn.paste:
-        return pixels
-    keep = np.asarray(drawn.mask)[..., None] < _HALF
-    return np.where(keep, np.asarray(drawn.init), pixels)

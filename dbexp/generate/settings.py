@@ -95,33 +95,33 @@ class GenerateConfig:
         return _IMAGE_STRENGTH if self.mask is None else _MASK_STRENGTH
 
 
-def problems(settings: GenerateConfig) -> list[str]:
-    """What is wrong with the settings and can be told without reading a file."""
-    found = Problems()
-    found.require(bool(settings.run), "run=[]: say which run, run=FOLDER")
-    found.require(
+def check(settings: GenerateConfig) -> None:
+    """Find what is wrong with the settings and can be known without reading a file.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    problems = Problems()
+    problems.require(bool(settings.run), "run=[]: say which run, run=FOLDER")
+    problems.require(
         bool(settings.prompt) or settings.prompts is not None,
         'prompt: say what to draw, prompt="a {token} {class} in the snow", or prompts=auto for the paper\'s list',
     )
-    found.messages += fields.problems(settings)
+    problems.messages += fields.problems(settings)
     for name in ("width", "height"):
         value = getattr(settings, name)
-        found.require(
+        problems.require(
             value is None or value % SIZE_MULTIPLE == 0, f"{name}={value}: must be a multiple of {SIZE_MULTIPLE}"
         )
-    found.require(bool(settings.lora_scale), "lora_scale=[]: give at least one strength, such as 1")
-    found.messages += _image_problems(settings)
-    if settings.folder is not None and Path(settings.folder).expanduser().is_file():
-        found.require(False, f"folder={settings.folder}: is a file; give a folder, which is made if it is missing")
-    return found.messages
-
-
-def _image_problems(settings: GenerateConfig) -> list[str]:
-    found = Problems()
+    problems.require(bool(settings.lora_scale), "lora_scale=[]: give at least one strength, such as 1")
     for name in ("strength", "mask"):
-        found.require(
-            getattr(settings, name) is None or settings.init_image is not None,
-            f"{name}={getattr(settings, name)}: has no effect without init_image=FILE",
+        value = getattr(settings, name)
+        problems.require(
+            value is None or settings.init_image is not None, f"{name}={value}: has no effect without init_image=FILE"
         )
-    found.require(settings.paste or settings.mask is not None, "paste=false: has no effect without mask=FILE")
-    return found.messages
+    problems.require(settings.paste or settings.mask is not None, "paste=false: has no effect without mask=FILE")
+    problems.require(
+        settings.folder is None or not Path(settings.folder).expanduser().is_file(),
+        f"folder={settings.folder}: is a file; give a folder, which is made if it is missing",
+    )
+    problems.raise_if_any()

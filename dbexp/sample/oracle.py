@@ -11,7 +11,7 @@ from pathlib import Path
 from dbexp.config.schema import DatasetConfig
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
-from dbexp.sample.draw import slug
+from dbexp.sample.shots import slug
 
 
 def oracle_samples(

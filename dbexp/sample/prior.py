@@ -15,7 +15,8 @@ from dbexp.core.errors import ConfigError
 from dbexp.core.images import image_files
 from dbexp.core.store import Store
 from dbexp.models import Model
-from dbexp.sample.draw import Sampling, draw, find
+from dbexp.sample.sets import draw_set, find_set
+from dbexp.sample.shots import Sampling
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def class_images(cfg: Config, model: Model, store: Store) -> tuple[Path, ...]:
         return ()
     if prior.path is not None:
         return _own(Path(prior.path).expanduser(), prior)
-    return draw("prior", _sampling(cfg), model, store, batch_size=prior.batch_size, description="prior")
+    return draw_set("prior", _sampling(cfg), model, store, batch_size=prior.batch_size, description="prior")
 
 
 def find_class_images(cfg: Config, model: Model, store: Store) -> tuple[Path, ...] | None:
@@ -47,7 +48,7 @@ def find_class_images(cfg: Config, model: Model, store: Store) -> tuple[Path, ..
     """
     if cfg.prior.weight == 0 or cfg.prior.path is not None:
         return class_images(cfg, model, store)
-    return find("prior", _sampling(cfg), model, store)
+    return find_set("prior", _sampling(cfg), model, store)
 
 
 def _sampling(cfg: Config) -> Sampling:

@@ -14,8 +14,9 @@ from dbexp.config.check import fill
 from dbexp.config.schema import Config
 from dbexp.core.store import Store
 from dbexp.models import Model
-from dbexp.sample.draw import Sampling, draw
 from dbexp.sample.prompts import Prompt, choose
+from dbexp.sample.sets import draw_set
+from dbexp.sample.shots import Sampling
 
 FEWEST_CLASS_IMAGES = 25
 """Unless fewer are asked for: the mean similarity of a handful of pictures says little of a class."""
@@ -129,7 +130,7 @@ def _draw(
         negative_prompt=chosen.negative_prompt or "",
     )
     what = "sample" if stream == "sample" else "sample, class images"
-    return draw(
+    return draw_set(
         "sample",
         sampling,
         model,

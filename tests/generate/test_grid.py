@@ -39,13 +39,13 @@ class TestColumns:
             ("rank=1, scale 1", "1", 1),
         ]
         for column in columns:
-            assert [(shot.row, shot.prompt, shot.seed) for shot in column.shots] == [
+            assert [(row, shot.prompt, shot.seed) for row, shots in column.rows.items() for shot in shots] == [
                 ("a sks dog", "a sks dog", 42),
                 ("a sks dog", "a sks dog", 43),
                 ("a red dog", "a red dog", 42),
                 ("a red dog", "a red dog", 43),
             ]
-        paths = [shot.path.as_posix() for column in columns for shot in column.shots]
+        paths = [shot.path for column in columns for shot in column.shots]
         assert len(set(paths)) == 20
         assert paths[6] == "01-rank-0-scale-0-5/01-a-red-dog/42.png"
 
@@ -57,7 +57,7 @@ class TestColumns:
     def test_two_subjects_share_rows_by_template(self) -> None:
         runs = [run("0"), run("1", token="xyz", class_noun="cat")]
         columns = grid.columns(asked(base=True), runs)
-        assert {shot.row for column in columns for shot in column.shots} == {"a {token} {class}"}
+        assert {row for column in columns for row in column.rows} == {"a {token} {class}"}
         assert [column.heading for column in columns[:2]] == ["base model of rank=0", "base model of rank=1"]
         assert [column.shots[0].prompt for column in columns] == ["a sks dog", "a xyz cat"] * 2
 
@@ -67,7 +67,7 @@ class TestColumns:
         assert any("firefighter" in shot.prompt for shot in live.shots)
         two = grid.columns(asked(prompt=["a {token} {class} in the jungle"], prompts="auto"), [run(), run(live=False)])
         assert [len(column.shots) for column in two] == [25, 25]
-        rows = {shot.row for column in two for shot in column.shots}
+        rows = {row for column in two for row in column.rows}
         assert len(rows) == 25 + 10
 
     def test_a_file_of_prompts(self, tmp_path: Path) -> None:
@@ -136,13 +136,14 @@ class TestDrawing:
         assert (drawn.width, drawn.height, drawn.batch_size) == (64, 32, 1)
 
     def test_a_picture_and_a_mask(self, pictures: dict[str, str]) -> None:
-        drawn = grid.drawing(asked(init_image=pictures["garden"], mask=pictures["right"]), run())
+        settings = asked(init_image=pictures["garden"], mask=pictures["right"])
+        drawn = grid.drawing(settings, run())
         assert drawn.task == "inpaint"
-        assert drawn.init is not None and drawn.mask is not None and drawn.sources is not None
+        assert drawn.init is not None and drawn.mask is not None
         assert drawn.init.size == drawn.mask.size == (drawn.width, drawn.height) == (48, 32)
         assert set(np.unique(np.asarray(drawn.mask)[:, :20])) == {0}
         assert set(np.unique(np.asarray(drawn.mask)[:, 28:])) == {255}
-        assert drawn.sources.keys() == {"init_image", "mask"}
+        assert grid.sources(settings).keys() == {"init_image", "mask"}
 
     @pytest.mark.parametrize(
         ("mask", "others", "says"),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dbexp.config import help
-from dbexp.generate.settings import GenerateConfig, problems
+from dbexp.core.errors import ConfigError
+from dbexp.generate.settings import GenerateConfig, check
 
 
 def asked(**others: Any) -> GenerateConfig:
@@ -33,7 +33,7 @@ def test_every_field_is_explained() -> None:
     ],
 )
 def test_what_is_fine(others: dict[str, Any]) -> None:
-    assert problems(asked(**others)) == []
+    check(asked(**others))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_what_is_fine(others: dict[str, Any]) -> None:
         ({"lora_scale": [1.0, float("inf")]}, "lora_scale=inf: must be a finite number"),
         ({"precision": "fp8"}, "precision=fp8: choose one of auto, fp32, bf16, fp16"),
         ({"sampler": "x"}, "sampler=x: choose one of ddim"),
-        ({"objective": "x"}, "objective=x: choose one of "),
+        ({"objective": "x"}, "objective=x: choose one of dino"),
         ({"init_image": "a.jpg", "strength": 0.0}, "strength=0.0: must be greater than 0 and at most 1"),
         ({"strength": 0.5}, "strength=0.5: has no effect without init_image=FILE"),
         ({"mask": "b.png"}, "mask=b.png: has no effect without init_image=FILE"),
@@ -57,7 +57,9 @@ def test_what_is_fine(others: dict[str, Any]) -> None:
     ],
 )
 def test_what_is_wrong(others: dict[str, Any], says: str) -> None:
-    (problem,) = problems(asked(**others))
+    with pytest.raises(ConfigError) as caught:
+        check(asked(**others))
+    (problem,) = caught.value.problems
     assert says in problem
 
 
@@ -68,5 +70,7 @@ def test_the_task_follows_from_the_pictures_given() -> None:
     assert asked(init_image="a", strength=0.2).strength_or_default == 0.2
 
 
-def test_several_problems_come_together(tmp_path: Path) -> None:
-    assert len(problems(asked(images=0, width=3, mask="b", sampler="x"))) == 5
+def test_several_problems_come_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(asked(images=0, width=3, mask="b", sampler="x"))
+    assert len(caught.value.problems) == 5

@@ -79,7 +79,7 @@ def computes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("computed again")
 
     monkeypatch.setattr(train, "_train_pack", never)
-    monkeypatch.setattr("dbexp.sample.draw._sample", never)
+    monkeypatch.setattr("dbexp.sample.draw.sample_batch", never)
 
 
 class TestFinished:

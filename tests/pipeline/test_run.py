@@ -115,7 +115,7 @@ def test_the_same_run_again_computes_nothing_and_gives_the_same_record(
         raise AssertionError("computed again")
 
     monkeypatch.setattr(train, "_train_pack", never)
-    monkeypatch.setattr("dbexp.sample.draw._sample", never)
+    monkeypatch.setattr("dbexp.sample.draw.sample_batch", never)
     assert run.run(config, tmp_path / "second", []) == first
 
 
@@ -175,7 +175,7 @@ def test_a_full_disk_is_one_message_and_the_next_attempt_goes_on(
         raise OSError(errno.ENOSPC, "No space left on device", "somewhere.png")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dbexp.sample.draw._save", full)
+        patch.setattr("dbexp.sample.png.save", full)
         with pytest.raises(ConfigError, match=r"somewhere\.png: No space left on device; free some space"):
             run.run(config, tmp_path / "run", [])
     assert not list(Path(str(config.store)).glob("prior/*/*/manifest.json"))

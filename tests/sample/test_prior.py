@@ -9,25 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dbexp import models
 from dbexp.config.schema import Config, DatasetConfig, ModelConfig, PriorConfig
 from dbexp.core.errors import ConfigError
 from dbexp.core.hashing import file_hash
 from dbexp.core.store import Store
-from dbexp.models import Model, random_weights
-from dbexp.sample import draw, prior
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    folder = random_weights.build(tmp_path_factory.mktemp("tiny"))
-    cfg = ModelConfig(name="tiny", path=str(folder), resolution=32, device="cpu")
-    return models.load(cfg, Store(tmp_path_factory.mktemp("models")))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+from dbexp.models import Model
+from dbexp.sample import prior
+from dbexp.sample.png import read_metadata
 
 
 @pytest.fixture
@@ -54,7 +42,7 @@ def test_the_base_model_draws_as_many_as_wanted(cfg: Config, model: Model, store
     images = prior.class_images(cfg, model, store)
     assert [path.name for path in images] == ["0000.png", "0001.png", "0002.png"]
     assert len({file_hash(path) for path in images}) == 3
-    metadata = draw.read_metadata(images[0])
+    metadata = read_metadata(images[0])
     assert metadata["prompt"] == "a photo of stuffed animal"
     assert (metadata["lora"], metadata["stream"], metadata["steps"]) == ("base", "prior", "2")
     with Image.open(images[0]) as image:
@@ -79,8 +67,8 @@ def test_runs_share_them_whatever_else_differs(cfg: Config, model: Model, store:
 def test_a_smaller_count_is_the_beginning_of_a_larger_one(cfg: Config, model: Model, store: Store) -> None:
     three = prior.class_images(cfg, model, store)
     cfg.prior.count = 2
-    seeds = [draw.read_metadata(path)["seed"] for path in prior.class_images(cfg, model, store)]
-    assert seeds == [draw.read_metadata(path)["seed"] for path in three][:2]
+    seeds = [read_metadata(path)["seed"] for path in prior.class_images(cfg, model, store)]
+    assert seeds == [read_metadata(path)["seed"] for path in three][:2]
 
 
 def test_drawing_them_leaves_global_randomness_alone(cfg: Config, model: Model, store: Store) -> None:

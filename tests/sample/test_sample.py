@@ -8,46 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import nn
 
-from dbexp import models
 from dbexp.config.schema import Config, DatasetConfig, ModelConfig, SampleConfig, SeedsConfig
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
-from dbexp.models import Model, random_weights
+from dbexp.models import Model
 from dbexp.sample import sample
-from dbexp.sample.draw import read_metadata
-from dbexp.train import adapter as lora
+from dbexp.sample.png import read_metadata
 
 PROMPTS = ["a {token} {class} in the snow", "a red {token} {class}", "a {class} on the beach"]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    folder = random_weights.build(tmp_path_factory.mktemp("tiny"))
-    cfg = ModelConfig(name="tiny", path=str(folder), resolution=32, device="cpu")
-    return models.load(cfg, Store(tmp_path_factory.mktemp("models")))
-
-
-@pytest.fixture(scope="module")
-def adapter(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA file that changes pictures strongly."""
-    generator = torch.Generator().manual_seed(0)
-    site, rank = model.sites("unet", "attention")[-1], 2
-    layer = model.part("unet").get_submodule(site)
-    assert isinstance(layer, nn.Linear)
-    down = {f"unet.{site}": nn.Parameter(10 * torch.randn(rank, layer.in_features, generator=generator))}
-    up = {f"unet.{site}": nn.Parameter(torch.randn(rank, layer.out_features, generator=generator))}
-    path = tmp_path_factory.mktemp("lora") / "lora.safetensors"
-    lora.save(path, lora.Adapter({"unet": rank}, {"unet": 1.0}, down, up), model, {})
-    return path
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
 
 
 @pytest.fixture
@@ -93,11 +63,11 @@ def test_every_prompt_has_its_pictures_in_a_folder_of_its_own(cfg: Config, model
         ]
 
 
-def test_settings_reach_the_pictures(cfg: Config, model: Model, adapter: Path, store: Store) -> None:
+def test_settings_reach_the_pictures(cfg: Config, model: Model, lora: Path, store: Store) -> None:
     cfg.sample = dataclasses.replace(
         cfg.sample, steps=3, guidance_scale=2.0, sampler="ddim", negative_prompt="wet", resolution=64, lora_scale=0.5
     )
-    samples = sample.sample_prompts(cfg, model, adapter, store)
+    samples = sample.sample_prompts(cfg, model, lora, store)
     path = samples.images["a red sks dog"][0]
     said = read_metadata(path)
     names = ("steps", "guidance_scale", "sampler", "negative_prompt", "lora_scale")
@@ -107,7 +77,7 @@ def test_settings_reach_the_pictures(cfg: Config, model: Model, adapter: Path, s
 
 
 def test_base_and_lora_start_from_the_same_noise(
-    cfg: Config, model: Model, adapter: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+    cfg: Config, model: Model, lora: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noise: list[list[bytes]] = []
     original = model.pipeline
@@ -124,21 +94,21 @@ def test_base_and_lora_start_from_the_same_noise(
 
     monkeypatch.setattr(model, "pipeline", Spy)
     off = sample.sample_prompts(cfg, model, None, store)
-    on = sample.sample_prompts(cfg, model, adapter, store)
+    on = sample.sample_prompts(cfg, model, lora, store)
     assert noise[0] == noise[1]
     assert len(set(noise[0])) == 6
     assert distance(off.images["a red sks dog"][0], on.images["a red sks dog"][0]) > 2
 
 
 def test_the_base_model_ignores_the_strength_and_a_lora_does_not(
-    cfg: Config, model: Model, adapter: Path, store: Store
+    cfg: Config, model: Model, lora: Path, store: Store
 ) -> None:
-    base, strong = (sample.sample_prompts(cfg, model, path, store) for path in (None, adapter))
+    base, strong = (sample.sample_prompts(cfg, model, path, store) for path in (None, lora))
     cfg.sample.lora_scale = 0.5
     assert sample.sample_prompts(cfg, model, None, store) == base
-    weak = sample.sample_prompts(cfg, model, adapter, store)
+    weak = sample.sample_prompts(cfg, model, lora, store)
     cfg.sample.lora_scale = 0.0
-    silent = sample.sample_prompts(cfg, model, adapter, store)
+    silent = sample.sample_prompts(cfg, model, lora, store)
     pictures = [samples.images["a red sks dog"][0] for samples in (base, silent, weak, strong)]
     assert distance(pictures[0], pictures[1]) == 0
     assert distance(pictures[1], pictures[2]) > 0
@@ -174,10 +144,10 @@ def test_only_the_sample_seed_decides(cfg: Config, model: Model, store: Store) -
 
 
 def test_class_images_pair_up_and_share_no_noise_with_samples(
-    cfg: Config, model: Model, adapter: Path, store: Store
+    cfg: Config, model: Model, lora: Path, store: Store
 ) -> None:
     cfg.sample.prompts = ["a {class}", *PROMPTS]
-    on, off = (sample.sample_class(cfg, model, path, store) for path in (adapter, None))
+    on, off = (sample.sample_class(cfg, model, path, store) for path in (lora, None))
     assert [path.name for path in on] == ["0000.png", "0001.png", "0002.png"]
     assert seeds(on) == seeds(off)
     assert on != off

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dbexp.core.store import Entry
-from dbexp.sample import draw
+from dbexp.sample import png
 from tests.sweeps import dbexp_command, fork, tiny
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="only here can a process be forked")
@@ -20,7 +20,7 @@ def begin(folder: Path, name: str) -> int:
     store = folder / "store"
 
     def work() -> int:
-        publish, save = Entry.publish, draw._save
+        publish, save = Entry.publish, png.save
 
         def note(what: str, path: Path) -> None:
             with (folder / "made.log").open("a") as file:
@@ -34,7 +34,7 @@ def begin(folder: Path, name: str) -> int:
             note("picture", path)
             save(pixels, path, metadata)  # type: ignore[arg-type]  # whatever render saves
 
-        Entry.publish, draw._save = noted_publish, noted_save  # type: ignore[method-assign]
+        Entry.publish, png.save = noted_publish, noted_save  # type: ignore[method-assign]
         swept = ["lora.rank=2,3", "train.steps=3,5", "sample.images_per_prompt=1", "sample.class_images=2"]
         outcome = dbexp_command(folder, "-m", f"hydra.sweep.dir={name}", *tiny(store), *swept)
         sys.stderr.write(outcome.err if outcome.status else "")

@@ -1,4 +1,4 @@
-"""`dbexp-generate` on the tiny model: the pictures themselves."""
+"""`dbexp-generate` on the tiny model: the images themselves."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from PIL import Image
 
 from dbexp.config.families import SAMPLERS
 from dbexp.core import cores
-from dbexp.generate import command, draw
+from dbexp.generate import command
 from dbexp.models import lora_file
 from dbexp.models.random_weights import TINY
-from dbexp.sample.draw import read_metadata
+from dbexp.sample import draw
+from dbexp.sample.png import read_metadata
 from tests import builders, run_folders
 
 SNOW = "a {token} {class} in the snow"
@@ -156,13 +157,13 @@ def test_cores_share_a_batch(
         monkeypatch.setattr("dbexp.models.inpaint.is_needed", lambda pipe: keeps)
     alone = pixels(generate(*words))
     threads = set()
-    sample = draw._sample
+    sample = draw.sample_batch
 
     def noted(*given: Any) -> Any:
         threads.add(threading.get_ident())
         return sample(*given)
 
-    monkeypatch.setattr(draw, "_sample", noted)
+    monkeypatch.setattr(draw, "sample_batch", noted)
     monkeypatch.setattr(cores, "count", lambda device: 3)
     together = pixels(generate(*words))
     assert len(threads) > 1 and alone.keys() == together.keys()
@@ -176,13 +177,13 @@ def test_what_is_there_is_kept(generate: Generate, tmp_path: Path, monkeypatch: 
     paths = sorted(folder.glob("*/*/*.png"))
     paths[0].write_bytes(paths[0].read_bytes()[:100])
     calls = []
-    sample = draw._sample
+    sample = draw.sample_batch
 
     def noted(*given: Any) -> Any:
         calls.append(given[1])
         return sample(*given)
 
-    monkeypatch.setattr(draw, "_sample", noted)
+    monkeypatch.setattr(draw, "sample_batch", noted)
     again = pixels(generate(*words, folder=folder))
     assert [shot.seed for batch in calls for shot in batch] == [42]
     assert all((first[name] == again[name]).all() for name in first)
@@ -303,7 +304,7 @@ def test_a_lora_of_another_architecture(tmp_path: Path) -> None:
 def test_an_interrupt_says_how_to_go_on(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sample, calls = draw._sample, 0
+    sample, calls = draw.sample_batch, 0
 
     def stop(*given: Any) -> Any:
         nonlocal calls
@@ -312,7 +313,7 @@ def test_an_interrupt_says_how_to_go_on(
             raise KeyboardInterrupt
         return sample(*given)
 
-    monkeypatch.setattr(draw, "_sample", stop)
+    monkeypatch.setattr(draw, "sample_batch", stop)
     words = [f"run={run}", f"prompt={SNOW}", "images=3", "batch_size=1", f"folder={tmp_path / 'out'}"]
     with pytest.raises(SystemExit) as ended:
         command.main(words)
@@ -328,6 +329,6 @@ def test_memory_that_does_not_suffice(run: Path, tmp_path: Path, monkeypatch: py
     def fail(*_: Any) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(draw, "_sample", fail)
+    monkeypatch.setattr(draw, "sample_batch", fail)
     with pytest.raises(SystemExit, match=r"batch_size=4: the device has not enough memory .* try batch_size=2"):
         command.main([f"run={run}", "prompt=a", f"folder={tmp_path / 'out'}"])

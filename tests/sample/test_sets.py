@@ -13,48 +13,20 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
 
-from dbexp import models
 from dbexp.config.families import SAMPLERS
-from dbexp.config.schema import ModelConfig
 from dbexp.core import cores
 from dbexp.core.errors import ConfigError
 from dbexp.core.hashing import file_hash
 from dbexp.core.store import MANIFEST, Store
-from dbexp.models import Model, random_weights
-from dbexp.sample import draw as render
-from dbexp.sample.draw import Sampling, Shot
-from dbexp.train import adapter as lora
+from dbexp.models import Model
+from dbexp.sample import draw as engine
+from dbexp.sample import png
+from dbexp.sample.png import read_metadata
+from dbexp.sample.sets import draw_set
+from dbexp.sample.shots import Sampling, Shot, image_seed
 
 PROMPTS = ("a sks dog in the snow", "a red sks dog", "a dog on the beach")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    folder = random_weights.build(tmp_path_factory.mktemp("tiny"))
-    cfg = ModelConfig(name="tiny", path=str(folder), resolution=32, device="cpu")
-    return models.load(cfg, Store(tmp_path_factory.mktemp("models")))
-
-
-@pytest.fixture(scope="module")
-def adapter(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA file that changes pictures strongly."""
-    generator = torch.Generator().manual_seed(0)
-    unet, rank = model.part("unet"), 2
-    found = {f"unet.{site}": unet.get_submodule(site) for site in model.sites("unet", "attention")}
-    layers = {name: layer for name, layer in found.items() if isinstance(layer, nn.Linear)}
-    assert layers.keys() == found.keys()
-    down = {name: nn.Parameter(torch.randn(rank, one.in_features, generator=generator)) for name, one in layers.items()}
-    up = {name: nn.Parameter(torch.randn(rank, one.out_features, generator=generator)) for name, one in layers.items()}
-    path = tmp_path_factory.mktemp("lora") / "lora.safetensors"
-    lora.save(path, lora.Adapter({"unet": rank}, {"unet": 1.0}, down, up), model, {})
-    return path
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
 
 
 def sampling(**changes: Any) -> Sampling:
@@ -72,9 +44,9 @@ def sampling(**changes: Any) -> Sampling:
     return Sampling(**settings | changes)
 
 
-def draw(model: Model, store: Store, batch_size: int = 4, adapter: Path | None = None, **changes: Any) -> list[Path]:
-    files = render.draw(
-        "sample", sampling(**changes), model, store, lora=adapter, batch_size=batch_size, description="sample"
+def draw(model: Model, store: Store, batch_size: int = 4, lora: Path | None = None, **changes: Any) -> list[Path]:
+    files = draw_set(
+        "sample", sampling(**changes), model, store, lora=lora, batch_size=batch_size, description="sample"
     )
     return list(files)
 
@@ -161,7 +133,7 @@ def test_pictures_are_those_of_the_stock_pipeline(model: Model, store: Store) ->
     files = draw(model, store)
     assert all((pixels(path).shape, pixels(path).std() > 1) == ((32, 32, 3), True) for path in files)
     for path in (files[2], files[5]):
-        metadata = render.read_metadata(path)
+        metadata = read_metadata(path)
         generator = torch.Generator().manual_seed(int(metadata["seed"]))
         [stock] = model.pipeline(None)(
             metadata["prompt"], num_inference_steps=2, height=32, width=32, generator=generator
@@ -169,59 +141,36 @@ def test_pictures_are_those_of_the_stock_pipeline(model: Model, store: Store) ->
         assert np.abs(pixels(path) - np.asarray(stock).astype(int)).max() <= 1
 
 
-def test_a_picture_says_how_it_was_made(model: Model, adapter: Path, store: Store) -> None:
-    files = draw(model, store, adapter=adapter, sampler="ddim", negative_prompt="blurry")
+def test_a_picture_says_how_it_was_made(model: Model, lora: Path, store: Store) -> None:
+    files = draw(model, store, lora=lora, sampler="ddim", negative_prompt="blurry")
     with Image.open(files[3]) as image:
         assert (image.format, image.mode) == ("PNG", "RGB")
-    assert render.read_metadata(files[3]) == {
+    assert read_metadata(files[3]) == {
         "prompt": "a red sks dog",
         "k": "1",
-        "seed": str(render.image_seed(sampling(), Shot("a red sks dog", 1, ""))),
+        "seed": str(image_seed(sampling(), "a red sks dog", 1)),
         "stream": "sample",
         "model": "tiny",
         "model_hash": model.identity,
         "dtype": "float32",
-        "lora": file_hash(adapter),
+        "lora": file_hash(lora),
         "lora_scale": "1.0",
         "sampler": "ddim",
         "steps": "2",
         "guidance_scale": "7.5",
         "negative_prompt": "blurry",
     }
-    base = render.read_metadata(draw(model, store)[3])
+    base = read_metadata(draw(model, store)[3])
     assert (base["lora"], base["sampler"], base["negative_prompt"]) == ("base", "PNDMScheduler", "")
-
-
-def test_metadata_of_what_is_no_png_is_an_error_with_its_name(tmp_path: Path) -> None:
-    photo = tmp_path / "photo.jpg"
-    Image.new("RGB", (8, 8)).save(photo)
-    with pytest.raises(ConfigError, match=r"photo.jpg: cannot be read as PNG"):
-        render.read_metadata(photo)
 
 
 def test_prompts_beyond_latin_survive_in_metadata_and_file_names(model: Model, store: Store) -> None:
     files = draw(model, store, prompts=("sks 犬 in Zürich", "犬", "a" * 200), images_per_prompt=1)
     assert [path.parent.name for path in files] == ["00-sks-in-z-rich", "01-prompt", "02-" + "a" * 60]
-    assert render.read_metadata(files[1])["prompt"] == "犬"
+    assert read_metadata(files[1])["prompt"] == "犬"
 
 
 # -- seeds ------------------------------------------------------------------------------------------------------------
-
-
-def test_seeds_are_pinned() -> None:
-    seed = render.image_seed(sampling(), Shot("a sks dog", 0, ""))
-    assert seed == 968507446302988470, "samples of earlier versions could not be drawn again"
-
-
-def test_streams_prompts_numbers_and_seeds_have_noise_of_their_own() -> None:
-    seeds = {
-        render.image_seed(sampling(stream=stream, seed=seed), Shot(prompt, k, ""))
-        for stream in ("sample", "class", "prior")
-        for seed in (0, 1)
-        for prompt in ("a dog", "a cat")
-        for k in (0, 1)
-    }
-    assert len({seed % 2**32 for seed in seeds}) == 24, "torch's CPU generator reads the low 32 bits"
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")  # diffusers
@@ -232,7 +181,7 @@ def test_a_picture_does_not_depend_on_batch_size_or_order(sampler: str, model: M
     alone = draw(model, Store(tmp_path / "b"), sampler=sampler, prompts=(snow,), batch_size=1)
     other = draw(model, Store(tmp_path / "c"), sampler=sampler, prompts=(red, snow), batch_size=3, images_per_prompt=3)
     for mine, theirs in zip(together * 2, [*alone, *other[:2], *other[3:5], *other[:2]], strict=True):
-        assert render.read_metadata(mine)["prompt"] == render.read_metadata(theirs)["prompt"]
+        assert read_metadata(mine)["prompt"] == read_metadata(theirs)["prompt"]
         assert distance(mine, theirs) <= 1
     assert distance(together[0], together[1]) > 10, "the numbers of a prompt must differ"
 
@@ -271,16 +220,16 @@ def test_what_changes_pictures_changes_the_key(
 
 
 def test_precision_and_the_lora_are_part_of_the_key(
-    model: Model, adapter: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Model, lora: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "get", lambda stage, inputs, make: store.path(stage, inputs))
     copy, other = tmp_path / "copy.safetensors", tmp_path / "other.safetensors"
-    copy.write_bytes(adapter.read_bytes())
-    other.write_bytes(adapter.read_bytes() + b" ")
-    base, on = draw(model, store), draw(model, store, adapter=adapter)
+    copy.write_bytes(lora.read_bytes())
+    other.write_bytes(lora.read_bytes() + b" ")
+    base, on = draw(model, store), draw(model, store, lora=lora)
     assert base != on
-    assert on == draw(model, store, adapter=copy), "what counts is what is in the file, not where it lies"
-    assert on != draw(model, store, adapter=other)
+    assert on == draw(model, store, lora=copy), "what counts is what is in the file, not where it lies"
+    assert on != draw(model, store, lora=other)
     monkeypatch.setattr(model, "dtype", torch.bfloat16)
     assert base != draw(model, store)
 
@@ -290,13 +239,13 @@ def test_cores_share_a_batch_and_draw_the_same_pictures(
 ) -> None:
     alone = draw(model, Store(tmp_path / "alone"), images_per_prompt=5)
     drawn: dict[int, int] = {}
-    original = render._sample
+    original = engine.sample_batch
 
     def sample(pipe: Any, batch: Sequence[Shot], *others: Any) -> NDArray[np.uint8]:
         drawn[threading.get_ident()] = drawn.get(threading.get_ident(), 0) + len(batch)
         return original(pipe, batch, *others)
 
-    monkeypatch.setattr(render, "_sample", sample)
+    monkeypatch.setattr(engine, "sample_batch", sample)
     monkeypatch.setattr(cores, "count", lambda device: 3)
     together = draw(model, store, images_per_prompt=5)
     assert len(drawn) > 1 and sum(drawn.values()) == len(together) == 15
@@ -304,11 +253,11 @@ def test_cores_share_a_batch_and_draw_the_same_pictures(
 
 
 def test_what_stops_one_core_stops_all_and_leaves_whole_pictures(
-    model: Model, adapter: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+    model: Model, lora: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {name: value.clone() for name, value in model.part("unet").state_dict().items()}
     monkeypatch.setattr(cores, "count", lambda device: 2)
-    original = render._save
+    original = png.save
 
     def save(pixels: NDArray[np.uint8], path: Path, metadata: dict[str, Any]) -> None:
         if path.name == "1.png":
@@ -316,11 +265,11 @@ def test_what_stops_one_core_stops_all_and_leaves_whole_pictures(
         original(pixels, path, metadata)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(render, "_save", save)
-        draw(model, store, adapter=adapter)
+        patch.setattr(png, "save", save)
+        draw(model, store, lora=lora)
     assert all(torch.equal(value, before[name]) for name, value in model.part("unet").state_dict().items())
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("dbexp-core")]
-    assert len(draw(model, store, adapter=adapter)) == 6
+    assert len(draw(model, store, lora=lora)) == 6
 
 
 # -- interruption -----------------------------------------------------------------------------------------------------
@@ -364,12 +313,12 @@ def test_missing_and_truncated_pictures_are_drawn_again_with_their_whole_batch(
 
 
 def test_an_interruption_leaves_the_base_weights_as_they_were(
-    model: Model, adapter: Path, store: Store, wrap: Wrap
+    model: Model, lora: Path, store: Store, wrap: Wrap
 ) -> None:
     before = {name: value.clone() for name, value in model.part("unet").state_dict().items()}
     wrap(Stopped)
     with pytest.raises(KeyboardInterrupt):
-        draw(model, store, adapter=adapter)
+        draw(model, store, lora=lora)
     assert all(torch.equal(value, before[name]) for name, value in model.part("unet").state_dict().items())
 
 
@@ -382,8 +331,8 @@ def test_a_picture_of_nan_is_kept_black_and_named(
     wrap(Diverged)
     files = draw(model, store, batch_size=2)
     assert [pixels(path).max() > 0 for path in files] == [False, True] * 3
-    for prompt in PROMPTS:
-        assert f"{prompt!r}, picture 0: came out as NaN" in caplog.text
+    for number, prompt in enumerate(PROMPTS):
+        assert f"{prompt!r}, {files[2 * number].relative_to(files[0].parent.parent)}: came out as NaN" in caplog.text
 
 
 def test_too_little_memory_is_told_with_a_way_out(model: Model, store: Store, wrap: Wrap) -> None:

@@ -1,0 +1,117 @@
+"""Sets of images in the store: drawn once, found ever after, and continued where they were interrupted.
+
+Batch size is no part of the key: images drawn at one batch size are found at another, where they would differ by
+rounding only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dbexp.core.progress import progress
+from dbexp.core.store import Store
+from dbexp.models import Model
+from dbexp.sample.draw import Drawing, Engine
+from dbexp.sample.shots import Sampling, Shot, shots
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+
+
+def draw_set(
+    stage: str,
+    sampling: Sampling,
+    model: Model,
+    store: Store,
+    *,
+    lora: Path | None = None,
+    lora_scale: float = 1.0,
+    batch_size: int,
+    description: str,
+) -> tuple[Path, ...]:
+    """The files of a set of images, drawn first where they are not in the store.
+
+    Args:
+        stage: stage of the store, and group of the `batch_size` that an error names.
+        sampling: the set.
+        model: the base model.
+        store: where the entry is.
+        lora, lora_scale, batch_size: see `Drawing`.
+        description: for the progress bar.
+
+    Returns:
+        RGB PNG files in the order of `shots(sampling)`, each with its provenance in text chunks
+        (`png.read_metadata`).
+
+    Raises:
+        ConfigError: see `Engine.draw`.
+    """
+    inputs = inputs_of(sampling, model, store, lora, lora_scale)
+    every = shots(sampling)
+    drawing = Drawing(
+        steps=sampling.steps,
+        guidance_scale=sampling.guidance_scale,
+        sampler=sampling.sampler,
+        negative_prompt=sampling.negative_prompt,
+        width=sampling.resolution,
+        height=sampling.resolution,
+        batch_size=batch_size,
+        lora=lora,
+        lora_scale=lora_scale,
+    )
+
+    def make(folder: Path) -> None:
+        _remove_strays(folder, every)
+        engine = Engine(model, drawing)
+        metadata = {
+            "model": model.name,
+            "model_hash": model.identity,
+            "dtype": inputs["dtype"],
+            "lora": inputs["lora"] or "base",
+            "lora_scale": lora_scale,
+            "sampler": engine.sampler,
+            "stream": sampling.stream,
+            "steps": sampling.steps,
+            "guidance_scale": sampling.guidance_scale,
+            "negative_prompt": sampling.negative_prompt,
+        }
+        batches = engine.missing(every, folder, metadata)
+        done = len(every) - sum(map(len, batches))
+        if done:
+            log.info("%s: %d of %d pictures are there from an interrupted run", description, done, len(every))
+        with progress(description, len(every), done=done) as bar:
+            engine.draw(batches, folder, metadata, bar, f"{stage}.batch_size")
+
+    folder = store.get(stage, inputs, make)
+    return tuple(folder / shot.path for shot in every)
+
+
+def find_set(stage: str, sampling: Sampling, model: Model, store: Store) -> tuple[Path, ...] | None:
+    """The files of a set of images of the base model, if `draw_set` would find them all; None if it would draw."""
+    folder = store.find(stage, inputs_of(sampling, model, store, None, 1.0))
+    return None if folder is None else tuple(folder / shot.path for shot in shots(sampling))
+
+
+def inputs_of(sampling: Sampling, model: Model, store: Store, lora: Path | None, lora_scale: float) -> dict[str, Any]:
+    """What the images depend on: the key of their store entry."""
+    return {
+        "version": VERSION,
+        "model": model.identity,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "lora": None if lora is None else store.file_hash(lora),
+        "lora_scale": None if lora is None else lora_scale,
+        **asdict(sampling),
+    }
+
+
+def _remove_strays(folder: Path, every: Sequence[Shot]) -> None:
+    """Delete what a killed process left besides images (half-written files), or it would become part of the entry."""
+    expected = {shot.path for shot in every}
+    for path in folder.rglob("*"):
+        if path.is_file() and path.relative_to(folder).as_posix() not in expected:
+            path.unlink()
