@@ -51,9 +51,12 @@ def test_a_single_piece_has_the_callers_thread_and_all_of_torchs() -> None:
 
 
 def test_a_fault_ends_the_others_and_is_the_one_that_is_seen() -> None:
-    stopped = []
+    begun, stopped, together = [], [], threading.Barrier(3, timeout=60)
 
     def work(part: int, check: cores.Check) -> None:
+        begun.append(part)
+        if part < 3:
+            together.wait()
         if part == 0:
             raise ValueError("part 0")
         try:
@@ -66,7 +69,8 @@ def test_a_fault_ends_the_others_and_is_the_one_that_is_seen() -> None:
 
     with pytest.raises(ValueError, match="part 0"), closing(cores.side_by_side(work, range(9), 3)) as done:
         list(done)
-    assert set(stopped) <= {1, 2, 3, 4}, "what had not begun was never begun"
+    assert {0, 1, 2} <= set(begun) and sorted(begun) == sorted([0, *stopped])
+    assert len(begun) < 9, "what had not begun was never begun"
     assert torch.get_num_threads() == 4
 
 

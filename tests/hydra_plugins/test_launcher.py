@@ -78,7 +78,7 @@ def computes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(train, "_train_pack", never)
+    monkeypatch.setattr(train, "open_slots", never)
     monkeypatch.setattr("dbexp.sample.draw.sample_batch", never)
 
 
@@ -178,13 +178,13 @@ class TestFinished:
 def lanes_trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by the number of lanes whenever a pack is trained."""
     counts: list[int] = []
-    whole = train._train_pack
+    whole = train.open_slots
 
-    def counted(courses: Sequence[Any], *others: Any) -> Any:
-        counts.append(len(courses))
-        return whole(courses, *others)
+    def counted(lanes: Sequence[Any], *others: Any) -> Any:
+        counts.append(len(lanes))
+        return whole(lanes, *others)
 
-    monkeypatch.setattr(train, "_train_pack", counted)
+    monkeypatch.setattr(train, "open_slots", counted)
     return counts
 
 
