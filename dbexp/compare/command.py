@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
+from dbexp.config import words
 from dbexp.core.errors import ConfigError, Problems
 
 _DESCRIPTION = """\
@@ -16,19 +16,11 @@ page, works offline). They are written into the sweep's folder; for several swee
 _SEVERAL = Path("comparison")
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Exit status: 0 done, 1 bad input, 2 a mistyped switch, 130 by Ctrl-C."""
-    options = _parser().parse_args(words)
-    try:
+    options = _parser().parse_args(arguments)
+    with words.told("dbexp-compare"):
         _run(options)
-    except ConfigError as error:
-        several = len(error.problems) > 1
-        lines = [f"{len(error.problems)} problems", *error.problems] if several else [str(error)]
-        sys.exit("dbexp-compare: " + "\n  ".join(lines))
-    except OSError as error:
-        sys.exit(f"dbexp-compare: {error.filename}: {error.strerror}; choose another place with --output FOLDER")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,18 +82,22 @@ def _store(options: argparse.Namespace, prunes: bool) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from dbexp.compare import printed
+    from dbexp.compare import table
     from dbexp.compare.statements import statements
     from dbexp.compare.write import write_comparison
 
     folder = options.output or (options.sweeps[0] if len(options.sweeps) == 1 else _SEVERAL)
-    written = write_comparison(options.sweeps, options.objective, folder)
-    told = written.comparison
-    printed.show([entry.run for entry in told.entries], told.objective)
-    for one in statements(told):
-        print(f"\n{one.sentence}")
-    print(
-        f"\ntable          {written.csv}\nto paste       {written.markdown}\npage           {written.page}", flush=True
+    try:
+        written = write_comparison(options.sweeps, options.objective, folder)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}; choose another place with --output FOLDER") from error
+    comparison = written.comparison
+    names = {entry.run.folder: entry.title for entry in comparison.entries}
+    table.show_runs([entry.run for entry in comparison.entries], comparison.objective, names=names)
+    for statement in statements(comparison):
+        table.print_plain(f"\n{statement.sentence}\n")
+    table.print_plain(
+        f"\ntable          {written.csv}\nto paste       {written.markdown}\npage           {written.page}\n"
     )
     if options.sync:
         for sweep in options.sweeps:
@@ -118,12 +114,15 @@ def _sync(sweep: Path) -> None:
     """
     from dbexp import tracking
 
-    done = tracking.sync(sweep)
-    for folder, address in done.uploaded.items():
+    result = tracking.sync(sweep)
+    for folder, address in result.uploaded.items():
         print(f"uploaded       {folder}  {address}", flush=True)
-    print(f"in W&B already {len(done.present)} of {len(done.present) + len(done.uploaded) + len(done.failed)} runs")
-    if done.failed:
-        raise ConfigError([f"{folder}: is not uploaded ({why}); repeat --sync" for folder, why in done.failed.items()])
+    total = len(result.present) + len(result.uploaded) + len(result.failed)
+    print(f"in W&B already {len(result.present)} of {total} runs")
+    if result.failed:
+        raise ConfigError(
+            [f"{folder}: is not uploaded ({why}); repeat --sync" for folder, why in result.failed.items()]
+        )
 
 
 if __name__ == "__main__":

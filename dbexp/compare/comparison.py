@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbexp.compare.factors import Factor
+from dbexp.compare.numbers import best
+from dbexp.compare.references import Reference
 from dbexp.compare.statistics import Difference, Moments
 from dbexp.evaluate.columns import PAPER
-from dbexp.evaluate.functional import Estimate
 from dbexp.runs.record import Run
 
 MEASURES = PAPER
@@ -75,21 +76,6 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What runs are measured against: a row that no training run owns.
-
-    Attributes:
-        key: base or real.
-        title: as a reader knows it.
-        columns: its estimates.
-    """
-
-    key: str
-    title: str
-    columns: Mapping[str, Estimate]
-
-
-@dataclass(frozen=True)
 class Scale:
     """What makes a number of a column large or small.
 
@@ -105,7 +91,7 @@ class Scale:
         """A difference as a part of the way from base to real."""
         return difference / (self.real - self.base)
 
-    def place(self, value: float) -> float:
+    def position(self, value: float) -> float:
         """How far from base to real a value is: 0 at the base model, 1 at real images."""
         return self.part(value - self.base)
 
@@ -146,6 +132,11 @@ class Comparison:
     def finished(self) -> list[RankedRun]:
         """Entries that have a report."""
         return [entry for entry in self.entries if entry.run.report]
+
+    @property
+    def best(self) -> dict[str, str | None]:
+        """Column -> its best value as written; None where no run beats another."""
+        return {name: best(name, [entry.run.value(name) for entry in self.finished]) for name in self.columns}
 
     @property
     def names(self) -> dict[Path, str]:

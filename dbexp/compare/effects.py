@@ -8,11 +8,10 @@ from pathlib import Path
 
 from dbexp.compare.comparison import MEASURES, Effect, RankedRun, Scale, Standing
 from dbexp.compare.factors import Factor, words
+from dbexp.compare.ranking import Group, by_mean
 from dbexp.compare.statistics import Difference, Moments, RunScores, difference, matched, pooled_deviation
-from dbexp.evaluate.columns import COLUMNS
 from dbexp.evaluate.functional import Resampling
 from dbexp.evaluate.report import Report
-from dbexp.runs.record import Group
 
 _CEILINGS = {"dino": "dino", "clip_i": "clip_i", "pres": "dino"}
 """Column -> column of the real images that bounds it: PRES is a similarity of DINO too."""
@@ -56,14 +55,8 @@ def standings(
     how: Resampling,
 ) -> list[Standing]:
     """Groups of runs that differ in their seed alone, best mean first, each with its paired distance from the best."""
-    sign = -1 if COLUMNS[objective].better == "lower" else 1
     owner = {entry.run.folder: entry for entry in entries}
-
-    def rank(group: Group) -> float:
-        mean = group.mean.get(objective, math.nan)
-        return math.inf if math.isnan(mean) else -sign * mean
-
-    order = sorted(groups, key=rank)
+    order = by_mean(groups, objective)
     found = []
     for group in order:
         members = tuple(owner[run.folder] for run in sorted(group.runs, key=lambda run: run.number))

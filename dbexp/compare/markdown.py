@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from dbexp.compare.comparison import MEASURES, Comparison
-from dbexp.compare.numbers import DASH, interval, written
+from dbexp.compare.numbers import DASH, interval, spread, written
 from dbexp.compare.statements import statements
-from dbexp.compare.tables import Cell, best_cells, row_cells
 from dbexp.core.errors import first_line
 from dbexp.evaluate.columns import heading
+from dbexp.evaluate.functional import Estimate
 
 MARKDOWN = "results.md"
 
@@ -20,11 +20,12 @@ def markdown(comparison: Comparison) -> str:
     parts = [f"# {_escaped(' and '.join(sweep.name for sweep in comparison.sweeps.values()))}"]
     if comparison.labels:
         parts.append(f"> {_escaped('; '.join(comparison.labels))}")
-    said = statements(comparison)
-    if said:
-        parts.append(
-            "\n".join(f"- **{_escaped(one.subject)}:** {_escaped(_rest(one.sentence, one.subject))}" for one in said)
-        )
+    points = [
+        f"- **{_escaped(statement.subject)}:** {_escaped(statement.sentence.removeprefix(f'{statement.subject}: '))}"
+        for statement in statements(comparison)
+    ]
+    if points:
+        parts.append("\n".join(points))
     parts.append(_runs(comparison))
     if any(len(standing.entries) > 1 for standing in comparison.standings):
         parts += ["Mean ± standard deviation over seeds:", _standings(comparison)]
@@ -37,42 +38,39 @@ def markdown(comparison: Comparison) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _rest(sentence: str, subject: str) -> str:
-    return sentence.removeprefix(f"{subject}: ")
-
-
 def _runs(comparison: Comparison) -> str:
-    headings = ["run", *(factor.title for factor in comparison.factors), *map(heading, MEASURES)]
-    best = best_cells(comparison)
+    best = comparison.best
     lines = []
     for entry in comparison.finished:
         assert entry.run.report is not None
-        cells = row_cells(entry.run.report.rows["run"], MEASURES)
         settings = [_escaped(entry.settings.get(factor.name, DASH)) for factor in comparison.factors]
-        lines.append([entry.id, *settings, *(_cell(cell, cell.exact in best.get(cell.column, ())) for cell in cells)])
+        lines.append([entry.id, *settings, *_cells(entry.run.report.rows["run"], best)])
     for reference in comparison.references:
-        cells = row_cells(reference.columns, MEASURES)
-        lines.append([f"*{_escaped(reference.title)}*", *("" for _ in comparison.factors), *map(_cell, cells)])
-    return _grid(headings, lines)
+        settings = [""] * len(comparison.factors)
+        lines.append([f"*{_escaped(reference.title)}*", *settings, *_cells(reference.columns, {})])
+    return _grid(["run", *(factor.title for factor in comparison.factors), *map(heading, MEASURES)], lines)
 
 
 def _standings(comparison: Comparison) -> str:
     lines = []
     for standing in comparison.standings:
-        values = []
-        for column in MEASURES:
-            moments = standing.moments.get(column)
-            text = DASH if moments is None else written(column, moments.mean)
-            spread = "" if moments is None else written(column, moments.deviation)
-            values.append(text if spread in ("", DASH) else f"{text} ± {spread}")
-        lines.append([_escaped(standing.title), str(len(standing.entries)), *values])
+        moments = [(column, standing.moments.get(column)) for column in MEASURES]
+        values = [
+            f"{written(column, of.mean)} {spread(column, of.deviation)}" if of else DASH for column, of in moments
+        ]
+        lines.append([_escaped(standing.title), str(len(standing.entries)), *map(str.strip, values)])
     return _grid(["setting", "seeds", *map(heading, MEASURES)], lines)
 
 
-def _cell(cell: Cell, is_best: bool = False) -> str:
-    text = f"**{cell.text}**" if is_best else cell.text
-    ends = interval(cell.column, cell.low, cell.high)
-    return f"{text} {ends}".strip()
+def _cells(row: Mapping[str, Estimate], best: Mapping[str, str | None]) -> list[str]:
+    """The paper's columns of a row."""
+    cells = []
+    for column in MEASURES:
+        estimate = row.get(column, Estimate.missing(""))
+        text = written(column, estimate.value)
+        text = f"**{text}**" if text == best.get(column) else text
+        cells.append(f"{text} {interval(column, estimate.low, estimate.high)}".strip())
+    return cells
 
 
 def _grid(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

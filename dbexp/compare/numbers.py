@@ -1,11 +1,14 @@
-"""How numbers are written: once for results.csv, results.md and the page, so that they cannot say different things."""
+"""How numbers are written: once for the terminal, results.csv, results.md and the page, so that all say the same."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+
+from dbexp.evaluate.columns import COLUMNS
 
 DASH = "–"
-_MINUS = "−"
+MINUS = "−"
 
 
 def exact(value: float) -> str:
@@ -40,8 +43,22 @@ def interval(column: str, low: float, high: float) -> str:
     return f"[{written(column, low)}, {written(column, high)}]"
 
 
+def spread(column: str, deviation: float) -> str:
+    """A standard deviation, to follow its mean; empty for NaN."""
+    return "" if math.isnan(deviation) else f"± {written(column, deviation)}"
+
+
+def best(column: str, values: Iterable[float]) -> str | None:
+    """The best value of a column as written, so that a tie on paper is a tie; None where no value beats another."""
+    sign = COLUMNS[column].sign
+    numbers = [value for value in values if not math.isnan(value)]
+    if not sign or len({written(column, value) for value in numbers}) < 2:
+        return None
+    return written(column, max(numbers, key=lambda value: sign * value))
+
+
 def _sign(text: str) -> str:
     """A true minus sign, and none before zero."""
     if not text.startswith("-"):
         return text
-    return text[1:] if float(text) == 0 else _MINUS + text[1:]
+    return text[1:] if float(text) == 0 else MINUS + text[1:]

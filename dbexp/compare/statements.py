@@ -101,7 +101,7 @@ def _best(comparison: Comparison) -> Statement:
         runs = f"run {best.entries[0].id}"
     scale = comparison.scales.get(column)
     if scale:
-        value += f", {percent(scale.place(moments.mean)).lstrip('+')} {WAY}"
+        value += f", {percent(scale.position(moments.mean)).lstrip('+')} {WAY}"
     if comparison.factors:
         value += f" ({runs})"
     return Statement(

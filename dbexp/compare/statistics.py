@@ -127,11 +127,11 @@ def difference(pairs: Sequence[tuple[RunScores, RunScores]], column: str, how: R
     return Difference(estimate, len(own), sum(value * estimate.value > 0 for value in own))
 
 
-def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which points no other beats, being at least as high in both coordinates and higher in one; never NaN."""
+def pareto(points: Sequence[Sequence[float]]) -> list[bool]:
+    """Which points no other beats, being at least as high in all coordinates and higher in one; never NaN."""
 
-    def beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
-        return a[0] >= b[0] and a[1] >= b[1] and a != b
+    def beats(a: Sequence[float], b: Sequence[float]) -> bool:
+        return a != b and all(x >= y for x, y in zip(a, b, strict=True))
 
-    there = [point for point in points if all(math.isfinite(value) for value in point)]
-    return [point in there and not any(beats(other, point) for other in there) for point in points]
+    complete = [point for point in points if all(math.isfinite(value) for value in point)]
+    return [point in complete and not any(beats(other, point) for other in complete) for point in points]

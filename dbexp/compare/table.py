@@ -1,4 +1,4 @@
-"""The metric table as people read it: on a terminal, in a log file, in a pipe.
+"""The metric table on a terminal, in a log file, in a pipe: of a run, of a sweep, of a run in one line.
 
 Rows are the runs, then what they are measured against: the base model under the same prompts and seeds, and the real
 images among themselves. Columns are the five of the DreamBooth paper first, an arrow at each for the better direction.
@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dbexp.core.errors import listed
-from dbexp.evaluate.columns import COLUMNS, PAPER, REFERENCES, heading
+from dbexp.compare.numbers import DASH, MINUS, best, spread, written
+from dbexp.compare.ranking import by_mean, over_seeds
+from dbexp.compare.references import references
+from dbexp.core.errors import first_line, listed
+from dbexp.evaluate.columns import COLUMNS, PAPER, heading
 from dbexp.evaluate.functional import Estimate
 from dbexp.evaluate.report import Report
+from dbexp.runs.names import is_seed, titles, what_differs
+from dbexp.runs.record import Run, first_of, ranked
 
-_SHOWN_AS_ROWS = ("pres_base", "dino_real", "clip_i_real")  # the same numbers stand in the rows of REFERENCES
-_DASH = "–"
-_ASCII = str.maketrans({"↑": "^", "↓": "v", _DASH: "-", "…": "~"})
+_SHOWN_AS_ROWS = ("pres_base", "dino_real", "clip_i_real")  # the same numbers stand in the rows of the references
+_PLAINER = str.maketrans({"↑": "^", "↓": "v", DASH: "-", MINUS: "-", "…": "~", "→": "->", "±": "+-", "≈": "~"})
 _TERMINAL_WIDTH = 80
 _NAME_WIDTH = 12  # at least this much of the first column, which leaves room for the rest
 _NAMES_SHOWN = 3
@@ -39,9 +44,8 @@ def show(reports: Sequence[tuple[str, Report]], console: Console | None = None) 
     console = console or Console()
     if console.is_terminal and console.width >= _TERMINAL_WIDTH:
         console.print(_page(reports, _Style(separator="\n", box=box.SIMPLE_HEAD, narrow=True)))
-        return
-    written = text(reports)
-    console.file.write(written if console.encoding.startswith("utf") else written.translate(_ASCII))
+    else:
+        print_plain(text(reports), console)
 
 
 def text(reports: Sequence[tuple[str, Report]]) -> str:
@@ -50,10 +54,81 @@ def text(reports: Sequence[tuple[str, Report]]) -> str:
     Args:
         reports: (name of the run, its report), in the order of the rows; at least one.
     """
+    return _lines(_page(reports, _Style(separator=" ", box=None, narrow=False)))
+
+
+def show_runs(
+    runs: Sequence[Run],
+    objective: str,
+    console: Console | None = None,
+    names: Mapping[Path, str] | None = None,
+) -> None:
+    """Print the table of the finished runs, best first; where only seeds differ, their mean and deviation below it.
+
+    Args:
+        runs: of one sweep, or of several.
+        objective: the column that ranks; of several, comma separated, the first.
+        console: where to; None: standard output.
+        names: folder -> title of a run; None: its number, and what it overrides that others do not.
+    """
+    finished = ranked(runs, first_of(objective))
+    if not finished:
+        return
+    console = console or Console()
+    names = names or titles({run.folder: run.overrides for run in finished})
+    show([(names[run.folder], run.report) for run in finished if run.report], console)
+    groups = by_mean(over_seeds(finished), first_of(objective))
+    if any(len(group.runs) > 1 for group in groups):
+        overrides = [
+            [word for word in group.runs[0].overrides if not is_seed(word.partition("=")[0])] for group in groups
+        ]
+        grid = Table()
+        for title in ("", "seeds", *map(heading, PAPER)):
+            grid.add_column(title, overflow="fold")
+        for group, words in zip(groups, what_differs(overrides), strict=True):
+            moments = [(c, group.mean.get(c, math.nan), group.deviation.get(c, math.nan)) for c in PAPER]
+            cells = [f"{written(column, mean)} {spread(column, deviation)}" for column, mean, deviation in moments]
+            grid.add_row(Text(" ".join(words) or "all runs"), str(len(group.runs)), *map(str.strip, cells))
+        console.print()
+        print_grid("mean ± standard deviation over seeds", grid, console)
+
+
+def line(run: Run) -> str:
+    """The paper's columns of a run in one line, or why there are none."""
+    if run.report is None:
+        return f"{run.status}: {first_line(run.error)}"
+    row = run.report.rows["run"]
+    return "  ".join(
+        f"{COLUMNS[column].title} {written(column, row[column].value)}" for column in PAPER if column in row
+    )
+
+
+def print_grid(title: str, grid: Table, console: Console) -> None:
+    """Print a titled table: with rules on a terminal, as bare lines that are never folded elsewhere."""
+    grid.pad_edge, grid.show_edge, grid.padding = False, False, (0, 2, 0, 0)
+    grid.box = box.SIMPLE_HEAD if console.is_terminal else None
+    page = Group(Text(title, style="bold"), Text(), grid)
+    if console.is_terminal:
+        console.print(page)
+    else:
+        print_plain(_lines(page), console)
+
+
+def print_plain(text: str, console: Console | None = None) -> None:
+    """Write a text as it is; where the encoding lacks arrows and dashes, with plainer signs."""
+    file = (console or Console()).file
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    if not encoding.lower().startswith("utf"):
+        text = text.translate(_PLAINER).encode(encoding, "replace").decode(encoding)
+    file.write(text)
+    file.flush()
+
+
+def _lines(page: RenderableType) -> str:
+    """What rich would print, without colours, as whole lines however long."""
     buffer = io.StringIO()
-    plain = Console(file=buffer, width=10_000, color_system=None, legacy_windows=False)
-    plain.print(_page(reports, _Style(separator=" ", box=None, narrow=False)))
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+    Console(file=buffer, width=10_000, color_system=None, legacy_windows=False).print(page)
+    return "".join(line.rstrip() + "\n" for line in buffer.getvalue().splitlines())
 
 
 @dataclass(frozen=True)
@@ -71,14 +146,18 @@ class _Style:
 @dataclass(frozen=True)
 class _Row:
     name: str
-    columns: dict[str, Estimate]
+    columns: Mapping[str, Estimate]
     is_run: bool
 
 
 def _page(reports: Sequence[tuple[str, Report]], style: _Style) -> Group:
     """Title, the paper's columns with intervals, the other columns, and the reasons for dashes."""
-    labels = _distinct(report.label for _, report in reports if report.label)
-    rows = _runs(reports, name_labels=len(labels) > 1) + _references(reports)
+    labels = list(dict.fromkeys(report.label for _, report in reports if report.label))
+    rows = [
+        _Row(f"{name} ({report.label})" if len(labels) > 1 and report.label else name, report.rows["run"], True)
+        for name, report in reports
+    ]
+    rows += [_Row(reference.title, reference.columns, False) for reference in references(reports)]
     title = Text(reports[0][0] if len(reports) == 1 else f"{len(reports)} runs", style="bold")
     if labels:
         title.append(f"  ({'; '.join(labels)})", style="yellow")
@@ -96,40 +175,6 @@ def _page(reports: Sequence[tuple[str, Report]], style: _Style) -> Group:
     return Group(*parts)
 
 
-def _runs(reports: Sequence[tuple[str, Report]], *, name_labels: bool) -> list[_Row]:
-    """One row per run; labels join the names when they differ from run to run."""
-    return [
-        _Row(f"{name} ({report.label})" if name_labels and report.label else name, dict(report.rows["run"]), True)
-        for name, report in reports
-    ]
-
-
-def _references(reports: Sequence[tuple[str, Report]]) -> list[_Row]:
-    """The rows that runs are measured against, once for all runs that share them."""
-    rows = []
-    for key, title in REFERENCES.items():
-        owners: dict[str, list[str]] = {}
-        columns: dict[str, dict[str, Estimate]] = {}
-        for name, report in reports:
-            if key in report.rows:
-                content = dict(report.rows[key])
-                written = repr(content)  # NaN differs from itself, its spelling does not
-                owners.setdefault(written, []).append(name)
-                columns[written] = content
-        for written, content in columns.items():
-            own = owners[written]
-            others = [name for name, _ in reports if name not in own]
-            whose = common_words(own, others) or listed(own, _NAMES_SHOWN)
-            rows.append(_Row(title if len(columns) == 1 else f"{title} of {whose}", content, False))
-    return rows
-
-
-def common_words(own: Sequence[str], others: Sequence[str]) -> str:
-    """Words that the names of some runs have in common, and no other run has: seed=2, say; empty if there are none."""
-    theirs = {word for name in others for word in name.split()}
-    return " ".join(word for word in own[0].split() if word not in theirs and all(word in one.split() for one in own))
-
-
 def _grid(rows: Sequence[_Row], columns: Sequence[str], style: _Style, *, intervals: bool) -> Table:
     """A rich table of some columns; rows that have none of them are left out."""
     grid = Table(box=style.box, show_edge=False, pad_edge=False, padding=(0, 1 if style.narrow else 2, 0, 0))
@@ -137,8 +182,8 @@ def _grid(rows: Sequence[_Row], columns: Sequence[str], style: _Style, *, interv
     for column in columns:
         title = heading(column)
         grid.add_column(title.replace(" ", "\n", title.count(" ") - 1) if style.narrow else title, overflow="fold")
-    runs = [row for row in rows if row.is_run]
-    best = {column: _best(column, runs) for column in columns} if len(runs) > 1 else {}
+    runs = [row.columns for row in rows if row.is_run]
+    marks = {column: best(column, [run[column].value for run in runs if column in run]) for column in columns}
     for row in rows:
         if not any(column in row.columns for column in columns):
             continue
@@ -146,7 +191,7 @@ def _grid(rows: Sequence[_Row], columns: Sequence[str], style: _Style, *, interv
         for column in columns:
             estimate = row.columns.get(column)
             cell = Text() if estimate is None else _cell(column, estimate, style.separator if intervals else None)
-            if estimate is not None and row.is_run and _written(column, estimate.value) == best.get(column):
+            if estimate is not None and row.is_run and written(column, estimate.value) == marks[column]:
                 cell.stylize("bold")
             cells.append(cell)
         grid.add_row(Text(row.name, style="" if row.is_run else "italic"), *cells)
@@ -155,47 +200,25 @@ def _grid(rows: Sequence[_Row], columns: Sequence[str], style: _Style, *, interv
 
 def _cell(column: str, estimate: Estimate, separator: str | None) -> Text:
     """The value, and after the separator its interval if it has one (never for separator None)."""
-    cell = Text(_written(column, estimate.value))
+    cell = Text(written(column, estimate.value))
     if separator is not None and math.isfinite(estimate.low) and math.isfinite(estimate.high):
-        low, high = _written(column, estimate.low), _written(column, estimate.high)
-        cell.append(f"{separator}{low}…{high}", style="dim")
+        # an ellipsis, for brackets would not fit five columns into 80 characters
+        cell.append(f"{separator}{written(column, estimate.low)}…{written(column, estimate.high)}", style="dim")
     return cell
-
-
-def _written(column: str, value: float) -> str:
-    """Three decimals, none for what is counted, a dash for NaN."""
-    if math.isnan(value):
-        return _DASH
-    return f"{value:.0f}" if column.startswith("n_") else f"{value:.3f}"
-
-
-def _best(column: str, runs: Sequence[_Row]) -> str | None:
-    """The best value of a column as written, so that a tie on paper is a tie; None where no run beats another."""
-    choose = {"higher": max, "lower": min}.get(COLUMNS[column].better)
-    values = [row.columns[column].value for row in runs if column in row.columns]
-    values = [value for value in values if not math.isnan(value)]
-    if choose is None or len({_written(column, value) for value in values}) < 2:
-        return None
-    return _written(column, choose(values))
 
 
 def _reasons(rows: Sequence[_Row], columns: Iterable[str]) -> list[str]:
     """Why there are dashes; columns that lack their values in the same rows for the same reason share a line."""
-    lacking: dict[tuple[str, str], list[str]] = {}
+    gaps: dict[tuple[str, str], list[str]] = {}
     for column in columns:
         for row in rows:
             estimate = row.columns.get(column)
             if estimate is not None and math.isnan(estimate.value):
-                lacking.setdefault((column, estimate.reason or "no reason is on record"), []).append(row.name)
+                gaps.setdefault((column, estimate.reason or "no reason is on record"), []).append(row.name)
     lines: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for (column, reason), names in lacking.items():
+    for (column, reason), names in gaps.items():
         lines.setdefault((reason, tuple(names)), []).append(COLUMNS[column].title)
     return [
-        f"{_DASH} {', '.join(titles)}: {reason} ({listed(names, _NAMES_SHOWN)})"
-        for (reason, names), titles in lines.items()
+        f"{DASH} {', '.join(columns)}: {reason} ({listed(names, _NAMES_SHOWN)})"
+        for (reason, names), columns in lines.items()
     ]
-
-
-def _distinct(texts: Iterable[str]) -> list[str]:
-    """Each text once, in the order of first appearance."""
-    return list(dict.fromkeys(texts))

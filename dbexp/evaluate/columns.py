@@ -22,6 +22,11 @@ class Column:
     doc: str
     """One sentence for a table's legend."""
 
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, -1 where lower is, 0 for neither: times it, a value is the higher the better."""
+        return {"higher": 1, "lower": -1, "neither": 0}[self.better]
+
 
 COLUMNS: dict[str, Column] = {
     "dino": Column("DINO", "higher", -1, 1, "Subject fidelity: mean DINO cosine of samples and real images."),

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dbexp import tracking
+from dbexp.compare.comparison import FRONT
+from dbexp.compare.ranking import front
+from dbexp.compare.references import references
 from dbexp.core.errors import first_line
-from dbexp.evaluate.columns import COLUMNS, REFERENCES
 from dbexp.evaluate.functional import Estimate
 from dbexp.runs import record
 from dbexp.runs.folder import RunFolder
@@ -60,43 +62,14 @@ def comparison(runs: Sequence[Run], objective: str, sweep: Path) -> tracking.Com
                 error=run.error and first_line(run.error),
             )
         )
+    shared = references([(named[run.folder], run.report) for run in best_first if run.report])
+    rows += [tracking.Row(row.title, tracking.REFERENCE, {}, _values(row.columns)) for row in shared]
     return tracking.Comparison(
         objective=objective,
         settings=tuple(settings),
-        rows=(*rows, *_references(best_first)),
-        front=tuple(named[run.folder] for run in front(best_first, "clip_t", "dino")),
+        rows=tuple(rows),
+        front=tuple(named[run.folder] for run in front(best_first, FRONT)),
     )
-
-
-def front(runs: Sequence[Run], *columns: str) -> list[Run]:
-    """Finished runs that no other beats, being as good in all columns and better in one; all columns must be there."""
-    points = {id(run): [_signed(run, column) for column in columns] for run in runs}
-    complete = [run for run in runs if not any(map(math.isnan, points[id(run)]))]
-
-    def beats(one: list[float], other: list[float]) -> bool:
-        return one != other and all(a >= b for a, b in zip(one, other, strict=True))
-
-    return [run for run in complete if not any(beats(points[id(other)], points[id(run)]) for other in complete)]
-
-
-def _signed(run: Run, column: str) -> float:
-    """The value of a column, the higher the better; NaN where there is none."""
-    assert run.report is not None
-    row = run.report.rows["run"]
-    value = row[column].value if column in row else math.nan
-    return -value if COLUMNS[column].better == "lower" else value
-
-
-def _references(runs: Sequence[Run]) -> list[tracking.Row]:
-    """What runs are measured against, once for all that share it."""
-    rows: dict[tuple[str, str], tracking.Row] = {}
-    for run in runs:
-        assert run.report is not None
-        for key, title in REFERENCES.items():
-            if key in run.report.rows:
-                values = _values(run.report.rows[key])
-                rows.setdefault((title, repr(values)), tracking.Row(title, tracking.REFERENCE, {}, values))
-    return list(rows.values())
 
 
 def _values(columns: Mapping[str, Estimate]) -> dict[str, tuple[float | None, float | None, float | None]]:

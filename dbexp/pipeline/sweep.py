@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dbexp import models, tracking
-from dbexp.compare.printed import print_grid
+from dbexp.compare.table import print_grid
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError, Interrupted, Problems, count
 from dbexp.core.store import Store

@@ -22,7 +22,6 @@ from dbexp.core.errors import ConfigError, Problems, first_line
 from dbexp.core.hashing import file_hash
 from dbexp.evaluate.columns import COLUMNS
 from dbexp.evaluate.report import Report
-from dbexp.runs import names
 from dbexp.runs.folder import RunFolder
 
 DAMAGED, UNFINISHED = "damaged", "unfinished"
@@ -135,53 +134,12 @@ def _read_unchanged(place: RunFolder, *_states: tuple[int, int, int] | None) -> 
 
 def ranked(runs: Iterable[Run], objective: str) -> list[Run]:
     """Finished runs, best first by a column of the metric table; runs without a value last; ties by number."""
-    sign = -1 if COLUMNS[objective].better == "lower" else 1
 
     def key(run: Run) -> tuple[bool, float, int]:
-        assert run.report is not None
-        value = run.report.rows["run"][objective].value if objective in run.report.rows["run"] else math.nan
-        return math.isnan(value), 0.0 if math.isnan(value) else -sign * value, run.number
+        value = run.value(objective)
+        return math.isnan(value), 0.0 if math.isnan(value) else -COLUMNS[objective].sign * value, run.number
 
     return sorted((run for run in runs if run.report), key=key)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Finished runs that differ in nothing but their seed.
-
-    Attributes:
-        runs: one or more.
-        mean, deviation: column -> mean over seeds, and sample standard deviation (NaN for one seed).
-    """
-
-    runs: tuple[Run, ...]
-    mean: Mapping[str, float]
-    deviation: Mapping[str, float]
-
-
-def over_seeds(runs: Sequence[Run]) -> list[Group]:
-    """Runs gathered by everything but their seeds, in the order of their first member."""
-    gathered: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.report is None:
-            continue
-        rest = {name: value for name, value in run.config.items() if names.matters(name) and not names.is_seed(name)}
-        gathered.setdefault(json.dumps(rest, sort_keys=True), []).append(run)
-    return [Group(tuple(members), *_moments(members)) for members in gathered.values()]
-
-
-def _moments(members: Sequence[Run]) -> tuple[dict[str, float], dict[str, float]]:
-    mean, deviation = {}, {}
-    for column in COLUMNS:
-        values = [
-            run.report.rows["run"][column].value for run in members if run.report and column in run.report.rows["run"]
-        ]
-        if not values:
-            continue
-        mean[column] = sum(values) / len(values)
-        squares = sum((value - mean[column]) ** 2 for value in values)
-        deviation[column] = math.sqrt(squares / (len(values) - 1)) if len(values) > 1 else math.nan
-    return mean, deviation
 
 
 def first_of(objective: str) -> str:

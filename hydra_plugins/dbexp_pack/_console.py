@@ -48,11 +48,11 @@ def print_end(job: PlannedRun, returned: JobReturn) -> None:
 
 def scores(folder: Path) -> str:
     """The scores of a job, or why there are none."""
-    from dbexp.compare import printed
+    from dbexp.compare import table
     from dbexp.runs import record
 
     try:
-        return printed.line(record.read(folder))
+        return table.line(record.read(folder))
     except (OSError, ValueError, KeyError):
         return f"see {folder}"
 
@@ -69,7 +69,7 @@ def write_results(folder: Path, objective: str) -> None:
 
 def show_results(folder: Path, objective: str) -> None:
     """Print the table of all runs of a sweep, and where its results are."""
-    from dbexp.compare import printed
+    from dbexp.compare import table
     from dbexp.compare.results import RESULTS
     from dbexp.compare.write import write_comparison
     from dbexp.pipeline import summary as dashboard
@@ -78,7 +78,7 @@ def show_results(folder: Path, objective: str) -> None:
     print(flush=True)
     write_results(folder, objective)
     try:
-        printed.show(record.load(folder), objective)
+        table.show_runs(record.load(folder), objective)
         print(f"\nresults        {folder / RESULTS}", flush=True)
     except (OSError, ValueError, KeyError) as error:
         log.warning("results of %s: %s: %s", folder, type(error).__name__, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dbexp.config.check import plain
+from dbexp.config.check import flatten, plain
 from dbexp.config.schema import Config
 from dbexp.evaluate.functional import Estimate, Resampling, estimate_mean
 from dbexp.evaluate.report import Copy, ImageScores, PromptScores, Report
+from dbexp.runs.record import Run
 
 PROMPTS = ("a sks dog in the snow", "a sks dog wearing a red hat", "a red sks dog", "a sks dog on the beach")
 HOW = Resampling(resamples=200)
@@ -220,3 +222,22 @@ def write(path: Path, content: Any) -> None:
     """JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def report_of(**columns: float) -> Report:
+    rows = {"run": {name: Estimate(value, value - 0.1, value + 0.1, 25) for name, value in columns.items()}}
+    return Report(None, "sks", "dog", {}, {}, rows, {}, (), (), (), math.nan)
+
+
+def unwritten(number: int, *overrides: str, error: str | None = None, **columns: float) -> Run:
+    """A run of no folder: its config is the default one with `name=value` overrides; failed if it has an error."""
+    config = flatten(plain(Config()))
+    config |= {"seed": 42, **{f"seeds.{stream}": 42 for stream in ("init", "data", "noise", "prior", "sample")}}
+    for override in overrides:
+        name, _, value = override.partition("=")
+        assert name in config
+        config[name] = json.loads(value)
+        if name == "seed":
+            config |= {key: json.loads(value) for key in config if key.startswith("seeds.")}
+    status = "failed" if error else "finished"
+    return Run(Path(str(number)), "name", status, overrides, config, None if error else report_of(**columns), error)

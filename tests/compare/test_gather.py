@@ -50,7 +50,7 @@ def test_the_way_from_base_to_real_is_left_out_where_the_base_is_as_good(tmp_pat
     scales = gather([tmp_path]).scales
     assert set(scales) == {"dino", "clip_i", "pres"}
     assert scales["dino"].real == scales["pres"].real == pytest.approx(0.82)
-    assert scales["dino"].place(scales["dino"].base) == 0 and scales["dino"].place(0.82) == 1
+    assert scales["dino"].position(scales["dino"].base) == 0 and scales["dino"].position(0.82) == 1
     for record in tmp_path.glob("*/evaluate/metrics.json"):
         record.write_text(record.read_text().replace('"value": 0.82', '"value": 0.31'))
     assert "dino" not in gather([tmp_path]).scales

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -12,6 +13,8 @@ from dbexp.compare import table
 from dbexp.evaluate.columns import COLUMNS, PAPER, heading
 from dbexp.evaluate.functional import Estimate
 from dbexp.evaluate.report import Report
+from dbexp.runs.record import Run
+from tests.compare.sweeps import unwritten
 
 RUN = {
     "dino": Estimate(0.668, 0.650, 0.690, 25),
@@ -195,17 +198,54 @@ def test_a_terminal_too_narrow_for_columns_gets_whole_lines() -> None:
     assert on_terminal(40, ("dog3", report())) == table.text([("dog3", report())])
 
 
+def test_numbers_have_a_true_minus_and_zero_has_none() -> None:
+    below = report(dino=Estimate(-0.123, -0.2, -0.0001), clip_i=Estimate(-0.0002))
+    assert line("dog3 ", lines(("dog3", below))).split()[1:4] == ["−0.123", "−0.200…0.000", "0.000"]
+
+
 def test_names_are_not_markup() -> None:
     assert lines(("crop=[red]x[/red]", report()))[0] == "crop=[red]x[/red]"
 
 
-@pytest.mark.parametrize(("encoding", "arrow"), [("utf-8", "↑"), ("cp1252", "^")])
+@pytest.mark.parametrize(("encoding", "arrow"), [("utf-8", "↑"), ("cp1252", "^"), ("ascii", "^")])
 def test_a_file_gets_plain_text_in_its_own_encoding(encoding: str, arrow: str) -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding)
-    table.show([("dog3", report())], Console(file=stream, force_terminal=False))
+    console = Console(file=stream, force_terminal=False)
+    table.show([("dog3", report(dino=Estimate(-0.5)))], console)
+    table.print_plain("rank 4 → 8: −0.5 (in 狗)\n", console)
     stream.flush()
     shown = raw.getvalue().decode(encoding)
     assert f"DINO {arrow}" in shown
     assert "\x1b" not in shown
     assert max(map(len, shown.splitlines())) > 80
+
+
+def of_runs(runs: list[Run], **console: Any) -> str:
+    buffer = io.StringIO()
+    table.show_runs(runs, "dino,clip_t", Console(file=buffer, **console))
+    return buffer.getvalue()
+
+
+def test_the_table_ends_with_means_over_seeds() -> None:
+    runs = [
+        unwritten(0, "lora.rank=2", "seed=1", dino=0.5),
+        unwritten(1, "lora.rank=2", "seed=2", dino=0.7),
+        unwritten(2, "lora.rank=4", "seed=1", dino=0.9),
+    ]
+    above, below = of_runs(runs).split("mean ± standard deviation over seeds")
+    assert above.index("2: rank=4 seed=1") < above.index("1: rank=2 seed=2") < above.index("0: rank=2 seed=1")
+    means = [row.split() for row in below.splitlines() if row.startswith("rank")]
+    assert means[0][:3] == ["rank=4", "1", "0.900"] and "±" not in means[0]
+    assert means[1][:5] == ["rank=2", "2", "0.600", "±", "0.141"]
+    assert "rank=2" in of_runs(runs, force_terminal=True, width=100)
+
+
+def test_without_seeds_there_are_no_means() -> None:
+    assert "±" not in of_runs([unwritten(0, "lora.rank=2", dino=0.5), unwritten(1, "lora.rank=4", dino=0.6)])
+    assert of_runs([unwritten(0, error="it failed")]) == ""
+
+
+def test_a_line() -> None:
+    assert table.line(unwritten(0, dino=0.5, clip_i=0.25, pres=math.nan)) == "DINO 0.500  CLIP-I 0.250  PRES –"
+    assert table.line(unwritten(0, error="it failed\nfor a reason")) == "failed: it failed"

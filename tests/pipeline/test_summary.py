@@ -79,13 +79,6 @@ def test_the_front_has_who_is_not_beaten(runs: list[Run], tmp_path: Path) -> Non
     assert summary.comparison(runs, "dino", tmp_path).front == ("2: rank=16", "0: rank=4")
 
 
-def test_lower_is_better_where_the_column_says_so(tmp_path: Path) -> None:
-    finished = [run(tmp_path / "0", 4, dino=0.5, pres=0.2), run(tmp_path / "1", 8, dino=0.5, pres=0.1)]
-    assert [one.folder.name for one in summary.front(finished, "dino", "pres")] == ["1"]
-    lacking = [run(tmp_path / "2", 4, dino=0.9)]
-    assert summary.front(lacking, "dino", "pres") == []
-
-
 def test_a_damaged_sweep_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "result.json").write_text("{}")

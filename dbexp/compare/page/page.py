@@ -18,16 +18,16 @@ import jinja2
 import plotly.offline
 
 from dbexp.compare.comparison import MEASURES, Comparison
-from dbexp.compare.numbers import DASH, exact, interval, written
+from dbexp.compare.numbers import DASH, best, exact, interval, spread, written
 from dbexp.compare.page import gallery
 from dbexp.compare.page.charts import PALETTE, charts
 from dbexp.compare.page.gallery import Sheet, Shot
 from dbexp.compare.page.pictures import BUDGET, Packed, embed
 from dbexp.compare.statements import SMALL, is_tied, statements
 from dbexp.compare.statistics import Moments, moments
-from dbexp.compare.tables import best_cells, best_of, row_cells
 from dbexp.core.errors import count, listed
 from dbexp.evaluate.columns import COLUMNS, REFERENCES, heading
+from dbexp.evaluate.functional import Estimate
 
 PAGE = "report.html"
 _TOLD = {
@@ -59,18 +59,19 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET) -> str:
         heading=_heading(comparison),
         statements=statements(comparison),
         measures=MEASURES,
-        others=[column for column in comparison.columns if column not in MEASURES],
+        others=tuple(column for column in comparison.columns if column not in MEASURES),
         columns=COLUMNS,
         column_heading=heading,
         written=written,
         exact=exact,
+        spread=spread,
         dash=DASH,
+        nothing=Estimate.missing(""),
         is_tied=is_tied,
         told=_TOLD,
         small=f"{100 * SMALL:.0f} %",
-        cells=row_cells,
         interval=interval,
-        best=best_cells(comparison),
+        best=comparison.best,
         best_means=_best_means(comparison),
         bounds_over_seeds=_bounds_over_seeds(comparison),
         has_seeds=any(len(standing.entries) > 1 for standing in comparison.standings),
@@ -107,10 +108,10 @@ def _few(names: Sequence[str], noun: str) -> str:
     return listed(names) if len(names) < 4 else count(len(names), noun)
 
 
-def _best_means(comparison: Comparison) -> dict[str, set[str]]:
-    """Column -> exact means over seeds that are best."""
+def _best_means(comparison: Comparison) -> dict[str, str | None]:
+    """Column -> the best mean over seeds as written."""
     return {
-        column: best_of(column, (s.moments[column].mean for s in comparison.standings if column in s.moments))
+        column: best(column, (s.moments[column].mean for s in comparison.standings if column in s.moments))
         for column in MEASURES
     }
 
