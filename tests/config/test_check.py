@@ -20,10 +20,11 @@ from dbexp.core.errors import ConfigError
 
 def ruled(cls: type = Config, prefix: str = "") -> dict[str, tuple[Any, Rule]]:
     """Dotted name -> type and rule of every parameter."""
-    hints, rules = get_type_hints(cls), {}
+    rules: dict[str, tuple[Any, Rule]] = {}
     for field in dataclasses.fields(cls):
-        hint, path = hints[field.name], f"{prefix}{field.name}"
-        rules |= ruled(hint, f"{path}.") if dataclasses.is_dataclass(hint) else {path: (hint, rule_of(field))}
+        hint, path = get_type_hints(cls)[field.name], f"{prefix}{field.name}"
+        nested = isinstance(hint, type) and dataclasses.is_dataclass(hint)
+        rules |= ruled(hint, f"{path}.") if nested else {path: (hint, rule_of(field))}
     return rules
 
 
