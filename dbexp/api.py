@@ -135,8 +135,7 @@ def load_results(sweep: str | Path) -> pandas.DataFrame:
         raise ConfigError(f"{sweep}: a file of the sweep cannot be read ({error})") from None
     if not runs:
         raise ConfigError(f"{sweep}: holds no result of a job; give the folder of a sweep, multirun/DATE/TIME")
-    objective = str(runs[0].config.get("objective", "dino")).split(",")[0].strip()
-    text = csv_text(runs, objective)
+    text = csv_text(runs, record.objective_of(runs))
     table = pandas.read_csv(io.StringIO(text), dtype={"job": str}, keep_default_na=False, na_values=[""])
     table["folder"] = table["job"].map({run.folder.name: str(run.folder) for run in runs})
     return table

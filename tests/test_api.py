@@ -125,7 +125,7 @@ class TestLoadResults:
     @pytest.fixture
     def sweep(self, tmp_path: Path) -> Path:
         for number, dino in enumerate((0.5, 0.7)):
-            made_with = replace(run_folders.config(), objective="dino")
+            made_with = replace(run_folders.config(), objective=["dino"])
             made_with = replace(made_with, lora=replace(made_with.lora, rank=number + 1))
             columns = {"dino": dino, "pres": 1 / 3}
             run_folders.make(tmp_path / str(number), f"lora.rank={number + 1}", made_with=made_with, columns=columns)

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dbexp.compare import effects
-from dbexp.compare.comparison import FRONT, MEASURES, Comparison, RankedRun
+from dbexp.compare.comparison import FRONT, Comparison, RankedRun
 from dbexp.compare.factors import Factor, factors, words
 from dbexp.compare.ranking import front, over_seeds
 from dbexp.compare.references import references
 from dbexp.core.errors import ConfigError
 from dbexp.evaluate.columns import COLUMNS
 from dbexp.runs.names import matters, setting
-from dbexp.runs.record import Run, first_of, ranked, scan
+from dbexp.runs.record import Run, objective_of, ranked, scan
 
 
 def compare(sweeps: Sequence[Path], objective: str | None = None) -> Comparison:
@@ -30,7 +30,7 @@ def compare(sweeps: Sequence[Path], objective: str | None = None) -> Comparison:
     runs = {sweep: scan(sweep) for sweep in dict.fromkeys(sweeps)}
     all_runs = [run for members in runs.values() for run in members]
     problems = [_nothing(sweep) for sweep, members in runs.items() if not members]
-    column = first_of(objective or _objective_of(all_runs))
+    column = objective or objective_of(all_runs)
     if column not in COLUMNS or not COLUMNS[column].sign:
         ranking = ", ".join(name for name, about in COLUMNS.items() if about.sign)
         problems.append(f"objective={column}: is no column that ranks runs; choose one of {ranking}")
@@ -45,10 +45,6 @@ def compare(sweeps: Sequence[Path], objective: str | None = None) -> Comparison:
 def _nothing(sweep: Path) -> str:
     why = "holds no run (no result.json, no .hydra in its folders)" if sweep.is_dir() else "is no folder"
     return f"{sweep}: {why}; give the folder of a sweep, such as multirun/DATE/TIME"
-
-
-def _objective_of(runs: Sequence[Run]) -> str:
-    return next((str(run.config["objective"]) for run in runs if run.config.get("objective")), MEASURES[0])
 
 
 def _letter(number: int) -> str:

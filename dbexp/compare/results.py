@@ -11,7 +11,7 @@ from dbexp.compare.numbers import exact
 from dbexp.core.files import write_atomic
 from dbexp.evaluate.columns import COLUMNS
 from dbexp.runs.names import differing, setting
-from dbexp.runs.record import UNFINISHED, Run, first_of, ranked, scan
+from dbexp.runs.record import UNFINISHED, Run, ranked, scan
 
 RESULTS = "results.csv"
 
@@ -62,7 +62,7 @@ def write_results(sweep: Path, objective: str) -> list[Run]:
 
     Args:
         sweep: its folder.
-        objective: column that ranks the runs; of several, comma separated, the first.
+        objective: column that ranks the runs.
 
     Returns:
         The runs, damaged ones among them.
@@ -72,5 +72,5 @@ def write_results(sweep: Path, objective: str) -> list[Run]:
     """
     runs = [run for run in scan(sweep) if run.status != UNFINISHED]
     if runs:
-        write_atomic(sweep / RESULTS, csv_text(runs, first_of(objective)))
+        write_atomic(sweep / RESULTS, csv_text(runs, objective))
     return runs

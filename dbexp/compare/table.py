@@ -25,7 +25,7 @@ from dbexp.evaluate.columns import COLUMNS, PAPER, heading
 from dbexp.evaluate.functional import Estimate
 from dbexp.evaluate.report import Report
 from dbexp.runs.names import is_seed, titles, what_differs
-from dbexp.runs.record import Run, first_of, ranked
+from dbexp.runs.record import Run, ranked
 
 _SHOWN_AS_ROWS = ("pres_base", "dino_real", "clip_i_real")  # the same numbers stand in the rows of the references
 _PLAINER = str.maketrans({"↑": "^", "↓": "v", DASH: "-", MINUS: "-", "…": "~", "→": "->", "±": "+-", "≈": "~"})
@@ -67,17 +67,17 @@ def show_runs(
 
     Args:
         runs: of one sweep, or of several.
-        objective: the column that ranks; of several, comma separated, the first.
+        objective: the column that ranks.
         console: where to; None: standard output.
         names: folder -> title of a run; None: its number, and what it overrides that others do not.
     """
-    finished = ranked(runs, first_of(objective))
+    finished = ranked(runs, objective)
     if not finished:
         return
     console = console or Console()
     names = names or titles({run.folder: run.overrides for run in finished})
     show([(names[run.folder], run.report) for run in finished if run.report], console)
-    groups = by_mean(over_seeds(finished), first_of(objective))
+    groups = by_mean(over_seeds(finished), objective)
     if any(len(group.runs) > 1 for group in groups):
         overrides = [
             [word for word in group.runs[0].overrides if not is_seed(word.partition("=")[0])] for group in groups

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,16 @@ from dbexp.core.errors import ConfigError, Problems, first_line
 OPTIMIZER_LIBRARIES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
 
 
+@dataclass
+class _Typed(Config):
+    """A config as a user types it: an objective may be a list or words with + between them."""
+
+    objective: Any = "dino"
+
+
 def register() -> None:
     """Tell Hydra about the schema; `conf/config.yaml` builds on it by the name `schema`."""
-    ConfigStore.instance().store(name="schema", node=Config)
+    ConfigStore.instance().store(name="schema", node=_Typed)
 
 
 def conf_dir() -> Path:
@@ -66,6 +73,7 @@ def _check_family(config: Config, problems: Problems) -> None:
 def _check_together(config: Config, problems: Problems) -> None:
     """The rules that span several fields."""
     schedule, train, dataset = config.lr_schedule, config.train, config.dataset
+    problems.require(bool(config.objective), "objective=null: name a column of the metric table, objective=dino")
     horizon = schedule.horizon or train.steps
     decays = schedule.name in ("linear", "cosine", "polynomial")
     problems.require(
@@ -140,6 +148,44 @@ def _schema() -> DictConfig:
     return schema
 
 
+def objectives(value: object) -> list[str]:
+    """The columns that an objective names, as a user may write it: dino, dino+clip_t, or a list."""
+    if value is None:
+        return []
+    words = value if isinstance(value, (list, ListConfig)) else str(value).replace("+", ",").split(",")
+    return [str(word).strip() for word in words]
+
+
+def structured(settings: object) -> Config:
+    """Settings as dataclasses, with names and types checked, but none of the rules: those are for a run to come.
+
+    Args:
+        settings: nested dicts, or OmegaConf's, as a config or a record has them.
+
+    Raises:
+        ConfigError: an unknown name, a value of a wrong type, an interpolation of nothing, or values that are missing.
+    """
+    try:
+        node = OmegaConf.create(settings) if isinstance(settings, dict) else settings
+        values = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        if not isinstance(values, dict):
+            raise ConfigError(f"{values!r:.40}: is no group of parameters")
+        if "objective" in values:
+            values["objective"] = objectives(values["objective"])
+        merged = OmegaConf.merge(_schema(), OmegaConf.create(values))
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise ConfigError([f"{path}: has no value; give one, {path}=..." for path in missing])
+        config = OmegaConf.to_object(merged)
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        raise ConfigError(f"{error.full_key}: there is no such parameter; `dbexp --help` lists all") from None
+    except OmegaConfBaseException as error:
+        named = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(f"{named}{first_line(error)}") from None
+    assert isinstance(config, Config)
+    return config
+
+
 def check(cfg: DictConfig | Config) -> Config:
     """Turn a composed config into plain dataclasses, having applied every rule.
 
@@ -152,20 +198,7 @@ def check(cfg: DictConfig | Config) -> Config:
     Raises:
         ConfigError: with one line per problem, each naming the field, its value and what would be right.
     """
-    try:
-        plain = OmegaConf.to_container(OmegaConf.structured(cfg) if isinstance(cfg, Config) else cfg, resolve=True)
-        merged = OmegaConf.merge(_schema(), OmegaConf.create(plain))
-    except (ConfigKeyError, ConfigAttributeError) as error:
-        raise ConfigError(f"{error.full_key}: there is no such parameter; `dbexp --help` lists all") from None
-    except OmegaConfBaseException as error:
-        named = f"{error.full_key}: " if error.full_key else ""
-        raise ConfigError(f"{named}{first_line(error)}") from None
-    missing = sorted(OmegaConf.missing_keys(merged))
-    if missing:
-        raise ConfigError([f"{path}: has no value; give one, {path}=..." for path in missing])
-    config = OmegaConf.to_object(merged)
-    assert isinstance(config, Config)
-    config.objective = config.objective.replace("+", ",")
+    config = structured(asdict(cfg) if isinstance(cfg, Config) else cfg)
     problems = Problems()
     problems.messages += fields.problems(config)
     _check_family(config, problems)

@@ -361,7 +361,7 @@ class Config:
     """The seed that the five of `seeds` follow unless given."""
     seeds: SeedsConfig = field(default_factory=SeedsConfig)
     """One seed per source of randomness."""
-    objective: str = "dino"
-    """Column of the metric table that the run returns to a sweeper; several for a search with as many objectives: dino+clip_t."""
+    objective: list[str] = field(default_factory=lambda: ["dino"])
+    """Column of the metric table that the run returns to a sweeper; several for a search with as many objectives: dino+clip_t or [dino,clip_t]."""
     store: str | None = None
     """Folder of the content-addressed cache; null: dbexp in the user's cache directory."""

@@ -88,7 +88,7 @@ def job(cfg: DictConfig) -> float | tuple[float, ...] | None:
             raise
         # past Hydra, which prints a line of its own above an ordinary exception
         raise SystemExit(f"dbexp: {explain(error)}") from None
-    wanted = tuple(values[name.strip()] for name in checked.objective.split(",")) if values else ()
+    wanted = tuple(values[name] for name in checked.objective) if values else ()
     return wanted[0] if len(wanted) == 1 else wanted or None
 
 

@@ -117,9 +117,8 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
 def check_inputs(config: Config) -> None:
     """Everything that is wrong and can be known without weights, in one message."""
     problems = Problems()
-    for name in config.objective.split(","):
-        columns = ", ".join(COLUMNS)
-        problems.require(name.strip() in COLUMNS, f"objective={config.objective}: choose among {columns}")
+    for name in config.objective:
+        problems.require(name in COLUMNS, f"objective={name}: choose one of {', '.join(COLUMNS)}")
     problems.messages += dataset.problems(config.dataset)
     try:
         sample.prompts(config)

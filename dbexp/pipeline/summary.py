@@ -32,8 +32,7 @@ def summarise(sweep: Path) -> None:
     try:
         runs = record.load(sweep)
         if runs:
-            objective = str(runs[0].config["objective"]).partition(",")[0].strip()
-            tracking.summarise(sweep, comparison(runs, objective, sweep), [run.folder for run in runs])
+            tracking.summarise(sweep, comparison(runs, record.objective_of(runs), sweep), [run.folder for run in runs])
     except (OSError, ValueError, KeyError) as error:
         log.warning("summary of %s in W&B: %s: %s", sweep, type(error).__name__, error)
 

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from dbexp.config.check import flatten
+from dbexp.config.check import flatten, objectives, structured
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError, Problems, first_line
 from dbexp.core.hashing import file_hash
-from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.columns import COLUMNS, PAPER
 from dbexp.evaluate.report import Report
 from dbexp.runs.folder import RunFolder
 
@@ -142,9 +141,10 @@ def ranked(runs: Iterable[Run], objective: str) -> list[Run]:
     return sorted((run for run in runs if run.report), key=key)
 
 
-def first_of(objective: str) -> str:
-    """The column that ranks: of several, comma separated, the first."""
-    return objective.split(",")[0].strip()
+def objective_of(runs: Iterable[Run]) -> str:
+    """The column that ranks runs, unless somebody asks for another: the first that they name."""
+    named = (name for run in runs for name in objectives(run.config.get("objective")))
+    return next(named, PAPER[0])
 
 
 # -- runs whose LoRA is to be used ------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def _best(sweep: Path, objective: str | None) -> TrainedRun:
         raise ConfigError(
             "holds neither a run nor a sweep; give a folder such as outputs/DATE/TIME or multirun/DATE/TIME"
         )
-    column = objective or first_of(str(runs[0].config.get("objective", "dino")))
+    column = objective or objective_of(runs)
     if column not in COLUMNS:
         raise ConfigError(f"its objective {column} is no column of the table; give objective={next(iter(COLUMNS))}")
     finished = ranked(runs, column)
@@ -248,16 +248,9 @@ def _config(folder: RunFolder) -> Config:
     """What a run was made with: from its record, or from Hydra's for a run that has none yet."""
     try:
         if folder.metrics.is_file():
-            return _typed(json.loads(folder.metrics.read_text(encoding="utf-8"))["config"])
+            return structured(json.loads(folder.metrics.read_text(encoding="utf-8"))["config"])
         if folder.composed.is_file():
-            return _typed(OmegaConf.to_container(OmegaConf.load(folder.composed), resolve=True))
-    except (OSError, ValueError, KeyError, OmegaConfBaseException) as error:
+            return structured(OmegaConf.load(folder.composed))
+    except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"its config cannot be read, or is another version's ({first_line(error)})") from None
     raise ConfigError(f"holds neither {folder.relative(folder.metrics)} nor {folder.relative(folder.composed)}")
-
-
-def _typed(settings: Any) -> Config:
-    """Plain settings as dataclasses. The rules of a run to come (libraries, folders of pictures) do not matter here."""
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(settings)))
-    assert isinstance(config, Config)
-    return config

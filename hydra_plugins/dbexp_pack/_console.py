@@ -97,7 +97,7 @@ def summary(planned: Plan, returns: Mapping[int, JobReturn], cfg: DictConfig) ->
     from dbexp.runs.folder import RunFolder
 
     # from the config: in what a job returns, Hydra has forgotten when `now` was
-    show_results(Path(str(cfg.hydra.sweep.dir)), planned.jobs[0].config.objective)
+    show_results(Path(str(cfg.hydra.sweep.dir)), planned.jobs[0].config.objective[0])
     failed = [job for job in planned.jobs if returns[job.number].status is not JobStatus.COMPLETED]
     for job in failed:
         returned = returns[job.number]

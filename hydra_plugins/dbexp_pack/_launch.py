@@ -122,10 +122,11 @@ def _plan(settings: PackLauncherConf, composed: Sequence[DictConfig]) -> Plan:
 
 def wrong_directions(cfg: DictConfig) -> list[str]:
     """What is wrong with the directions of a sweeper that optimises: they must be those in which columns get better."""
+    from dbexp.config.check import objectives
     from dbexp.evaluate.columns import COLUMNS
 
     setting = OmegaConf.select(cfg, "hydra.sweeper.direction")
-    names = [name.strip() for name in str(cfg.objective).replace("+", ",").split(",")]
+    names = objectives(cfg.objective)
     if setting is None or not set(names) <= set(COLUMNS):
         return []
     listed = setting if OmegaConf.is_list(setting) else [setting]
@@ -135,7 +136,7 @@ def wrong_directions(cfg: DictConfig) -> list[str]:
         return []
     advice = better[0] if len(better) == 1 else f"[{','.join(better)}]"
     return [
-        f"hydra.sweeper.direction={','.join(chosen)}: does not suit objective={cfg.objective}; "
+        f"hydra.sweeper.direction={','.join(chosen)}: does not suit objective={'+'.join(names)}; "
         f"say hydra.sweeper.direction={advice}, or objective=dino+clip_t for two"
     ]
 

@@ -51,8 +51,10 @@ def _is_sweep(config: DictConfig) -> bool:
 
 
 def _objective(config: DictConfig) -> str:
-    """As `dbexp.config.check.check` gives it."""
-    return str(config.objective).replace("+", ",")
+    """The column that ranks."""
+    from dbexp.config.check import objectives
+
+    return next(iter(objectives(config.objective)), "")  # none: the job has failed for it
 
 
 def _packs(config: DictConfig) -> bool:

@@ -178,7 +178,7 @@ def _recovered(job: PlannedRun, cfg: DictConfig, base: Path, reason: str) -> Job
     returned = JobReturn(overrides=list(job.overrides), hydra_cfg=with_hydra, task_name=str(cfg.hydra.job.name))
     finished = _finished(folder, job)
     if finished is not None:
-        values = tuple(finished.value(name.strip()) for name in job.config.objective.split(","))
+        values = tuple(finished.value(name) for name in job.config.objective)
         returned.status, returned.return_value = JobStatus.COMPLETED, values[0] if len(values) == 1 else values
         return returned
     error = WorkerLost(reason)

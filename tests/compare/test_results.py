@@ -57,7 +57,7 @@ def test_a_sweep_is_read_from_its_folders(tmp_path: Path) -> None:
         write(tmp_path / str(number), report_of(dino=0.5, pres=math.nan), Config())
     write(tmp_path / "9", None, Config())
     (tmp_path / "3").mkdir()  # a job that has not ended
-    runs = write_results(tmp_path, "pres, dino")
+    runs = write_results(tmp_path, "pres")
     assert [run.number for run in runs] == [2, 9, 10]
     assert runs[0].report is not None and runs[0].report.rows["run"]["dino"] == Estimate(0.5, 0.4, 0.6, 25)
     assert runs[0].config["lora.rank"] == 16 and runs[1].config["lora.rank"] == 16

@@ -223,7 +223,7 @@ def test_a_file_gets_plain_text_in_its_own_encoding(encoding: str, arrow: str) -
 
 def of_runs(runs: list[Run], **console: Any) -> str:
     buffer = io.StringIO()
-    table.show_runs(runs, "dino,clip_t", Console(file=buffer, **console))
+    table.show_runs(runs, "dino", Console(file=buffer, **console))
     return buffer.getvalue()
 
 

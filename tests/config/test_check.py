@@ -203,6 +203,36 @@ def test_a_missing_value_is_named(checked: Callable[..., Config]) -> None:
     assert [message.partition(":")[0] for message in caught.value.problems] == ["model.name", "model.path"]
 
 
+@pytest.mark.parametrize(
+    ("override", "columns"),
+    [
+        ("objective=dino", ["dino"]),
+        ("objective=dino+clip_t", ["dino", "clip_t"]),
+        ("objective='dino, clip_t'", ["dino", "clip_t"]),
+        ("objective=[dino,clip_t]", ["dino", "clip_t"]),
+    ],
+)
+def test_an_objective_is_a_list_of_columns(
+    override: str, columns: list[str], checked: Callable[..., Config], composed: Callable[..., Any]
+) -> None:
+    config = checked(override)
+    assert config.objective == columns
+    assert check.check(config) == config
+    assert check.structured(check.plain(config)) == config
+    assert check.structured(OmegaConf.to_container(composed(override))).objective == columns
+
+
+@pytest.mark.parametrize("settings", [None, [1, 2], "words", OmegaConf.create([1])])
+def test_what_is_no_group_of_parameters_is_refused(settings: object) -> None:
+    with pytest.raises(ConfigError, match="is no group of parameters"):
+        check.structured(settings)
+
+
+def test_there_is_an_objective(checked: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError, match="objective=null: name a column"):
+        checked("objective=null")
+
+
 def test_a_dangling_interpolation_is_refused(checked: Callable[..., Config]) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         checked("train.steps=${nowhere}")

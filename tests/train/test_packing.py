@@ -123,7 +123,7 @@ def test_a_decay_over_the_steps_is_a_training_of_its_own() -> None:
         ("sample.steps", 3, True),
         ("seeds.sample", 3, True),
         ("tracking.mode", "online", True),
-        ("objective", "pres", True),
+        ("objective", ["pres"], True),
         ("seeds.noise", 3, False),
         ("prior.count", 3, False),
         ("train.lr", 3.0, False),
