@@ -6,19 +6,19 @@ impossible, `warnings` for what makes its result worse than it need be.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from dbexp.config.check import fill
 from dbexp.config.schema import DatasetConfig
+from dbexp.core.environment import hub_switched_off
 from dbexp.core.errors import ConfigError, count, did_you_mean, first_line, listed
 from dbexp.core.hashing import file_hash
-from dbexp.core.images import image_files, is_image, read_rgb
+from dbexp.core.images import image_files
+from dbexp.core.inspection import MANY, has_images, image_problems, image_warnings, unread_warnings
 from dbexp.core.store import Store
 
 UNNAMED = "folder"
@@ -26,9 +26,6 @@ UNNAMED = "folder"
 
 FEW = 3
 """Fewer pictures than this earn a warning; the paper's subjects have 4 to 6."""
-
-OBLONG = 1.5
-"""Longer sides than this many short sides earn a warning: a center crop then loses more than a third."""
 
 _MOST = 12
 """Names of other folders in a message."""
@@ -52,6 +49,8 @@ class Subject:
     """The pictures, absolute, sorted by file name."""
     hashes: tuple[str, ...]
     """sha256 of each file's bytes, hexadecimal, in the same order."""
+    folder: Path | None = None
+    """The user's folder that they lie in; None: they were drawn."""
 
 
 def problems(cfg: DatasetConfig) -> list[str]:
@@ -63,7 +62,7 @@ def problems(cfg: DatasetConfig) -> list[str]:
         if cfg.source == "storybook":
             _storybook_key(cfg)
             return []
-        return [fault for path in image_files(_folder(cfg)) for fault in _faults(path)]
+        return image_problems(image_files(_folder(cfg)))
     except ConfigError as error:
         return list(error.problems)
 
@@ -83,9 +82,8 @@ def load(cfg: DatasetConfig, store: Store) -> Subject:
     Raises:
         ConfigError: with everything that `problems` finds.
     """
-    found = problems(cfg)
-    if found:
-        raise ConfigError(found)
+    if faults := problems(cfg):
+        raise ConfigError(faults)
     folder = _drawn(cfg, store) if cfg.source == "storybook" else _folder(cfg)
     paths = tuple(image_files(folder))
     return Subject(
@@ -96,6 +94,7 @@ def load(cfg: DatasetConfig, store: Store) -> Subject:
         prompt=fill(cfg.prompt, cfg),
         paths=paths,
         hashes=tuple(file_hash(path) for path in paths),
+        folder=None if cfg.source == "storybook" else folder,
     )
 
 
@@ -107,70 +106,19 @@ def warnings(subject: Subject, resolution: int) -> list[str]:
         resolution: side of a training image in pixels.
 
     Returns:
-        One sentence for each kind of fault: too few, too small, far from square, the same picture twice.
+        One sentence for each kind of fault: too few, too many, those of the pictures, and what lies beside them and is
+        not read.
     """
-    pictures = {path: _inspect(path) for path in subject.paths}
-    sizes = {path: f"{path.name} ({one.width} x {one.height})" for path, one in pictures.items()}
-    small = [sizes[path] for path, one in pictures.items() if min(one.width, one.height) < resolution]
-    oblong = [
-        sizes[path]
-        for path, one in pictures.items()
-        if max(one.width, one.height) > OBLONG * min(one.width, one.height)
-    ]
-    said = []
-    if len(pictures) < FEW:
-        said.append(f"subject {subject.name} has only {count(len(pictures), 'picture')}: 4 to 6 are usual")
-    if small:
-        said.append(f"smaller than the resolution of {resolution} px and therefore enlarged: {', '.join(small)}")
-    if oblong:
-        said.append(f"far from square, so a crop loses much of the picture: {', '.join(oblong)}")
-    said += [f"the same picture {len(names)} times: {', '.join(names)}" for names in _repeated(pictures)]
-    return said
-
-
-@dataclass(frozen=True)
-class _Picture:
-    width: int
-    height: int
-    pixels: str
-    """sha256 of the decoded picture: equal for a copy saved in another lossless format."""
-
-
-def _inspect(path: Path) -> _Picture:
-    """Size and content of a picture as `read_rgb` sees it.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    try:
-        status = path.stat()
-    except OSError:
-        return _inspect_unchanged(path, 0, 0)  # where read_rgb says why; a failure is never remembered
-    return _inspect_unchanged(path, status.st_mtime_ns, status.st_size)
-
-
-# A sweep asks for the same few pictures before each of its runs.
-@lru_cache(maxsize=4096)
-def _inspect_unchanged(path: Path, _modified_ns: int, _bytes: int) -> _Picture:
-    image = read_rgb(path)
-    return _Picture(image.width, image.height, hashlib.sha256(image.tobytes()).hexdigest())
-
-
-def _faults(path: Path) -> tuple[str, ...]:
-    """Why a picture cannot be read; empty when it can."""
-    try:
-        _inspect(path)
-    except ConfigError as error:
-        return error.problems
-    return ()
-
-
-def _repeated(pictures: dict[Path, _Picture]) -> list[list[str]]:
-    """Names of the files that show the same pixels, one list for each picture that occurs more than once."""
-    names: dict[_Picture, list[str]] = {}
-    for path, picture in pictures.items():
-        names.setdefault(picture, []).append(path.name)
-    return [group for group in names.values() if len(group) > 1]
+    number, sentences = len(subject.paths), []
+    if number < FEW:
+        sentences.append(f"subject {subject.name} has only {count(number, 'picture')}: 4 to 6 are usual")
+    if number > MANY:
+        sentences.append(
+            f"subject {subject.name} has {count(number, 'picture')}, and all of them are encoded and trained on: "
+            "4 to 6 are usual"
+        )
+    beside = [] if subject.folder is None else unread_warnings(subject.folder, subject.paths, "dataset.prompt")
+    return sentences + image_warnings(subject.paths, resolution) + beside
 
 
 def _folder(cfg: DatasetConfig) -> Path:
@@ -180,20 +128,20 @@ def _folder(cfg: DatasetConfig) -> Path:
         ConfigError: there is none, telling what is there.
     """
     if cfg.path is not None:
-        said = f"dataset.path={cfg.path}"
+        setting = f"dataset.path={cfg.path}"
     elif cfg.source == "folder":
         raise ConfigError("dataset.path=null: say which folder holds the subject's pictures, dataset.path=FOLDER")
     elif cfg.root is not None:
-        said = f"dataset.root={cfg.root}, dataset.name={cfg.name}"
+        setting = f"dataset.root={cfg.root}, dataset.name={cfg.name}"
     else:
-        said = f"dataset.hub={cfg.hub}, dataset.name={cfg.name}"
+        setting = f"dataset.hub={cfg.hub}, dataset.name={cfg.name}"
     try:
-        return _with_pictures(_existing(_place(cfg), said), said)
+        return _with_pictures(_existing(_location(cfg), setting), setting)
     except OSError as error:  # no right to look there, say, or a name too long for the disk
-        raise ConfigError(f"{said}: cannot be reached ({error})") from error
+        raise ConfigError(f"{setting}: cannot be reached ({error})") from error
 
 
-def _place(cfg: DatasetConfig) -> Path:
+def _location(cfg: DatasetConfig) -> Path:
     """Where the folder should be: the path itself, or below a copy of the DreamBooth dataset."""
     if cfg.path is not None:
         return _absolute(cfg.path)
@@ -222,8 +170,9 @@ def _download(hub: str, name: str) -> Path:
             snapshot_download(hub, repo_type="dataset", allow_patterns=[f"{name}/*", f"dataset/{name}/*"], token=False)
         )
     except Exception as error:
+        reason = hub_switched_off() or first_line(error, typed=True)
         raise ConfigError(
-            f"dataset.hub={hub}: subject {name} could not be downloaded ({first_line(error, typed=True)}); "
+            f"dataset.hub={hub}: subject {name} could not be downloaded ({reason}); "
             "pass dataset.path=FOLDER for a folder of its pictures, "
             "or dataset.root=FOLDER for a copy of the whole dataset"
         ) from error
@@ -238,9 +187,9 @@ def _storybook_key(cfg: DatasetConfig) -> str:
     from dbexp.storybook.world.subjects import SUBJECTS
 
     if cfg.path is not None or cfg.root is not None:
-        given = "path" if cfg.path is not None else "root"
+        field = "path" if cfg.path is not None else "root"
         raise ConfigError(
-            f"dataset.{given}={getattr(cfg, given)}: has no effect on a drawn subject; "
+            f"dataset.{field}={getattr(cfg, field)}: has no effect on a drawn subject; "
             "for pictures of your own choose dataset=folder, or drop it"
         )
     prefix, _, key = cfg.name.rpartition("/")
@@ -263,12 +212,12 @@ def _drawn(cfg: DatasetConfig, store: Store) -> Path:
     return store.get("dataset", {"version": 1, "storybook": VERSION, "subject": key}, make)
 
 
-def _existing(folder: Path, said: str) -> Path:
+def _existing(folder: Path, setting: str) -> Path:
     """The folder itself, once it is known to be one.
 
     Args:
         folder: absolute.
-        said: how the config names it, the start of the message.
+        setting: how the config names it; the start of a message.
 
     Raises:
         ConfigError: it is a file, or missing; then with what lies where it should be.
@@ -276,21 +225,21 @@ def _existing(folder: Path, said: str) -> Path:
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise ConfigError(f"{said}: is a file; give the folder that holds it, {folder.parent}")
+        raise ConfigError(f"{setting}: is a file; give the folder that holds it, {folder.parent}")
     if not folder.parent.is_dir():
-        raise ConfigError(f"{said}: there is no folder {folder}, nor the one above it")
+        raise ConfigError(f"{setting}: there is no folder {folder}, nor the one above it")
     siblings = _names(folder.parent, Path.is_dir)
     holds = f"; {folder.parent} holds {listed(siblings, _MOST)}" if siblings else ", nor any other beside it"
-    raise ConfigError(f"{said}: there is no folder {folder}{holds}{did_you_mean(folder.name, siblings)}")
+    raise ConfigError(f"{setting}: there is no folder {folder}{holds}{did_you_mean(folder.name, siblings)}")
 
 
-def _with_pictures(folder: Path, said: str) -> Path:
+def _with_pictures(folder: Path, setting: str) -> Path:
     """The same for an existing folder that must hold pictures; if it has none, the message says what it has."""
     if image_files(folder):
         return folder
-    below = _names(folder, lambda path: path.is_dir() and any(map(is_image, path.iterdir())))
+    below = _names(folder, lambda path: path.is_dir() and has_images(path))
     hint = f"; there are pictures one level down, in {listed(below, _MOST)}" if below else ""
-    raise ConfigError(f"{said}: no picture in {folder}, {_contents(folder)}{hint}")
+    raise ConfigError(f"{setting}: no picture in {folder}, {_contents(folder)}{hint}")
 
 
 def _contents(folder: Path) -> str:
@@ -301,6 +250,6 @@ def _contents(folder: Path) -> str:
     return "only " + listed([count(number, kind) for kind, number in sorted(kinds.items())])
 
 
-def _names(folder: Path, wanted: Callable[[Path], bool]) -> list[str]:
+def _names(folder: Path, condition: Callable[[Path], bool]) -> list[str]:
     """Sorted names in a folder, hidden ones left out."""
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and wanted(path))
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and condition(path))

@@ -15,6 +15,7 @@ from dbexp import dataset
 from dbexp.config.schema import DatasetConfig
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
+from tests.core import icc
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "dreambooth"
 
@@ -163,6 +164,16 @@ class TestFolder:
             dataset.load(own(folder), store)
         assert list(caught.value.problems) == said
 
+    @pytest.mark.skipif(os.name != "posix", reason="kinds of files that only POSIX has")
+    def test_files_that_are_no_files_are_named_and_never_waited_for(self, tmp_path: Path) -> None:
+        folder = fill(tmp_path / "rex")
+        os.mkfifo(folder / "04.png")
+        (folder / "05.png").symlink_to("/dev/zero")
+        assert dataset.problems(own(folder)) == [
+            f"{folder}/04.png: is a pipe, not a file; remove it",
+            f"{folder}/05.png: is a device, not a file; remove it",
+        ]
+
     def test_a_mended_picture_is_read_again(self, tmp_path: Path) -> None:
         folder = fill(tmp_path / "rex")
         whole = (folder / "00.png").read_bytes()
@@ -230,13 +241,47 @@ class TestWarnings:
         folder = fill(tmp_path / "rex")
         picture(0).save(folder / "copy.bmp")
         picture(0).save(folder / "again.png", compress_level=1)
-        assert self.said(folder, tmp_path) == ["the same picture 3 times: 00.png, again.png, copy.bmp"]
+        assert self.said(folder, tmp_path) == ["the same picture 3 times: 00.png, again.png and copy.bmp"]
 
     def test_equal_bytes_in_another_shape_are_no_twins(self, tmp_path: Path) -> None:
         folder = fill(tmp_path / "rex")
         Image.new("RGB", (64, 80)).save(folder / "tall.png")
         Image.new("RGB", (80, 64)).save(folder / "wide.png")
         assert self.said(folder, tmp_path) == []
+
+    def test_many(self, tmp_path: Path) -> None:
+        folder = fill(tmp_path / "rex", 101, width=8, height=8)
+        many = "subject rex has 101 pictures, and all of them are encoded and trained on: 4 to 6 are usual"
+        assert self.said(folder, tmp_path, 8) == [many]
+        (folder / "00.png").unlink()
+        assert self.said(folder, tmp_path, 8) == []
+
+    def test_colours(self, tmp_path: Path) -> None:
+        folder = fill(tmp_path / "rex")
+        picture(7).save(folder / "p3.jpg", icc_profile=icc.rgb(name="Display P3"))
+        picture(8).save(folder / "p3.tif", icc_profile=icc.rgb(name="Display P3"))
+        picture(9).save(folder / "torn.png", icc_profile=b"torn")
+        assert self.said(folder, tmp_path) == [
+            "colours converted to sRGB from Display P3: p3.jpg and p3.tif",
+            "colours taken for sRGB, since its colour profile is damaged: torn.png",
+        ]
+
+    def test_what_is_not_read_is_named(self, tmp_path: Path) -> None:
+        folder = fill(tmp_path / "rex")
+        for name in ("00.txt", "01.png.txt", "a.CR2", "b.jxl", "c.jp2", "d.psd", "IMG_0003", "other.txt", "Thumbs.db"):
+            (folder / name).write_bytes(b"?")
+        fill(folder / "10_sks dog")
+        (folder / "empty").mkdir()
+        assert self.said(folder, tmp_path) == [
+            "captions are not read, since every picture has the one of dataset.prompt: 00.txt and 01.png.txt",
+            "pictures one level down are not read: 10_sks dog/",
+            "not read, since only .avif, .bmp, .gif, .jfif, .jpe, .jpeg, .jpg, .png, .tif, .tiff and .webp are "
+            "pictures: IMG_0003, a.CR2, b.jxl, c.jp2, d.psd and other.txt",
+        ]
+
+    def test_nothing_lies_beside_drawn_pictures(self, tmp_path: Path) -> None:
+        cfg = own(None, name="storybook/dog", source="storybook")
+        assert dataset.warnings(dataset.load(cfg, Store(tmp_path)), 8) == []
 
     def test_few(self, tmp_path: Path) -> None:
         assert self.said(fill(tmp_path / "one", 1), tmp_path) == ["subject one has only 1 picture: 4 to 6 are usual"]
@@ -301,6 +346,7 @@ class TestDreambooth:
             raise LocalEntryNotFoundError("Got: ConnectError: no route to host\nand a long explanation")
 
         monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+        monkeypatch.delenv("HF_HUB_OFFLINE")
         message = the_problem(dreambooth())
         assert message == (
             "dataset.hub=google/dreambooth: subject dog could not be downloaded "
@@ -309,6 +355,18 @@ class TestDreambooth:
         )
         with pytest.raises(ConfigError, match=r"dataset\.root=FOLDER"):
             dataset.load(dreambooth(), store)
+
+    @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+    def test_a_variable_that_forbids_the_hub_is_named(self, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+        def fail(*_: Any, **__: Any) -> str:
+            raise ValueError("pass 'local_files_only=False' as input")
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        monkeypatch.setenv(variable, "yes")
+        message = the_problem(dreambooth())
+        assert f"({variable}=yes forbids to ask the hub, and it is not on this machine); pass dataset.path=" in message
+        assert "local_files_only" not in message
 
 
 class TestStorybook:

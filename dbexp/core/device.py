@@ -13,6 +13,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather, parse_flag_from_env, reduce
 
+from dbexp.core.environment import devices_hidden
 from dbexp.core.errors import ConfigError, first_line
 
 log = logging.getLogger(__name__)
@@ -25,38 +26,38 @@ def _state() -> PartialState:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
-def pick_device(wanted: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
     """The device of this process.
 
     Args:
-        wanted: auto, or a torch device string.
+        name: auto, or a torch device string.
 
     Raises:
         ConfigError: the device is not there.
     """
-    if wanted == "auto":
-        found: torch.device = _state().device
-        log.info("device: %s (what accelerate found)", found)
-        return found
+    hidden = devices_hidden()
+    if name == "auto":
+        device: torch.device = _state().device
+        log.info("device: %s (%s)", device, hidden if hidden and device.type == "cpu" else "what accelerate found")
+        return device
     try:
-        device = torch.device(wanted)
+        device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            f"model.device={wanted}: not usable here ({first_line(error)}); use model.device=auto"
-        ) from None
+        reason = first_line(error) + (f"; {hidden}" if hidden and name.startswith("cuda") else "")
+        raise ConfigError(f"model.device={name}: not usable here ({reason}); use model.device=auto") from None
     return device
 
 
-def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The precision of the frozen weights.
 
     Args:
-        wanted: fp32, bf16, fp16 or auto.
+        precision: fp32, bf16, fp16 or auto.
         device: where the weights will live.
     """
-    if wanted != "auto":
-        return DTYPES[wanted]
+    if precision != "auto":
+        return DTYPES[precision]
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
         dtype, why = (torch.bfloat16, "this GPU has it") if native else (torch.float16, "this GPU has no bf16")

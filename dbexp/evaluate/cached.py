@@ -23,7 +23,7 @@ from dbexp.evaluate.report import Report
 
 _FILE = "report.json"
 # when this module is imported the others have been, or will be in the next moment: what runs is what is hashed
-_CODE = provenance.code_hash("evaluate", "core/images.py")
+_CODE = provenance.code_hash("evaluate", "core/images.py", "core/colour.py")
 _NO_MATTER = ("dino", "clip", "lpips", "batch_size")  # the backbones speak for themselves, by id
 
 

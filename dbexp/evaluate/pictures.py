@@ -15,8 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dbexp.core.hashing import file_hash
-from dbexp.core.images import center_offset, read_rgb, short_side_resize
+from dbexp.core.images import center_offset, image_hash, read_rgb, short_side_resize
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class ImageFile:
 
     path: Path
     sha256: str
-    """Of the file's bytes, hexadecimal; names the picture's features in a cache."""
+    """`image_hash` of the file, hexadecimal; names the picture's features in a cache."""
     width: int
     """Pixels, after the EXIF rotation."""
     height: int
@@ -72,7 +71,7 @@ def inspect(path: Path) -> ImageFile:
     if not path.exists():
         raise FileNotFoundError(path)
     image = read_rgb(path)
-    return ImageFile(path, file_hash(path), image.width, image.height, black=image.getbbox() is None)
+    return ImageFile(path, image_hash(path), image.width, image.height, black=image.getbbox() is None)
 
 
 def square(image: Image.Image, resize: int, crop: int) -> Image.Image:

@@ -14,8 +14,7 @@ from dbexp.config.check import fill
 from dbexp.config.families import SIZE_MULTIPLE
 from dbexp.config.schema import ModelConfig
 from dbexp.core.errors import ConfigError, Problems
-from dbexp.core.hashing import file_hash
-from dbexp.core.images import read_rgb
+from dbexp.core.images import image_hash, read_rgb
 from dbexp.generate.settings import GenerateConfig
 from dbexp.models import Model
 from dbexp.runs.names import what_differs
@@ -88,9 +87,9 @@ def drawing(settings: GenerateConfig, run: TrainedRun) -> Drawing:
 
 
 def sources(settings: GenerateConfig) -> dict[str, str]:
-    """init_image, mask -> sha256 of the file, of those that are given."""
+    """init_image, mask -> `image_hash` of the file, of those that are given."""
     named = {"init_image": settings.init_image, "mask": settings.mask}
-    return {name: file_hash(Path(path).expanduser()) for name, path in named.items() if path is not None}
+    return {name: image_hash(Path(path).expanduser()) for name, path in named.items() if path is not None}
 
 
 def metadata(column: GridColumn, drawing: Drawing, model: Model, sources: Mapping[str, str]) -> dict[str, object]:

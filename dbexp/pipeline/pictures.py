@@ -22,7 +22,7 @@ from dbexp.sample.oracle import oracle_samples
 from dbexp.sample.sample import Samples
 
 _SHEET = "contact_sheet.png"
-_CODE = provenance.code_hash("compare/contact_sheet.py", "core/images.py")
+_CODE = provenance.code_hash("compare/contact_sheet.py", "core/images.py", "core/colour.py")
 
 
 def gather(

@@ -120,6 +120,7 @@ def check_inputs(config: Config) -> None:
     for name in config.objective:
         problems.require(name in COLUMNS, f"objective={name}: choose one of {', '.join(COLUMNS)}")
     problems.messages += dataset.problems(config.dataset)
+    problems.messages += prior.problems(config)
     try:
         sample.prompts(config)
     except ConfigError as error:
@@ -154,6 +155,7 @@ def _warnings(config: Config, subject: Subject, model: Model, store: Store) -> I
     """Allowed, but rarely meant."""
     yield from advice(config, len(subject.paths))
     yield from dataset.warnings(subject, config.model.resolution)
+    yield from prior.warnings(config)
     yield from _said_of_tokens(config, subject.token, model, store)
 
 

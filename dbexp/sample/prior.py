@@ -6,19 +6,17 @@ whether they were drawn now or found in the store.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from dbexp.config.check import fill
 from dbexp.config.schema import Config, PriorConfig
-from dbexp.core.errors import ConfigError
+from dbexp.core.errors import ConfigError, count
 from dbexp.core.images import image_files
+from dbexp.core.inspection import image_problems, image_warnings, unread_warnings
 from dbexp.core.store import Store
 from dbexp.models import Model
 from dbexp.sample.sets import draw_set, find_set
 from dbexp.sample.shots import Sampling
-
-log = logging.getLogger(__name__)
 
 
 def class_images(cfg: Config, model: Model, store: Store) -> tuple[Path, ...]:
@@ -36,7 +34,7 @@ def class_images(cfg: Config, model: Model, store: Store) -> tuple[Path, ...]:
     if prior.weight == 0:
         return ()
     if prior.path is not None:
-        return _own(Path(prior.path).expanduser(), prior)
+        return _files(prior)
     return draw_set("prior", _sampling(cfg), model, store, batch_size=prior.batch_size, description="prior")
 
 
@@ -65,18 +63,31 @@ def _sampling(cfg: Config) -> Sampling:
     )
 
 
-def _own(folder: Path, prior: PriorConfig) -> tuple[Path, ...]:
+def problems(cfg: Config) -> list[str]:
+    """What keeps class images of the user's from being used, one message each; every one of them is read for it."""
+    if cfg.prior.weight == 0 or cfg.prior.path is None:
+        return []
+    try:
+        return image_problems(_files(cfg.prior), f"prior.path={cfg.prior.path}")
+    except ConfigError as error:
+        return list(error.problems)
+
+
+def warnings(cfg: Config) -> list[str]:
+    """What a person would want to know of class images of their own, one sentence each."""
+    if cfg.prior.weight == 0 or cfg.prior.path is None:
+        return []
+    files = _files(cfg.prior)
+    sentences = image_warnings(files, cfg.model.resolution) + unread_warnings(files[0].parent, files, "prior.prompt")
+    if len(files) < cfg.prior.count and not cfg.prior.use_all:
+        few = f"holds {count(len(files), 'picture')}, fewer than prior.count={cfg.prior.count}: all of them are used"
+        return [f"prior.path={cfg.prior.path} {few}", *(f"class images: {sentence}" for sentence in sentences)]
+    return [f"class images: {sentence}" for sentence in sentences]
+
+
+def _files(prior: PriorConfig) -> tuple[Path, ...]:
     """Class images of the user's: the first `count` of the folder by file name, or all."""
-    files = tuple(image_files(folder))
+    files = tuple(image_files(Path(prior.path or "").expanduser()))
     if not files:
         raise ConfigError(f"prior.path={prior.path}: the folder holds no picture; put some there, or prior.path=null")
-    if prior.use_all:
-        return files
-    if len(files) < prior.count:
-        log.warning(
-            "prior.path=%s holds %d pictures, fewer than prior.count=%d: all of them are used",
-            prior.path,
-            len(files),
-            prior.count,
-        )
-    return files[: prior.count]
+    return files if prior.use_all else files[: prior.count]

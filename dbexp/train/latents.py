@@ -19,8 +19,8 @@ from torch import Tensor
 from dbexp.config.schema import TrainConfig
 from dbexp.core.errors import ConfigError
 from dbexp.core.files import write_atomic
-from dbexp.core.hashing import file_hash, seed_of
-from dbexp.core.images import prepare, read_rgb, short_side_size
+from dbexp.core.hashing import seed_of
+from dbexp.core.images import image_hash, prepare, read_rgb, short_side_size
 from dbexp.core.progress import progress
 from dbexp.core.store import Store
 from dbexp.models import Model
@@ -113,7 +113,7 @@ def encode(
     """
     if problems := check_square(paths, train):
         raise ConfigError(problems)
-    hashes = [file_hash(path) for path in paths]
+    hashes = [image_hash(path) for path in paths]
     inputs: dict[str, Any] = {
         "version": _VERSION,
         "model": model.identity,

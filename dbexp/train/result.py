@@ -14,7 +14,7 @@ from dbexp.core import provenance
 from dbexp.core.device import processes, wait_for_everyone
 from dbexp.core.errors import TrainingDiverged
 from dbexp.core.files import write_atomic
-from dbexp.core.hashing import file_hash
+from dbexp.core.images import image_hash
 from dbexp.core.store import Entry
 from dbexp.models import Model
 from dbexp.train import adapter, layout
@@ -58,10 +58,10 @@ def inputs_of(task: Training, model: Model) -> dict[str, Any]:
         "lora": asdict(cfg.lora),
         "lr_schedule": asdict(cfg.lr_schedule),
         "train": train,
-        "images": [file_hash(path) for path in task.images],
+        "images": [image_hash(path) for path in task.images],
         "prompt": task.prompt,
         "prior_weight": cfg.prior.weight,
-        "class_images": [file_hash(path) for path in task.class_images] if prior else [],
+        "class_images": [image_hash(path) for path in task.class_images] if prior else [],
         "class_prompt": task.class_prompt if prior else None,
         "seeds": {name: getattr(cfg.seeds, name) for name in ("init", "data", "noise")},
         "processes": processes()[1],

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-import logging
+import os
+import socket
+import struct
+import time
+import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dbexp.core import images
 from dbexp.core.errors import ConfigError
 from dbexp.core.images import image_files, is_image, prepare, read_rgb, short_side_resize, short_side_size
 
@@ -121,7 +127,7 @@ class TestReadRgb:
         ("content", "message"),
         [
             (b"", "the file is empty"),
-            (b"Not a picture at all.", "not a picture of a known format"),
+            (b"Not a picture at all.", "not an image of a known format"),
             (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(64), "HEIC.*convert it to JPEG or PNG"),
         ],
     )
@@ -136,10 +142,50 @@ class TestReadRgb:
         with pytest.raises(ConfigError, match=r"a\.tif: .*without a known range"):
             read_rgb(path)
 
-    def test_absurdly_large(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(("width", "height"), [(110_001, 1000), (13_312, 13_312), (60_000, 60_000)])
+    @pytest.mark.parametrize("suffix", ["png", "gif"])
+    def test_bombs_are_refused_by_their_header(self, tmp_path: Path, width: int, height: int, suffix: str) -> None:
+        path = save(Image.new("P", (8, 8)), tmp_path / f"a.{suffix}")
+        data = bytearray(path.read_bytes())
+        if suffix == "png":
+            data[16:24] = struct.pack(">II", width, height)
+            data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+        else:
+            width, height = min(width, 65_535), max(height, 2000)
+            data[6:10] = struct.pack("<HH", width, height)
+        path.write_bytes(data)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # as `images` does outside tests
+        started = time.perf_counter()
+        with pytest.raises(
+            ConfigError, match=r"a\.\w+: is too large .*; at most 110 million are read\); scale it down"
+        ):
+            read_rgb(path)
+        assert time.perf_counter() - started < 1
+
+    def test_the_limit_says_the_size(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = save(gradient(), tmp_path / "a.png")
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-        with pytest.raises(ConfigError, match=r"a\.png: is too large to decode .*; scale it down"):
+        monkeypatch.setattr(images, "MOST_PIXELS", 48 * 32)
+        assert read_rgb(path).size == (48, 32)
+        monkeypatch.setattr(images, "MOST_PIXELS", 48 * 32 - 1)
+        with pytest.raises(ConfigError, match=r"a\.png: is too large \(48 x 32 pixels; "):
+            read_rgb(path)
+
+    @pytest.mark.skipif(os.name != "posix", reason="kinds of files that only POSIX has")
+    def test_what_is_no_file_is_never_waited_for(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.png")
+        (tmp_path / "zero.png").symlink_to("/dev/zero")
+        (tmp_path / "link.png").symlink_to(tmp_path / "pipe.png")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(os.path.relpath(tmp_path / "socket.png"))  # the name of a socket is short
+            kinds = {"pipe": "a pipe", "zero": "a device", "link": "a pipe", "socket": "a socket"}
+            for name, kind in kinds.items():
+                with pytest.raises(ConfigError, match=rf"{name}\.png: is {kind}, not a file; remove it"):
+                    read_rgb(tmp_path / f"{name}.png")
+
+    def test_no_format_that_starts_another_program(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.png"
+        gradient().save(path, format="EPS")
+        with pytest.raises(ConfigError, match=r"a\.png: is not an image of a known format"):
             read_rgb(path)
 
     def test_nothing_there(self, tmp_path: Path) -> None:
@@ -148,7 +194,7 @@ class TestReadRgb:
             read_rgb(tmp_path / "link.jpg")
         with pytest.raises(ConfigError, match=r"gone\.jpg: there is no such file"):
             read_rgb(tmp_path / "gone.jpg")
-        with pytest.raises(ConfigError, match="is a folder, not a picture"):
+        with pytest.raises(ConfigError, match="is a folder, not an image"):
             read_rgb(tmp_path)
 
     def test_no_permission(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,18 +222,14 @@ class TestReadRgb:
 
 
 class TestImageFiles:
-    def test_pictures_by_name_and_nothing_else(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_images_by_name_and_nothing_else(self, tmp_path: Path) -> None:
         for name in ("b.JPG", "a.png", "c.webp"):
             save(gradient(), tmp_path / name)
         for name in ("notes.txt", ".hidden.png", "._a.png", "Thumbs.db"):
             (tmp_path / name).write_bytes(b"?")
         (tmp_path / ".ipynb_checkpoints").mkdir()
         (tmp_path / "folder.png").mkdir()
-        with caplog.at_level(logging.DEBUG, logger="dbexp.core.images"):
-            assert [path.name for path in image_files(tmp_path)] == ["a.png", "b.JPG", "c.webp"]
-        assert all(record.levelno == logging.DEBUG for record in caplog.records)
-        for name in ("notes.txt", ".hidden.png", "._a.png", "Thumbs.db", ".ipynb_checkpoints", "folder.png"):
-            assert f"{tmp_path / name}: not a picture, ignored" in caplog.messages
+        assert [path.name for path in image_files(tmp_path)] == ["a.png", "b.JPG", "c.webp"]
 
     def test_missing_folder_and_file(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="gone: cannot be listed"):
@@ -244,7 +286,7 @@ class TestPrepare:
 
     @pytest.mark.parametrize(("left", "top"), [(-1, 0), (9, 0), (0, 1)])
     def test_window_outside(self, left: int, top: int) -> None:
-        with pytest.raises(ValueError, match="leaves the picture"):
+        with pytest.raises(ValueError, match="leaves the image"):
             prepare(gradient(24, 16), 16, "bilinear", left=left, top=top)
 
     def test_shrinking_does_not_alias(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -92,9 +92,7 @@ def test_an_error_names_this_stages_batch_size(
         prior.class_images(cfg, model, store)
 
 
-def test_own_pictures_the_first_by_name(
-    cfg: Config, model: Model, store: Store, own: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_own_pictures_the_first_by_name(cfg: Config, model: Model, store: Store, own: Path) -> None:
     cfg.prior.path = str(own)
     assert [path.name for path in prior.class_images(cfg, model, store)] == ["a.jpg", "b.png", "c.png"]
     cfg.prior.use_all = True
@@ -102,18 +100,41 @@ def test_own_pictures_the_first_by_name(
     assert [path.name for path in everything] == ["a.jpg", "b.png", "c.png", "d.png", "e.png"]
     cfg.prior.count = 200
     prior.class_images(cfg, model, store)
-    assert not caplog.records
     assert not store.root.exists()
 
 
-def test_fewer_own_pictures_than_wanted_are_warned_about(
-    cfg: Config, model: Model, store: Store, own: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_fewer_own_pictures_than_asked_for_are_warned_about(cfg: Config, own: Path) -> None:
     cfg.prior.path, cfg.prior.count = str(own), 200
-    assert len(prior.class_images(cfg, model, store)) == 5
-    [record] = caplog.records
-    assert record.levelno == logging.WARNING
-    assert "holds 5 pictures, fewer than prior.count=200" in record.message
+    assert f"prior.path={own} holds 5 pictures, fewer than prior.count=200: all of them are used" in prior.warnings(cfg)
+    cfg.prior.count = 5
+    assert not [sentence for sentence in prior.warnings(cfg) if "fewer" in sentence]
+
+
+def test_own_pictures_are_inspected_like_the_subjects(cfg: Config, own: Path) -> None:
+    cfg.prior.path, cfg.prior.count = str(own), 3
+    assert prior.problems(cfg) == []
+    os.mkfifo(own / "b2.png")
+    (own / "a2.jpg").write_bytes(b"")
+    (own / "z.png").write_bytes(b"no picture, and beyond the count")
+    assert prior.problems(cfg) == [f"prior.path={own}: {own}/a2.jpg: the file is empty"]
+    cfg.prior.use_all = True
+    assert prior.problems(cfg) == [
+        f"prior.path={own}: {own}/a2.jpg: the file is empty",
+        f"prior.path={own}: {own}/b2.png: is a pipe, not a file; remove it",
+        f"prior.path={own}: {own}/z.png: is not an image of a known format, or is damaged; remove it or make it again",
+    ]
+    cfg.prior.weight = 0.0
+    assert prior.problems(cfg) == prior.warnings(cfg) == []
+
+
+def test_what_is_odd_about_own_pictures(cfg: Config, own: Path) -> None:
+    cfg.prior.path, cfg.prior.count, cfg.model.resolution = str(own), 3, 100_000
+    (own / "a.txt").write_text("a caption")
+    small, twins, captions, note = prior.warnings(cfg)
+    assert small.startswith("class images: smaller than the resolution of 100000 px and therefore enlarged: a.jpg (")
+    assert twins == "class images: the same picture 2 times: b.png and c.png"
+    assert captions == "class images: captions are not read, since every picture has the one of prior.prompt: a.txt"
+    assert note.startswith("class images: not read, since only .avif, ")
 
 
 def test_a_folder_without_pictures_is_an_error(cfg: Config, model: Model, store: Store, tmp_path: Path) -> None:

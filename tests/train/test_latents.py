@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -15,12 +16,16 @@ from torchvision.transforms.functional import to_tensor
 
 from dbexp.config.schema import TrainConfig
 from dbexp.core.errors import ConfigError
-from dbexp.core.images import prepare
+from dbexp.core.hashing import file_hash
+from dbexp.core.images import image_hash, prepare
 from dbexp.core.store import Store
+from dbexp.evaluate.pictures import inspect
 from dbexp.models import Model
 from dbexp.train import latents
 from dbexp.train.latents import Bank, View
+from dbexp.train.result import inputs_of
 from tests import builders
+from tests.core import icc
 
 SIZE = 32
 
@@ -72,6 +77,25 @@ def test_rows_are_pictures_in_order(base: Model, store: Store) -> None:
     other = encode(base, store, (three, one))
     assert torch.equal(other.mean, forward.mean[[2, 0]])
     assert not torch.equal(forward.mean[0], forward.mean[1])
+
+
+def test_a_photograph_in_another_colour_space_is_known_by_its_converted_pixels(
+    base: Model, store: Store, tmp_path: Path
+) -> None:
+    """Only what is converted gets new keys: of latents, of the training, of features."""
+    colour = np.full((SIZE, SIZE, 3), (200, 100, 50), dtype=np.uint8)
+    plain, wide = tmp_path / "plain.png", tmp_path / "wide.png"
+    Image.fromarray(colour).save(plain)
+    Image.fromarray(colour).save(wide, icc_profile=icc.rgb())
+    converted = icc.levels(icc.light(np.array([200, 100, 50]) / 255) @ icc.P3_TO_SRGB.T).astype(np.uint8)
+    assert np.abs(converted.astype(int) - (200, 100, 50)).max() > 10
+    bank = encode(base, store, (plain, wide))
+    for number, pixels in enumerate((colour, np.broadcast_to(converted, colour.shape))):
+        torch.testing.assert_close(bank.mean[number], posterior(Image.fromarray(pixels))[0], rtol=1e-5, atol=2e-3)
+    inputs = inputs_of(builders.task(images=(plain, wide), class_images=(wide, plain)), base)
+    assert inputs["images"] == [file_hash(plain), image_hash(wide)] != [file_hash(plain), file_hash(wide)]
+    assert inputs["class_images"] == [image_hash(wide), file_hash(plain)]
+    assert [inspect(path).sha256 for path in (plain, wide)] == inputs["images"]
 
 
 def test_encoded_once(base: Model, store: Store, request: pytest.FixtureRequest) -> None:

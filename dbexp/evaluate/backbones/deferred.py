@@ -31,7 +31,7 @@ _CLASSES = {DinoConfig: ("dino", "Dino"), ClipConfig: ("clip", "Clip"), LpipsCon
 """Settings of a backbone -> its module beside this one, and its class."""
 _LOCAL, _HUB = "local-dir:", "hf-hub:"
 _FILE = "backbone.json"
-_CODE = provenance.code_hash("evaluate", "core/images.py", "core/files.py")
+_CODE = provenance.code_hash("evaluate", "core/images.py", "core/colour.py", "core/files.py")
 
 
 @dataclass(frozen=True)
