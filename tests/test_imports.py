@@ -33,18 +33,23 @@ ORDER = (
     {"dbexp.core"},
 )
 
-# library -> the folders that may know it
+# library -> the folders and files that may know it
 CORNERS = {
-    "diffusers": {"dbexp.models", "dbexp.storybook"},
-    "transformers": {"dbexp.models", "dbexp.storybook"},
-    "lpips": {"dbexp.evaluate", "dbexp.storybook"},
-    "open_clip": {"dbexp.evaluate", "dbexp.storybook"},
-    "timm": {"dbexp.evaluate", "dbexp.storybook"},
-    "wandb": {"dbexp.tracking"},
-    "wandb_workspaces": {"dbexp.tracking"},
-    "plotly": {"dbexp.compare"},
-    "jinja2": {"dbexp.compare"},
-    "hydra": {"dbexp.pipeline", "dbexp.config", "dbexp.api", "hydra_plugins"},
+    "accelerate": ("dbexp.core.device",),
+    "diffusers": ("dbexp.models", "dbexp.storybook"),
+    "transformers": ("dbexp.models", "dbexp.storybook"),
+    "lpips": ("dbexp.evaluate.backbones", "dbexp.storybook"),
+    "open_clip": ("dbexp.evaluate.backbones", "dbexp.storybook"),
+    "timm": ("dbexp.evaluate.backbones", "dbexp.storybook"),
+    "wandb": ("dbexp.tracking",),
+    "wandb_workspaces": ("dbexp.tracking",),
+    "plotly": ("dbexp.compare.page",),
+    "jinja2": ("dbexp.compare.page",),
+    "pandas": ("dbexp.api",),
+    "hydra": ("dbexp.pipeline.command", "dbexp.config", "dbexp.api", "hydra_plugins"),
+    "optuna": ("hydra_plugins",),
+    "ray": ("hydra_plugins",),
+    "submitit": ("hydra_plugins",),
 }
 
 Graph = Mapping[str, set[str]]
@@ -168,15 +173,20 @@ def test_a_planted_circle_is_seen(tmp_path: Path, sources: dict[str, str], circl
     assert bool(circles(planted(tmp_path, sources))) == circle
 
 
-def strangers(names: Iterable[str], home: str) -> list[str]:
-    """Libraries of another folder's corner."""
-    roots = {name.partition(".")[0] for name in names}
-    return sorted(root for root in roots if root in CORNERS and home not in CORNERS[root])
+def strangers(names: Iterable[str], module: str) -> list[str]:
+    """Libraries of another corner."""
+    roots = {name.partition(".")[0] for name in names} & set(CORNERS)
+    return sorted(root for root in roots if not f"{module}.".startswith(tuple(f"{home}." for home in CORNERS[root])))
 
 
 @pytest.mark.parametrize("module", files(ROOT))
 def test_libraries_stay_in_their_corner(module: str) -> None:
-    assert strangers(imported(files(ROOT)[module]), folder(module)) == []
+    assert strangers(imported(files(ROOT)[module]), module) == []
+
+
+def test_a_planted_stranger_is_seen() -> None:
+    assert strangers({"wandb.sdk", "json"}, "dbexp.compare.table") == ["wandb"]
+    assert strangers({"wandb.sdk", "json"}, "dbexp.tracking.session") == []
 
 
 def test_light_modules_do_not_load_torch() -> None:

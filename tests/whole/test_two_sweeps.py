@@ -32,7 +32,7 @@ def begin(folder: Path, name: str) -> int:
 
         def noted_save(pixels: object, path: Path, metadata: object) -> None:
             note("picture", path)
-            save(pixels, path, metadata)  # type: ignore[arg-type]  # whatever render saves
+            save(pixels, path, metadata)  # type: ignore[arg-type]  # whatever png.save takes
 
         Entry.publish, png.save = noted_publish, noted_save  # type: ignore[method-assign]
         swept = ["lora.rank=2,3", "train.steps=3,5", "sample.images_per_prompt=1", "sample.class_images=2"]
