@@ -27,8 +27,9 @@ from dbexp.config.schema import Config, DatasetConfig, LoraConfig, ModelConfig, 
 from dbexp.core import provenance
 from dbexp.core.store import Store
 from dbexp.models import load, random_weights
-from dbexp.train.lane import Training
-from dbexp.train.train import Trained, train
+from dbexp.pipeline.run import training_of
+from dbexp.train.result import Trained
+from dbexp.train.train import train
 
 # about the size of a model that a laptop can train: 16 x 16 latents of 64 px, attention at every resolution
 SIZE = random_weights.Size(
@@ -66,26 +67,25 @@ def main() -> None:
             prior=PriorConfig(weight=arguments.prior),
             train=TrainConfig(steps=arguments.steps, checkpoint_every=0),
         )
-        tasks = []
+        trainings = []
         for lane in range(arguments.lanes):
-            own = replace(
+            changed = replace(
                 config,
                 lora=LoraConfig(rank=(4, 8, 16, 16)[lane % 4]),
                 train=replace(config.train, lr=(1e-4, 3e-4, 1e-3)[lane % 3]),
                 seeds=SeedsConfig(init=lane, data=lane, noise=lane),
             )
-            tasks.append(
-                Training(own, photos, "a photo of sks dog", classes if arguments.prior else (), "a photo of dog")
-            )
+            trainings.append(training_of(changed, photos, "a photo of sks dog", classes if arguments.prior else ()))
         model = load(config.model, Store(scratch / "store"))
-        train(tasks[:1], model, Store(scratch / "warm"))
+        train(trainings[:1], model, Store(scratch / "warm"))
 
         ratios, packed_seconds, solo_seconds, difference = [], [], [], 0.0
         for repeat in range(arguments.repeats):
             store = Store(scratch / f"packed{repeat}")
-            packed = [result for result in train(tasks, model, store) if isinstance(result, Trained)]
+            packed = [result for result in train(trainings, model, store) if isinstance(result, Trained)]
             store = Store(scratch / f"solo{repeat}")
-            solo = [result for task in tasks for result in train([task], model, store) if isinstance(result, Trained)]
+            alone = [train([training], model, store)[0] for training in trainings]
+            solo = [result for result in alone if isinstance(result, Trained)]
             packed_seconds.append(max(result.record["seconds"] for result in packed))
             solo_seconds.append(sum(result.record["seconds"] for result in solo))
             ratios.append(solo_seconds[-1] / packed_seconds[-1])
@@ -97,7 +97,9 @@ def main() -> None:
             "steps": arguments.steps,
             "rows_per_lane": 2 if arguments.prior else 1,
             "threads": arguments.threads,
-            "unet_parameters": sum(parameter.numel() for parameter in model.part("unet").parameters()),
+            "denoiser_parameters": sum(
+                parameter.numel() for parameter in model.part(model.family.denoiser).parameters()
+            ),
             "solo_over_packed": [round(ratio, 2) for ratio in ratios],
             "solo_over_packed_median": round(statistics.median(ratios), 2),
             "packed_seconds": [round(seconds, 2) for seconds in packed_seconds],

@@ -24,7 +24,7 @@ from dbexp.core import provenance
 from dbexp.core.images import image_files
 from dbexp.core.store import Store
 from dbexp.models import random_weights
-from dbexp.train.lane import Training
+from dbexp.pipeline.run import training_of
 from dbexp.train.train import train
 
 
@@ -61,10 +61,10 @@ def main() -> None:
         pictures = noise_pictures(scratch / "class", arguments.class_images, 1)
 
         check.register()
-        tasks = []
+        configs = []
         with initialize_config_dir(str(check.conf_dir()), version_base="1.3"):
             for lane in range(arguments.lanes):
-                cfg = check.check(
+                config = check.check(
                     compose(
                         "config",
                         overrides=[
@@ -76,14 +76,20 @@ def main() -> None:
                         ],
                     )
                 )
-                prior = cfg.prior.weight > 0
-                caption = check.fill(cfg.dataset.prompt, cfg.dataset)
-                class_caption = check.fill(cfg.prior.prompt, cfg.dataset)
-                tasks.append(Training(cfg, photos, caption, pictures if prior else (), class_caption))
-        model = models.load(tasks[0].config.model, store)
+                configs.append(config)
+        trainings = [
+            training_of(
+                config,
+                photos,
+                check.fill(config.dataset.prompt, config.dataset),
+                pictures if config.prior.weight else (),
+            )
+            for config in configs
+        ]
+        model = models.load(configs[0].model, store)
         started = time.perf_counter()
         # a store of its own for the result, or a second call would find it
-        results = train(tasks, model, Store(scratch / "results"))
+        results = train(trainings, model, Store(scratch / "results"))
         whole = time.perf_counter() - started
         record = []
         for result in results:
@@ -91,7 +97,7 @@ def main() -> None:
                 raise result
             record.append(result)
         seconds = record[0].record["seconds"]
-        first = tasks[0].config
+        first = configs[0]
         summary = {
             "experiment": arguments.experiment,
             "overrides": arguments.overrides,

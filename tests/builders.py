@@ -1,4 +1,4 @@
-"""Small things that many tests are built from: a tiny model, noise for pictures, and training tasks on them."""
+"""Small things that many tests are built from: a tiny model, noise for pictures, and trainings on them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dbexp.config.check import plain
 from dbexp.config.schema import (
     Config,
     DatasetConfig,
@@ -31,7 +32,7 @@ from dbexp.core.store import Store
 from dbexp.models import Model, random_weights, sd
 from dbexp.models.random_weights import TINY, Size
 from dbexp.train import adapter as lora
-from dbexp.train.lane import Training
+from dbexp.train.data import Training
 
 PROMPT = "a photo of sks dog"
 CLASS_PROMPT = "a photo of dog"
@@ -84,10 +85,8 @@ def pictures(count: int = 4, seed: int = 0, width: int = 40, height: int = 40) -
     return paths
 
 
-def task(
+def config(
     *,
-    images: tuple[Path, ...] | None = None,
-    class_images: tuple[Path, ...] | None = None,
     weight: float = 1.0,
     seed: int = 1,
     size: Size = TINY,
@@ -95,17 +94,16 @@ def task(
     adapters: Mapping[str, Any] | None = None,
     schedule: Mapping[str, Any] | None = None,
     **train: Any,
-) -> Training:
+) -> Config:
     """A run of few steps on the tiny model.
 
     Args:
-        images, class_images: null: 4 and 6 pictures of noise.
-        weight: of the prior; without it there are no class images.
+        weight: of the prior.
         seed: of everything.
         adapters, schedule: fields of LoraConfig and LrScheduleConfig.
         train: fields of TrainConfig.
     """
-    config = Config(
+    return Config(
         model=model_config(size, precision),
         dataset=DatasetConfig(name="noise", path="unused", class_noun="dog", live=True),
         lora=LoraConfig(**{"rank": 4, **(adapters or {})}),
@@ -114,8 +112,32 @@ def task(
         train=TrainConfig(**{"steps": 6, "lr": 1e-3, "checkpoint_every": 0, **train}),
         seeds=SeedsConfig(init=seed, data=seed, noise=seed),
     )
-    classes = (class_images or pictures(6, seed=1)) if weight else ()
-    return Training(config, images or pictures(), PROMPT, classes, CLASS_PROMPT)
+
+
+def training(
+    *, images: tuple[Path, ...] | None = None, class_images: tuple[Path, ...] | None = None, **settings: Any
+) -> Training:
+    """What that run trains.
+
+    Args:
+        images, class_images: null: 4 and 6 pictures of noise; without a prior there are no class images.
+        settings: see `config`.
+    """
+    made = config(**settings)
+    classes = (class_images or pictures(6, seed=1)) if made.prior.weight else ()
+    return Training(
+        images=images or pictures(),
+        prompt=PROMPT,
+        class_images=classes,
+        class_prompt=CLASS_PROMPT,
+        prior_weight=made.prior.weight,
+        resolution=made.model.resolution,
+        cfg=made.train,
+        lora=made.lora,
+        lr_schedule=made.lr_schedule,
+        seeds=made.seeds,
+        record=plain(made),
+    )
 
 
 def adapter(

@@ -15,7 +15,7 @@ from dbexp.sample import sets
 from dbexp.sample.prior import _sampling
 from dbexp.sample.sample import _draw
 from dbexp.sample.shots import Sampling
-from dbexp.train.train import inputs_of
+from dbexp.train.result import inputs_of
 from tests import builders
 
 Checked = Callable[..., Config]
@@ -48,7 +48,8 @@ def keys(checked: Checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
     def of(*overrides: str) -> dict[str, str]:
         config = checked(*COMMON, *overrides)
-        task = run._task(config, dataset.load(config.dataset, store), classes)
+        subject = dataset.load(config.dataset, store)
+        training = run.training_of(config, subject.paths, subject.prompt, classes)
         drawn = {
             "sample": _first(config, model, lora, store, "sample"),
             "base": _first(config, model, None, store, "sample"),
@@ -56,7 +57,7 @@ def keys(checked: Checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         }
         return {
             "prior": str(store.path("prior", sets.inputs_of(_sampling(config), model, store, None, 1.0))),
-            "train": str(store.path("train", inputs_of(task, model))),
+            "train": str(store.path("train", inputs_of(training, model))),
             **drawn,
         }
 

@@ -23,8 +23,9 @@ from dbexp.core.store import Store
 from dbexp.models import Model, sd
 from dbexp.sample import prior, sample
 from dbexp.train import latents
-from dbexp.train.lane import Training
-from dbexp.train.train import inputs_of, train
+from dbexp.train.data import Training
+from dbexp.train.result import inputs_of
+from dbexp.train.train import train
 from tests import builders, sweeps
 
 PHOTOGRAPHS = 3
@@ -81,7 +82,10 @@ def keys(checked: Callable[..., Config], tmp_path: Path) -> Callable[..., dict[s
     def of(*overrides: str) -> dict[str, str]:
         cfg = checked(*overrides)
         photographs, class_images = tuple(files), tuple(files[:2])
-        given = Training(cfg, photographs, "a photo of sks dog", class_images, "a photo of dog")
+        given = Training(
+            photographs, "a photo of sks dog", class_images, "a photo of dog", cfg.prior.weight,
+            cfg.model.resolution, cfg.train, cfg.lora, cfg.lr_schedule, cfg.seeds,
+        )  # fmt: skip
         model: Model = base  # type: ignore[assignment]
         kinds: dict[str, Callable[[], str]] = {
             "train": lambda: key_of({"stage": "train", **inputs_of(given, model)}),
@@ -110,7 +114,7 @@ def test_keys_of_the_store(keys: Callable[..., dict[str, str]], overrides: str) 
 
 @pytest.mark.parametrize("pack", PACKS)
 def test_seeded_losses(pack: str, tmp_path: Path) -> None:
-    trainings = [builders.task(seed=seed, **PACKS[pack]) for seed in (1, 2)]
+    trainings = [builders.training(seed=seed, **PACKS[pack]) for seed in (1, 2)]
     for result, losses in zip(train(trainings, builders.model(), Store(tmp_path)), LOSSES[pack], strict=True):
         assert not isinstance(result, Exception)
         # another processor rounds otherwise

@@ -15,17 +15,31 @@ class Family:
     """The checkpoints it understands."""
     module: str
     """Defines `load(cfg, store)`."""
+    denoiser: str
+    """The part that is always adapted; the first word of every name in a LoRA file."""
+    encoders: tuple[str, ...]
+    """The parts that read text."""
+    text_parts: tuple[str, ...]
+    """Those of them that `lora.text_encoder` adapts."""
     samplers: tuple[str, ...]
     sites: Mapping[str, str]
     """Which layers may be adapted: name -> meaning."""
     size_multiple: int
     """Widths and heights of pictures are multiples of this many pixels."""
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that can be adapted."""
+        return (self.denoiser, *self.text_parts)
+
 
 FAMILIES = {
     "sd": Family(
         title="Stable Diffusion 1.x and 2.x",
         module="dbexp.models.sd",
+        denoiser="unet",
+        encoders=("text_encoder",),
+        text_parts=("text_encoder",),
         samplers=("ddim", "ddpm", "dpm++", "dpm++sde", "euler", "euler_a", "heun", "lms", "pndm", "unipc"),
         sites={
             "attention": "q, k, v, out",

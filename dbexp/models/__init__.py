@@ -1,30 +1,42 @@
-"""Model families behind one small protocol. A new family is one new file here, with an entry in
+"""Base models behind one contract. A family (Stable Diffusion, ...) is one file here, with an entry in
 `dbexp.config.families`.
 
-The protocol speaks of latents, token ids and text states, so that the trainer, the sampler and the lanes know nothing
-of a family's classes. Shapes: B rows of a batch, C latent channels, h and w latent size, L tokens, D text width.
+A family owns whatever differs between base models: its parts, how text becomes rows of conditioning, how latents are
+normalised, how times are drawn and what is predicted, its sites and samplers. Trainer, lanes, sampler, metrics and
+export name none of these. Shapes: B rows of a batch, C latent channels, h and w latent size.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from dbexp.config.families import FAMILIES
-from dbexp.config.schema import ModelConfig
+from dbexp.config.families import FAMILIES, Family
+from dbexp.config.schema import ModelConfig, TrainConfig
 from dbexp.core.hashing import key_of
 from dbexp.core.store import Store
+
+VAE = "vae"
+"""The part between pixels and latents, by the name that every family has for it."""
+
+Conditioning: TypeAlias = Mapping[str, Tensor]
+"""What the denoiser reads beside latents and times, by the family's own names. Dim 0 of every tensor is rows."""
+
+SIZES = "sizes"
+"""What the trainer adds to the conditioning, fp32 [B, 6]: height and width of the picture file, top and left of the cut
+after the resize, height and width of the cut, all in pixels. Families whose denoiser is not told them ignore it."""
 
 
 class Model(Protocol):
     """A frozen base model, loaded part by part when a part is first used."""
 
+    family: Family
     identity: str
     """sha256 over the weights and configuration files."""
     name: str
@@ -33,7 +45,7 @@ class Model(Protocol):
     """Of the frozen weights."""
 
     def part(self, name: str) -> nn.Module:
-        """The module that `sites` refers to: unet or text_encoder."""
+        """A part that can be adapted, which `sites` refers to."""
         ...
 
     def sites(self, part: str, preset: str) -> tuple[str, ...]:
@@ -49,7 +61,12 @@ class Model(Protocol):
         ...
 
     def release(self, *names: str) -> None:
-        """Drop parts from memory (vae, unet, text_encoder); they are loaded again when used again."""
+        """Drop parts from memory; they are loaded again when used again."""
+        ...
+
+    @property
+    def crowded(self) -> bool:
+        """Whether memory has no room for encoders and denoiser side by side: callers release what they do not need."""
         ...
 
     def token_count(self, text: str) -> int:
@@ -61,12 +78,20 @@ class Model(Protocol):
         """Tokens that the text encoder sees, start and end marks included."""
         ...
 
-    def tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """int64 [B, L] on the device, padded and cut to `max_tokens`."""
+    def tokenize(self, prompts: Sequence[str]) -> Conditioning:
+        """What `encode` reads, on the device, a row for each prompt."""
         ...
 
-    def encode_tokens(self, ids: Tensor) -> Tensor:
-        """Text states [B, L, D] of token ids [B, L]."""
+    def encode(self, tokens: Conditioning) -> Conditioning:
+        """What the denoiser reads of the prompts that `tokenize` saw."""
+        ...
+
+    def collate(self, parts: Sequence[tuple[Conditioning, Sequence[int]]]) -> Conditioning:
+        """Rows of several conditionings (or tokens), one after the other.
+
+        Args:
+            parts: each with how often each of its rows is repeated.
+        """
         ...
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,25 +101,28 @@ class Model(Protocol):
         """
         ...
 
-    @property
-    def train_timesteps(self) -> int:
-        """Timesteps of the forward process, usually 1000."""
+    def draw_times(self, count: int, generator: torch.Generator, cfg: TrainConfig, resolution: int) -> Tensor:
+        """Times [count] on the CPU, as the forward process counts them: int64 steps, or fp32 shares of noise.
+
+        Args:
+            resolution: width and height of training images in pixels.
+        """
         ...
 
-    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The forward process: noisy latents at int64 timesteps [B]."""
+    def add_noise(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """The forward process: noisy latents at times [B]."""
         ...
 
-    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the denoiser should predict: the noise, or v, as the checkpoint says."""
+    def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """What the denoiser should predict: the noise, or a velocity, as the checkpoint says."""
         ...
 
-    def loss_weight(self, timesteps: Tensor, gamma: float) -> Tensor:
-        """Min-SNR-gamma weights [B] (Hang et al., arXiv 2303.09556, section 3.4) for this checkpoint's target."""
+    def loss_weight(self, times: Tensor, cfg: TrainConfig) -> Tensor | None:
+        """What each row [B] counts in the loss; None: every one the same."""
         ...
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """The denoiser's prediction [B, C, h, w] for noisy latents, timesteps [B] and text states [B, L, D]."""
+    def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
+        """The denoiser's prediction [B, C, h, w] of `target` for noisy latents, times [B] and their conditioning."""
         ...
 
     def enable_gradient_checkpointing(self, enabled: bool) -> None:
@@ -124,6 +152,16 @@ class Model(Protocol):
             lora: in any naming that diffusers reads; None: the base alone.
         """
         ...
+
+
+def collate(parts: Sequence[tuple[Conditioning, Sequence[int]]]) -> Conditioning:
+    """`Model.collate` where all texts are equally long. Numbers of several precisions become the finest of them."""
+    rows: dict[str, list[Tensor]] = {}
+    for conditioning, counts in parts:
+        for name, values in conditioning.items():
+            for value, count in zip(values.split(1), counts, strict=True):
+                rows.setdefault(name, []).append(value.expand(count, *value.shape[1:]))
+    return {name: torch.cat(values) for name, values in rows.items()}
 
 
 _loaded: dict[str, Model] = {}

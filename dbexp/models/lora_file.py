@@ -21,8 +21,6 @@ from dbexp.core.errors import ConfigError
 from dbexp.core.files import write_atomic
 from dbexp.models import Model
 
-PARTS = ("unet", "text_encoder")
-
 
 @dataclass(frozen=True)
 class LoraFile:
@@ -89,7 +87,8 @@ def read(path: Path, model: Model) -> LoraFile:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping, despite the name
         described = json.loads(metadata["lora_adapter_metadata"])
         provenance = json.loads(metadata["dbexp"])
-        alphas = {part: float(described[f"{part}.lora_alpha"]) for part in PARTS if f"{part}.lora_alpha" in described}
+        parts = [part for part in model.family.parts if f"{part}.lora_alpha" in described]
+        alphas = {part: float(described[f"{part}.lora_alpha"]) for part in parts}
         weights = {}
         for part in alphas:
             for site in described[f"{part}.target_modules"]:

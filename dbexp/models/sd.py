@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dbexp.config.schema import ModelConfig
+from dbexp.config.families import FAMILIES
+from dbexp.config.schema import ModelConfig, TrainConfig
 from dbexp.core.device import pick_device, pick_dtype
 from dbexp.core.errors import ConfigError, first_line
 from dbexp.core.files import locate
 from dbexp.core.hashing import key_of
 from dbexp.core.store import Store
+from dbexp.models import Conditioning, collate
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -89,6 +91,10 @@ class StableDiffusion:
         device, dtype: of the frozen weights.
         identity: hash of the weights.
     """
+
+    family = FAMILIES["sd"]
+    crowded = False
+    """Both are small."""
 
     def __init__(
         self,
@@ -184,15 +190,17 @@ class StableDiffusion:
     def token_count(self, text: str) -> int:
         return len(self.tokenizer(text, add_special_tokens=False).input_ids)
 
-    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+    def tokenize(self, prompts: Sequence[str]) -> Conditioning:
         ids: Tensor = self.tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).input_ids
-        return ids.to(self.device)
+        return {"ids": ids.to(self.device)}
 
-    def encode_tokens(self, ids: Tensor) -> Tensor:
-        states: Tensor = self.text_encoder(ids)[0]
-        return states
+    def encode(self, tokens: Conditioning) -> Conditioning:
+        return {"states": self.text_encoder(tokens["ids"])[0]}
+
+    def collate(self, parts: Sequence[tuple[Conditioning, Sequence[int]]]) -> Conditioning:
+        return collate(parts)
 
     # -- latents ----------------------------------------------------------------------------------------------------
 
@@ -202,29 +210,31 @@ class StableDiffusion:
         scale = float(self.vae.config.scaling_factor)
         return posterior.mean.float().contiguous() * scale, posterior.std.float().contiguous() * scale
 
-    @property
-    def train_timesteps(self) -> int:
-        return int(self._noise.config.num_train_timesteps)
+    def draw_times(self, count: int, generator: torch.Generator, cfg: TrainConfig, resolution: int) -> Tensor:
+        return torch.randint(int(self._noise.config.num_train_timesteps), (count,), generator=generator)
 
-    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        noisy: Tensor = self._noise.add_noise(latents, noise, timesteps)
+    def add_noise(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        noisy: Tensor = self._noise.add_noise(latents, noise, times)
         return noisy
 
-    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         if self._noise.config.prediction_type == "epsilon":
             return noise
-        velocity: Tensor = self._noise.get_velocity(latents, noise, timesteps)
+        velocity: Tensor = self._noise.get_velocity(latents, noise, times)
         return velocity
 
-    def loss_weight(self, timesteps: Tensor, gamma: float) -> Tensor:
-        alphas = self._noise.alphas_cumprod.to(timesteps.device)[timesteps]
+    def loss_weight(self, times: Tensor, cfg: TrainConfig) -> Tensor | None:
+        if cfg.min_snr_gamma is None:
+            return None
+        alphas = self._noise.alphas_cumprod.to(times.device)[times]
         snr = alphas / (1 - alphas)
-        least = snr.clamp(max=gamma)
+        least = snr.clamp(max=cfg.min_snr_gamma)
         weight: Tensor = least / snr if self._noise.config.prediction_type == "epsilon" else least / (snr + 1)
         return weight
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        sample: Tensor = self.unet(noisy.to(self.dtype), timesteps, encoder_hidden_states=text.to(self.dtype)).sample
+    def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
+        states = conditioning["states"].to(self.dtype)
+        sample: Tensor = self.unet(noisy.to(self.dtype), times, encoder_hidden_states=states).sample
         return sample
 
     # -- sampling ---------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dbexp import dataset, models, tracking
 from dbexp.compare import table
-from dbexp.config.check import advice, fill
+from dbexp.config.check import advice, fill, plain
 from dbexp.config.schema import Config
 from dbexp.core import provenance
 from dbexp.core.device import main_process_first, processes
@@ -35,8 +35,9 @@ from dbexp.pipeline import view
 from dbexp.runs.folder import RunFolder
 from dbexp.runs.outcome import Outcome
 from dbexp.sample import prior, sample
-from dbexp.train.lane import Training
-from dbexp.train.train import Trained, train
+from dbexp.train.data import Training
+from dbexp.train.result import Trained
+from dbexp.train.train import train
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +192,7 @@ def _train(
     store: Store,
     tracker: tracking.Tracker,
 ) -> Trained:
-    task = _task(config, subject, class_images)
+    training = training_of(config, subject.paths, subject.prompt, class_images)
     live = 0
 
     def on_rows(number: int, rows: Sequence[Mapping[str, float]]) -> None:
@@ -199,7 +200,7 @@ def _train(
         live += len(rows)
         tracker.train(rows)
 
-    (trained,) = train([task], model, store, on_rows)
+    (trained,) = train([training], model, store, on_rows)
     if isinstance(trained, Exception):
         raise trained
     # rows of an earlier, interrupted attempt, or of another run with the same settings, were not seen live
@@ -208,23 +209,47 @@ def _train(
     return trained
 
 
-def _task(config: Config, subject: Subject, class_images: tuple[Path, ...]) -> Training:
-    return Training(config, subject.paths, subject.prompt, class_images, fill(config.prior.prompt, config.dataset))
+def training_of(config: Config, images: Sequence[Path], prompt: str, class_images: Sequence[Path]) -> Training:
+    """What a run trains on.
+
+    Args:
+        config: of the run.
+        images, prompt: the subject's pictures and their caption.
+        class_images: empty without prior preservation.
+    """
+    nowhere = replace(config, dataset=replace(config.dataset, path=None, root=None), store=None)
+    return Training(
+        images=tuple(images),
+        prompt=prompt,
+        class_images=tuple(class_images),
+        class_prompt=fill(config.prior.prompt, config.dataset),
+        prior_weight=config.prior.weight,
+        resolution=config.model.resolution,
+        cfg=config.train,
+        lora=config.lora,
+        lr_schedule=config.lr_schedule,
+        seeds=config.seeds,
+        record=plain(nowhere),
+    )
 
 
-def make_task(config: Config, model: Model, store: Store) -> Training:
+def make_training(config: Config, model: Model, store: Store) -> Training:
     """What a run trains on, with its class images drawn if they are not there: for training it in a pack.
 
     Raises:
         ConfigError: as `run` would.
     """
-    return _task(config, dataset.load(config.dataset, store), prior.class_images(config, model, store))
+    subject = dataset.load(config.dataset, store)
+    return training_of(config, subject.paths, subject.prompt, prior.class_images(config, model, store))
 
 
-def find_task(config: Config, model: Model, store: Store) -> Training | None:
+def find_training(config: Config, model: Model, store: Store) -> Training | None:
     """The same, if nothing has to be drawn for it."""
     class_images = prior.find_class_images(config, model, store)
-    return None if class_images is None else _task(config, dataset.load(config.dataset, store), class_images)
+    if class_images is None:
+        return None
+    subject = dataset.load(config.dataset, store)
+    return training_of(config, subject.paths, subject.prompt, class_images)
 
 
 def open_store(config: Config) -> Store:

@@ -30,8 +30,9 @@ from dbexp.pipeline import run as stages
 from dbexp.pipeline import view as live
 from dbexp.runs.outcome import Outcome
 from dbexp.train import memory, packing, resume
-from dbexp.train.lane import Training
-from dbexp.train.train import inputs_of, train
+from dbexp.train.data import Training
+from dbexp.train.result import inputs_of
+from dbexp.train.train import train
 
 log = logging.getLogger(__name__)
 
@@ -142,8 +143,8 @@ def plan(jobs: Sequence[PlannedRun], size: int | None, *, workers: int = 1, else
     todo = [job for job in jobs if not _is_trained(job, elsewhere)]
     begun = [] if elsewhere else _begun_together(todo)
     if size is None:
-        lanes = len({packing.course(job.config) for job in todo})
-        size = max(1, min(memory.most_lanes(todo[0].config) if todo else 1, -(-lanes // workers)))
+        lanes = len({packing.trajectory(packing.planned(job.config)) for job in todo})
+        size = max(1, min(memory.most_lanes(todo[0].config.model.device) if todo else 1, -(-lanes // workers)))
     resumed = {job.number for members in begun for job in members}
     fresh = [job for job in todo if job.number not in resumed]
     gathered = [
@@ -168,8 +169,10 @@ def _begun_together(jobs: Sequence[PlannedRun]) -> list[tuple[PlannedRun, ...]]:
 def _entry(job: PlannedRun, store: Store) -> str:
     """Where the store keeps a job's training, relative to its root; empty if that cannot be known yet."""
     model = models.load(job.config.model, store)
-    task = stages.find_task(job.config, model, store)
-    return "" if task is None else store.path("train", inputs_of(task, model)).relative_to(store.root).as_posix()
+    training = stages.find_training(job.config, model, store)
+    return (
+        "" if training is None else store.path("train", inputs_of(training, model)).relative_to(store.root).as_posix()
+    )
 
 
 def _is_trained(job: PlannedRun, elsewhere: bool) -> bool:
@@ -181,8 +184,8 @@ def _is_trained(job: PlannedRun, elsewhere: bool) -> bool:
         config = replace(config, model=replace(config.model, device="cpu"))
     store = stages.open_store(config)
     model = models.load(config.model, store)
-    task = stages.find_task(config, model, store)
-    return task is not None and store.find("train", inputs_of(task, model)) is not None
+    training = stages.find_training(config, model, store)
+    return training is not None and store.find("train", inputs_of(training, model)) is not None
 
 
 def show(planned: Plan, console: Console | None = None) -> None:
@@ -222,13 +225,13 @@ def train_pack(members: Sequence[PlannedRun], size: int | None = None) -> None:
     lanes: dict[str, list[tuple[PlannedRun, Training]]] = {}
     for job in members:
         try:
-            task = stages.make_task(job.config, model, store)
+            training = stages.make_training(job.config, model, store)
         except Interrupted:
             raise
         except Exception as error:  # a fault in one job must not cost the others theirs
             log.warning("%s: left out of its pack: %s: %s", job.title, type(error).__name__, error)
         else:
-            lanes.setdefault(packing.course(job.config), []).append((job, task))
+            lanes.setdefault(packing.trajectory(packing.planned(job.config)), []).append((job, training))
     if not lanes:
         return
     started = time.perf_counter()
@@ -271,7 +274,7 @@ def _train(runs: _Lane, model: Model, store: Store) -> bool:
             view.losses(numbers[number], rows)
             trackers[number].train(rows)
 
-        results = _results([task for _, task in runs], model, store, on_rows)
+        results = _results([training for _, training in runs], model, store, on_rows)
     if results is None:
         memory.release()
         return False
@@ -298,11 +301,14 @@ def _track(job: PlannedRun, stack: ExitStack) -> tracking.Tracker:
 
 
 def _results(
-    tasks: Sequence[Training], model: Model, store: Store, on_rows: Callable[[int, Sequence[Mapping[str, float]]], None]
+    trainings: Sequence[Training],
+    model: Model,
+    store: Store,
+    on_rows: Callable[[int, Sequence[Mapping[str, float]]], None],
 ) -> Sequence[object] | None:
     """What became of each of the runs that trained together, as far as that is known; None: memory did not suffice."""
     try:
-        return train(tasks, model, store, on_rows)
+        return train(trainings, model, store, on_rows)
     except Interrupted:
         raise
     except Exception as error:

@@ -23,7 +23,7 @@ from dbexp.evaluate.report import ImageScores, Report, summary
 from dbexp.models import Model
 from dbexp.runs.folder import RunFolder
 from dbexp.runs.names import run_name
-from dbexp.train.train import Trained
+from dbexp.train.result import Trained
 
 _STOPS = (Interrupted, KeyboardInterrupt, SystemExit)
 # what a full or read-only disk says; anything else is a fault of ours and keeps its traceback

@@ -1,4 +1,4 @@
-"""One training run as a lane of a pack: its data, its randomness, its adapter, its optimizer, its finish line.
+"""One training as a lane of a pack: its randomness, its adapter, its optimizer, its way through steps.
 
 A lane's randomness is a pure function of (seed, stream, microbatch): nothing it draws depends on its neighbours, on the
 device, or on how often it was interrupted, and resuming needs no generator states.
@@ -7,40 +7,22 @@ device, or on how often it was interrupted, and resuming needs no generator stat
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dbexp.config.schema import Config
-from dbexp.core.device import mean_over_processes
+from dbexp.core.device import mean_over_processes, processes
 from dbexp.core.hashing import seed_of
+from dbexp.models import Model
 from dbexp.train import lr_schedule, optimizer
-from dbexp.train.adapter import Adapter
-from dbexp.train.latents import Bank
+from dbexp.train.adapter import Adapter, AdapterSlots
+from dbexp.train.data import Training, TrainingData
 
 Row = dict[str, float]
 """A line of the history: step (1-based), loss, loss_instance, loss_prior, lr, grad_norm."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """What one run trains on.
-
-    Attributes:
-        config: its settings.
-        images, prompt: the subject's pictures and their caption.
-        class_images, class_prompt: the same for prior preservation; no pictures without it.
-    """
-
-    config: Config
-    images: tuple[Path, ...]
-    prompt: str
-    class_images: tuple[Path, ...]
-    class_prompt: str
 
 
 @dataclass(frozen=True)
@@ -49,15 +31,19 @@ class Draw:
 
     Attributes:
         instance, prior: rows of the instance and class banks.
-        timesteps: int64 [n].
+        times: [n], as the model draws them.
         noise, latent_noise: fp32 [n, C, h, w].
     """
 
     instance: list[int]
     prior: list[int]
-    timesteps: Tensor
+    times: Tensor
     noise: Tensor
     latent_noise: Tensor
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.times)
 
 
 def schedule_of_pictures(micro: int, instances: int, priors: int, batch_size: int, seed: int) -> list[tuple[int, int]]:
@@ -75,53 +61,68 @@ def schedule_of_pictures(micro: int, instances: int, priors: int, batch_size: in
 
 
 class Lane:
-    """A run in progress.
+    """A training in progress.
 
     Args:
-        task: what it trains on.
-        instance, prior: latents of its pictures; prior None without prior preservation.
-        texts: text states [1 or 2, L, D] of the instance prompt (and the class prompt) when the text encoder is frozen;
-            token ids [1 or 2, L] when it is trained.
-        train_timesteps: of the model's forward process.
+        data: what it trains on.
+        adapter: its slot's, with initial weights.
+        model: the frozen base.
         process, processes: which of how many processes this is; each draws microbatches of its own.
+
+    Attributes:
+        training, cfg: settings.
+        micro: microbatches done, on this process.
+        history: a row per optimizer step whose losses have come from the device.
+        diverged_at: step whose loss or gradient was not finite; None: in good health.
     """
 
     def __init__(
-        self,
-        task: Training,
-        instance: Bank,
-        prior: Bank | None,
-        texts: Tensor,
-        train_timesteps: int,
-        process: int = 0,
-        processes: int = 1,
+        self, data: TrainingData, adapter: Adapter, model: Model, process: int = 0, processes: int = 1
     ) -> None:
-        self.task, self.texts = task, texts
-        self.instance, self.prior = instance, prior
-        self.train, self.steps = task.config.train, task.config.train.steps
-        self.trains_text = task.config.lora.text_encoder
+        self.data, self.adapter, self._model = data, adapter, model
+        self._process, self._processes = process, processes
+        self.training, self.cfg = data.training, data.training.cfg
+        self.parameters: list[nn.Parameter] = [p for part in adapter.ranks for p in adapter.parameters(part)]
+        self.optimizer = optimizer.build(self.cfg, [adapter.parameters(part) for part in adapter.ranks])
+        self.scaler = optimizer.build_scaler(model.device, model.dtype)
         self.micro = 0
-        """Microbatches done, on this process."""
         self.history: list[Row] = []
         self.diverged_at: int | None = None
-        self._timesteps = train_timesteps
-        self._process, self._processes = process, processes
         self._losses: list[tuple[float, float]] = []
         self._norms: list[Tensor] = []
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.cfg.steps
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.micro // self.cfg.grad_accum
+
+    @property
+    def running(self) -> bool:
+        """Whether there is more to do."""
+        return self.step < self.steps and self.diverged_at is None
+
+    @property
+    def between_steps(self) -> bool:
+        """Whether it stands, in good health, between two optimizer steps."""
+        return self.diverged_at is None and self.micro % self.cfg.grad_accum == 0
 
     # -- data -------------------------------------------------------------------------------------------------------
 
     def draw(self) -> Draw:
         """The next microbatch."""
-        seeds = self.task.config.seeds
-        micro = self.micro * self._processes + self._process
-        priors = len(self.prior) if self.prior is not None else 0
-        chosen = schedule_of_pictures(micro, len(self.instance), priors, self.train.batch_size, seeds.data)
-        banks = [("instance", self.instance, [picture for picture, _ in chosen])]
-        if self.prior is not None:
-            banks.append(("prior", self.prior, [picture for _, picture in chosen]))
+        seeds, micro = self.training.seeds, self.micro * self._processes + self._process
+        instance, prior = self.data.instance, self.data.prior
+        pairs = schedule_of_pictures(micro, len(instance), len(prior or ()), self.cfg.batch_size, seeds.data)
+        banks = [("instance", instance, [picture for picture, _ in pairs])]
+        if prior is not None:
+            banks.append(("prior", prior, [picture for _, picture in pairs]))
         rows: dict[str, list[int]] = {"instance": [], "prior": []}
-        timesteps, noises, latent_noises = [], [], []
+        times, noises, latent_noises = [], [], []
         for name, bank, pictures in banks:
             views = torch.Generator().manual_seed(seed_of(seeds.data, "view", name, micro))
             for picture in pictures:
@@ -130,48 +131,28 @@ class Lane:
             # instance and class have streams of their own, so that runs with and without prior share the first
             generator = torch.Generator().manual_seed(seed_of(seeds.noise, name, micro))
             shape = (len(pictures), *bank.mean.shape[1:])
-            timesteps.append(torch.randint(self._timesteps, shape[:1], generator=generator))
+            times.append(self._model.draw_times(len(pictures), generator, self.cfg, self.training.resolution))
             latent_noises.append(torch.randn(shape, generator=generator))
             noise = torch.randn(shape, generator=generator)
-            if self.train.noise_offset:
-                noise += self.train.noise_offset * torch.randn(*shape[:2], 1, 1, generator=generator)
+            if self.cfg.noise_offset:
+                noise += self.cfg.noise_offset * torch.randn(*shape[:2], 1, 1, generator=generator)
             noises.append(noise)
-        return Draw(rows["instance"], rows["prior"], torch.cat(timesteps), torch.cat(noises), torch.cat(latent_noises))
+        return Draw(rows["instance"], rows["prior"], torch.cat(times), torch.cat(noises), torch.cat(latent_noises))
 
     def latents(self, draw: Draw, latent_noise: Tensor) -> Tensor:
         """Latents [n, C, h, w] of a microbatch; `latent_noise` is the draw's, on the training device."""
-        mean, std = self.instance.mean[draw.instance], self.instance.std[draw.instance]
-        if self.prior is not None:
-            mean = torch.cat([mean, self.prior.mean[draw.prior]])
-            std = torch.cat([std, self.prior.std[draw.prior]])
-        return mean + std * latent_noise if self.train.sample_latents else mean
+        mean = self._of_rows("mean", draw)
+        return mean + self._of_rows("std", draw) * latent_noise if self.cfg.sample_latents else mean
 
-    def coefficients(self, draw: Draw) -> list[float]:
-        """Weight of each row in the lane's loss: mean(instance) + weight * mean(class), over the accumulated passes."""
-        weight = self.task.config.prior.weight
-        instance = [1 / len(draw.instance)] * len(draw.instance)
-        prior = [weight / len(draw.prior) for _ in draw.prior]
-        return [value / self.train.grad_accum for value in (*instance, *prior)]
+    def sizes(self, draw: Draw) -> Tensor:
+        """Sizes and cuts [n, 6] of the pictures of a microbatch (see `dbexp.models.SIZES`)."""
+        return self._of_rows("sizes", draw)
+
+    def _of_rows(self, name: str, draw: Draw) -> Tensor:
+        rows: Tensor = getattr(self.data.instance, name)[draw.instance]
+        return rows if self.data.prior is None else torch.cat([rows, getattr(self.data.prior, name)[draw.prior]])
 
     # -- steps ------------------------------------------------------------------------------------------------------
-
-    def begin(self, adapter: Adapter, device: torch.device, dtype: torch.dtype) -> None:
-        """Take a slot's adapter and start from its initial weights."""
-        self.adapter = adapter
-        self.scaler = optimizer.build_scaler(device, dtype)
-        unet, text = adapter.parameters("unet"), adapter.parameters("text_encoder")
-        self.parameters: list[nn.Parameter] = [*unet, *text]
-        self.optimizer = optimizer.build(self.train, unet, text)
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps done."""
-        return self.micro // self.train.grad_accum
-
-    @property
-    def running(self) -> bool:
-        """Whether there is more to do."""
-        return self.step < self.steps and self.diverged_at is None
 
     def after_backward(self) -> bool:
         """Count a microbatch whose gradient was added; make the optimizer step if it was the last of one.
@@ -180,20 +161,22 @@ class Lane:
             Whether a step was made.
         """
         self.micro += 1
-        if self.micro % self.train.grad_accum:
+        if self.micro % self.cfg.grad_accum:
             return False
-        cfg = self.task.config
-        factor = lr_schedule.factor(self.step - 1, cfg.lr_schedule, steps=self.steps, peak_lr=self.train.lr)
-        optimizer.set_lr(self.optimizer, factor)
+        optimizer.set_lr(self.optimizer, self._lr_factor(self.step))
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         mean_over_processes(gradients)
         self.scaler.unscale_(self.optimizer)
-        limit = self.train.max_grad_norm or math.inf
+        limit = self.cfg.max_grad_norm or math.inf
         self._norms.append(nn.utils.clip_grad_norm_(self.parameters, limit))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         torch._foreach_zero_(gradients)
         return True
+
+    def _lr_factor(self, step: int) -> float:
+        """Factor of the peak learning rate at a 1-based optimizer step."""
+        return lr_schedule.factor(step - 1, self.training.lr_schedule, steps=self.steps, peak_lr=self.cfg.lr)
 
     def absorb(self, losses: list[tuple[float, float]]) -> list[Row]:
         """Turn (instance, class) losses of microbatches, now on the host, into history rows of whole steps.
@@ -202,32 +185,33 @@ class Lane:
             The new rows. If loss or gradient of one is not finite, the lane is marked as diverged and the rest dropped.
         """
         self._losses += losses
-        accum, rows = self.train.grad_accum, []
+        accum, rows = self.cfg.grad_accum, []
         while len(self._losses) >= accum and self.diverged_at is None:
             group, self._losses = self._losses[:accum], self._losses[accum:]
-            instance = sum(pair[0] for pair in group) / accum
-            prior = sum(pair[1] for pair in group) / accum
-            step = len(self.history) + 1
-            cfg = self.task.config
-            factor = lr_schedule.factor(step - 1, cfg.lr_schedule, steps=self.steps, peak_lr=self.train.lr)
-            row: Row = {"step": step, "loss": instance + cfg.prior.weight * prior, "loss_instance": instance}
-            if self.prior is not None:
-                row["loss_prior"] = prior
-            row |= {"lr": self.train.lr * factor, "grad_norm": float(self._norms.pop(0))}
+            row = self._row(len(self.history) + 1, group)
             # without a loss scaler, which skips such steps, a gradient that is not finite has ruined the weights
             ruined = not self.scaler.is_enabled() and not math.isfinite(row["grad_norm"])
             if ruined or not math.isfinite(row["loss"]):
-                self.diverged_at = step
+                self.diverged_at = int(row["step"])
             else:
                 self.history.append(row)
                 rows.append(row)
         return rows
 
+    def _row(self, step: int, losses: list[tuple[float, float]]) -> Row:
+        """The history row of a step from the losses of its microbatches; takes the oldest gradient norm."""
+        instance = sum(pair[0] for pair in losses) / len(losses)
+        prior = sum(pair[1] for pair in losses) / len(losses)
+        row: Row = {"step": step, "loss": instance + self.training.prior_weight * prior, "loss_instance": instance}
+        if self.data.prior is not None:
+            row["loss_prior"] = prior
+        return row | {"lr": self.cfg.lr * self._lr_factor(step), "grad_norm": float(self._norms.pop(0))}
+
     # -- state ------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on from the last microbatch, exactly; its losses must have come from the device."""
-        accumulating = self.micro % self.train.grad_accum > 0
+        accumulating = self.micro % self.cfg.grad_accum > 0
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         return {
             "micro": self.micro,
@@ -246,10 +230,44 @@ class Lane:
         self.adapter.load_state(state["adapter"])
         with torch.no_grad():
             gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-            for gradient, kept in zip(gradients, state["gradients"], strict=False):  # none between two steps
-                gradient.copy_(kept)
+            for gradient, value in zip(gradients, state["gradients"], strict=False):  # none between two steps
+                gradient.copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.history = list(state["history"])
         self._losses = [(float(instance), float(prior)) for instance, prior in state["losses"]]
         self.diverged_at = state["diverged_at"]
+
+
+# -- slots ------------------------------------------------------------------------------------------------------------
+
+
+def ranks_of(trainings: Sequence[Training], model: Model) -> dict[str, int]:
+    """Part -> rank that slots for these trainings must have room for."""
+    ranks: dict[str, int] = {}
+    for training in trainings:
+        for part, rank in training.ranks(model.family).items():
+            ranks[part] = max(rank, ranks.get(part, 0))
+    return ranks
+
+
+def open_slots(data: Sequence[TrainingData], model: Model, ranks: Mapping[str, int] | None = None) -> AdapterSlots:
+    """Slots for lanes, each empty still; gradient checkpointing is switched as the lanes want it.
+
+    Args:
+        data: of the lanes, one for each slot.
+        model: the frozen base.
+        ranks: part -> rank that slots have room for; None: as the lanes need.
+    """
+    trainings = [one.training for one in data]
+    slots = AdapterSlots(model, trainings[0].lora.sites, len(data), ranks or ranks_of(trainings, model))
+    model.enable_gradient_checkpointing(trainings[0].cfg.gradient_checkpointing)
+    return slots
+
+
+def enter(slots: AdapterSlots, slot: int, data: TrainingData, model: Model) -> Lane:
+    """A lane in its slot, with fresh weights."""
+    training = data.training
+    ranks = training.ranks(model.family)
+    alphas = {part: training.lora.alpha or float(rank) for part, rank in ranks.items()}
+    return Lane(data, slots.open(slot, ranks, alphas, training.seeds.init), model, *processes())

@@ -20,7 +20,7 @@ from dbexp.config.schema import TrainConfig
 from dbexp.core.errors import ConfigError
 from dbexp.core.files import write_atomic
 from dbexp.core.hashing import seed_of
-from dbexp.core.images import image_hash, prepare, read_rgb, short_side_size
+from dbexp.core.images import center_offset, image_hash, prepare, read_rgb, short_side_size
 from dbexp.core.progress import progress
 from dbexp.core.store import Store
 from dbexp.models import Model
@@ -46,12 +46,14 @@ class Bank:
     """Posteriors of a set of pictures on the training device.
 
     Attributes:
-        mean, std: fp32 [V, C, h, w], scaled; all views of all pictures in a row.
+        mean, std: fp32 [V, C, h, w], normalised; all views of all pictures in a row.
+        sizes: fp32 [V, 6], see `dbexp.models.SIZES`.
         first: the first view of each picture; view v of picture i is row first[i] + v.
     """
 
     mean: Tensor
     std: Tensor
+    sizes: Tensor
     first: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -126,7 +128,7 @@ def encode(
     }
 
     def make(folder: Path) -> None:
-        means, stds, counts = [], [], []
+        means, stds, sizes, counts = [], [], [], []
         with progress(f"encode {title}", len(paths)) as bar:
             for path, digest in zip(paths, hashes, strict=True):
                 image = read_rgb(path)
@@ -136,13 +138,25 @@ def encode(
                     mean, std = model.encode_images(torch.from_numpy(pixels)[None])
                     means.append(mean.cpu())
                     stds.append(std.cpu())
+                    sizes.append(_sizes(image.width, image.height, view, resolution))
                 counts.append(len(chosen))
                 bar.advance()
         first = torch.tensor([0, *counts[:-1]]).cumsum(0)
-        tensors = {"mean": torch.cat(means), "std": torch.cat(stds), "first": first}
+        tensors = {"mean": torch.cat(means), "std": torch.cat(stds), "sizes": torch.tensor(sizes), "first": first}
         write_atomic(folder / "latents.safetensors", safetensors.torch.save(tensors))
 
     folder = store.get("latents", inputs, make)
     tensors = safetensors.torch.load_file(folder / "latents.safetensors")
     first = tuple(int(i) for i in tensors["first"])
-    return Bank(tensors["mean"].to(model.device), tensors["std"].to(model.device), first)
+    # entries of before sizes were noted are of Stable Diffusion, which reads none
+    sizes = tensors.get("sizes", torch.zeros(len(tensors["mean"]), 6))
+    mean, std, sizes = (tensor.to(model.device) for tensor in (tensors["mean"], tensors["std"], sizes))
+    return Bank(mean, std, sizes, first)
+
+
+def _sizes(width: int, height: int, view: View, resolution: int) -> list[float]:
+    """Of the picture, and of the square that is cut out of it once it is resized and, maybe, mirrored."""
+    wide, high = short_side_size(width, height, resolution)
+    left = center_offset(wide, resolution) if view.left is None else view.left
+    top = center_offset(high, resolution) if view.top is None else view.top
+    return [height, width, top, wide - resolution - left if view.flip else left, resolution, resolution]

@@ -9,24 +9,23 @@ a pack may use half of the memory that the system calls available.
 from __future__ import annotations
 
 import gc
-import json
 import logging
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import psutil
 import torch
 from torch import Tensor
 
-from dbexp.config.schema import Config
 from dbexp.core.errors import byte_size
 from dbexp.core.store import Store
 from dbexp.models import Model
 from dbexp.train import packing
-from dbexp.train.lane import Training
+from dbexp.train.adapter import AdapterSlots
+from dbexp.train.data import Training, prepare
+from dbexp.train.lane import Lane, enter, open_slots
 from dbexp.train.loop import Loop
-from dbexp.train.train import enter_slot, open_slots, prepare
 
 log = logging.getLogger(__name__)
 
@@ -42,38 +41,35 @@ class Cost:
     lane: int
 
 
-_measured: dict[str, Cost] = {}
+_measured: dict[tuple[object, ...], Cost] = {}
 
 
-def most_lanes(config: Config) -> int:
-    """Lanes of a pack of which more would be of no use."""
-    wanted = config.model.device
-    gpu = torch.cuda.is_available() if wanted == "auto" else wanted.startswith("cuda")
+def most_lanes(device: str) -> int:
+    """Lanes of a pack of which more would be of no use, on a device as `model.device` has it."""
+    gpu = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
     return packing.MOST_LANES_ON_GPU if gpu else packing.MOST_LANES
 
 
-def room(tasks: Sequence[Training], model: Model, store: Store) -> int:
+def room(trainings: Sequence[Training], model: Model, store: Store) -> int:
     """How many of these lanes may train at once; the log says why.
 
     Args:
-        tasks: of the lanes of a pack. All count as much as the one with most rows.
+        trainings: of the lanes of a pack. All count as much as the one with most rows.
         model: the frozen base.
         store: has their latents.
     """
-    largest = max(tasks, key=_size)
-    key = json.dumps(
-        [packing.shared(largest.config), _size(largest), model.identity, str(model.device)], sort_keys=True
-    )
+    largest = max(trainings, key=_size)
+    key = (_size(largest), model.identity, str(model.dtype), str(model.device))
     if key not in _measured:
         _measured[key] = _measure(largest, model, store)
     cost, free = _measured[key], _free(model.device)
     share = packing.MEMORY_SHARE["cuda" if model.device.type == "cuda" else "cpu"]
-    fit = packing.lanes_that_fit(share * free, cost.fixed, cost.lane, len(tasks))
+    fit = packing.lanes_that_fit(share * free, cost.fixed, cost.lane, len(trainings))
     log.info(
         "pack size: %d of %d lanes at once: a lane takes %s beside %s for all of them, and of %s free on %s %d %% may "
         "be used; hydra.launcher.size=N decides otherwise",
         fit,
-        len(tasks),
+        len(trainings),
         byte_size(cost.lane),
         byte_size(cost.fixed),
         byte_size(free),
@@ -83,11 +79,11 @@ def room(tasks: Sequence[Training], model: Model, store: Store) -> int:
     return fit
 
 
-def _size(task: Training) -> tuple[int, bool, int]:
-    """What decides a lane's memory, beyond what all lanes of a pack have in common."""
-    config = task.config
-    rows = config.train.batch_size * (2 if config.prior.weight > 0 else 1)
-    return rows, config.lora.text_encoder, config.lora.rank
+def _size(training: Training) -> tuple[int, bool, int, int, str, bool]:
+    """What decides a lane's memory: first what lanes of a pack may differ in."""
+    rows = training.cfg.batch_size * len(training.prompts)
+    common = training.resolution, training.lora.sites, training.cfg.gradient_checkpointing
+    return rows, training.lora.text_encoder, training.lora.rank, *common
 
 
 def _free(device: torch.device) -> int:
@@ -98,11 +94,11 @@ def _free(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def _measure(task: Training, model: Model, store: Store) -> Cost:
+def _measure(training: Training, model: Model, store: Store) -> Cost:
     if model.device.type != "cuda":
-        return Cost(0, _kept_for_backward(task, model, store))
+        return Cost(0, _kept_for_backward(training, model, store))
     try:
-        one, two = (_peak(task, count, model, store) for count in (1, 2))
+        one, two = (_peak(training, count, model, store) for count in (1, 2))
     except torch.OutOfMemoryError:
         release()
         return Cost(_free(model.device), 1)  # not even two: one at a time
@@ -110,19 +106,18 @@ def _measure(task: Training, model: Model, store: Store) -> Cost:
     return Cost(max(one - lane, 0), lane)
 
 
-def _peak(task: Training, count: int, model: Model, store: Store) -> int:
+def _peak(training: Training, count: int, model: Model, store: Store) -> int:
     """Most bytes that are allocated on the GPU while so many lanes make an optimizer step."""
     release()
     torch.cuda.reset_peak_memory_stats(model.device)
-    _step(task, count, model, store, task.config.train.grad_accum)
+    with _lanes(training, count, model, store) as (slots, lanes):
+        _train(slots, lanes, model, training.cfg.grad_accum)
     return torch.cuda.max_memory_allocated(model.device)
 
 
-def _kept_for_backward(task: Training, model: Model, store: Store) -> int:
+def _kept_for_backward(training: Training, model: Model, store: Store) -> int:
     """Bytes that a lane takes on a CPU."""
-    frozen = {tensor.untyped_storage().data_ptr() for tensor in model.part("unet").parameters()}
-    if task.config.lora.text_encoder:
-        frozen |= {tensor.untyped_storage().data_ptr() for tensor in model.part("text_encoder").parameters()}
+    frozen: set[int] = set()
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -131,24 +126,31 @@ def _kept_for_backward(task: Training, model: Model, store: Store) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        weights = _step(task, 1, model, store, 1)
-    return sum(kept.values()) + _COPIES * weights
+    with _lanes(training, 1, model, store) as (slots, lanes):
+        for part in slots.rows:
+            weights = (weight for weight in model.part(part).parameters() if not weight.requires_grad)
+            frozen |= {weight.untyped_storage().data_ptr() for weight in weights}
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            _train(slots, lanes, model, 1)
+        trained = sum(weight.numel() * weight.element_size() for weight in lanes[0].parameters)
+    return sum(kept.values()) + _COPIES * trained
 
 
-def _step(task: Training, count: int, model: Model, store: Store, microbatches: int) -> int:
-    """Train copies of a lane for a few microbatches and forget it; returns the bytes of one lane's weights."""
-    lanes = prepare([task] * count, model, store)
+@contextmanager
+def _lanes(training: Training, count: int, model: Model, store: Store) -> Iterator[tuple[AdapterSlots, list[Lane]]]:
+    """Copies of a lane, forgotten after the block."""
+    data = prepare([training] * count, model, store)
     try:
-        with open_slots(lanes, model) as slots:
-            for slot, lane in enumerate(lanes):
-                enter_slot(lane, slot, slots, model)
-            with closing(Loop(lanes, slots, model, _Silent(), lambda slot, rows: None)) as loop:
-                for _ in range(microbatches):
-                    loop.microbatch()
-            return sum(parameter.numel() * parameter.element_size() for parameter in lanes[0].parameters)
+        with open_slots(data, model) as slots:
+            yield slots, [enter(slots, slot, one, model) for slot, one in enumerate(data)]
     finally:
         model.enable_gradient_checkpointing(False)
+
+
+def _train(slots: AdapterSlots, lanes: Sequence[Lane], model: Model, microbatches: int) -> None:
+    with closing(Loop(lanes, slots, model, _Silent(), lambda slot, rows: None)) as loop:
+        for _ in range(microbatches):
+            loop.microbatch()
 
 
 class _Silent:

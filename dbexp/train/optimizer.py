@@ -12,19 +12,16 @@ from torch import nn
 from dbexp.config.schema import TrainConfig
 
 
-def build(
-    cfg: TrainConfig, unet: Sequence[nn.Parameter], text_encoder: Sequence[nn.Parameter]
-) -> torch.optim.Optimizer:
+def build(cfg: TrainConfig, parts: Sequence[Sequence[nn.Parameter]]) -> torch.optim.Optimizer:
     """The optimizer of a lane, one parameter group per part; each group remembers its peak rate as `peak_lr`.
 
     Args:
         cfg: which optimizer, and its constants.
-        unet, text_encoder: trained parameters; the second may be empty.
+        parts: trained parameters of the denoiser, then of each part of the text encoder that is trained.
     """
     text_lr = cfg.lr if cfg.text_encoder_lr is None else cfg.text_encoder_lr
-    groups: list[dict[str, Any]] = [{"params": list(unet), "lr": cfg.lr, "peak_lr": cfg.lr}]
-    if text_encoder:
-        groups.append({"params": list(text_encoder), "lr": text_lr, "peak_lr": text_lr})
+    rates = [cfg.lr, *[text_lr] * (len(parts) - 1)]
+    groups = [{"params": list(part), "lr": lr, "peak_lr": lr} for part, lr in zip(parts, rates, strict=True)]
     common: dict[str, Any] = {"betas": (cfg.beta1, cfg.beta2), "eps": cfg.eps, "weight_decay": cfg.weight_decay}
     if cfg.optimizer == "adamw":
         # fused: one kernel for all sites, and under fp16 an overflow is skipped without waiting for the device
@@ -37,7 +34,7 @@ def build(
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Set every group to `factor` times its peak rate; returns the first group's (the UNet's)."""
+    """Set every group to `factor` times its peak rate; returns the first group's (the denoiser's)."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
     return float(optimizer.param_groups[0]["lr"])

@@ -1,30 +1,18 @@
-"""Which runs can train together: pure functions over configs."""
+"""Which runs train together, and which share a lane: pure functions over settings."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dbexp.config.check import plain
-from dbexp.config.schema import Config
+from dbexp.config.schema import Config, LrScheduleConfig
+from dbexp.core.hashing import key_of
 from dbexp.train.lr_schedule import decay_end
 
-# everything else may differ between the lanes of a pack: subject, rank, rates, schedule, prior, steps, seeds, optimizer
-MUST_AGREE = (
-    "model.family",
-    "model.path",
-    "model.revision",
-    "model.variant",
-    "model.vae",
-    "model.single_file_config",
-    "model.precision",
-    "model.device",
-    "model.resolution",
-    "lora.sites",
-    "train.gradient_checkpointing",
-    "store",
-)
+_ONLY_NAMES = ("name", "label")
+"""Settings of the model that tell how it is called."""
 _DECIDE_TRAINING = ("model", "dataset", "lora", "lr_schedule", "prior", "train", "seeds")
 """Groups that a trained LoRA may depend on; a few of their settings are no part of it, which costs only sharing."""
 
@@ -38,26 +26,38 @@ which counts only what is kept for the backward pass, leaves out."""
 
 
 def shared(config: Config) -> dict[str, Any]:
-    """The settings that the lanes of a pack must have in common; runs with equal ones can train together."""
-    values = {}
-    for path in MUST_AGREE:
-        node: Any = config
-        for name in path.split("."):
-            node = getattr(node, name)
-        values[path] = node
-    return values
+    """The settings that the lanes of a pack must have in common; runs with equal ones can train together.
 
-
-def course(config: Config) -> str:
-    """What decides every step of a run, but not how many there are: runs with equal ones share a lane.
-
-    A decay that follows the number of steps makes runs of different length different from their first step on. What
-    happens after training (samples, metrics) is no part of it.
+    Everything else may differ: subject, rank, rates, schedule, prior, steps, seeds, optimizer.
     """
+    model = {f"model.{name}": value for name, value in plain(config.model).items() if name not in _ONLY_NAMES}
+    return model | {
+        "lora.sites": config.lora.sites,
+        "train.gradient_checkpointing": config.train.gradient_checkpointing,
+        "store": config.store,
+    }
+
+
+def trajectory(settings: Mapping[str, Any]) -> str:
+    """Key of what decides every step of a training, but not how many there are: those with equal keys share a lane.
+
+    A decay that follows the number of steps makes trainings of different length different from their first step on.
+
+    Args:
+        settings: JSON-like; all that the training depends on, among it `train` and `lr_schedule`, the two groups of a
+            config. Of a training that is about to start they are the inputs of its entry in the store; of a run that
+            is only planned, `planned(config)`.
+    """
+    train, schedule = dict(settings["train"]), dict(settings["lr_schedule"])
+    schedule["horizon"] = decay_end(LrScheduleConfig(**schedule), steps=train.pop("steps"))
+    return key_of({**settings, "train": train, "lr_schedule": schedule})
+
+
+def planned(config: Config) -> dict[str, Any]:
+    """What the training of a run depends on, as far as its config tells. What happens after training is no part."""
     settings: dict[str, Any] = {group: plain(getattr(config, group)) for group in _DECIDE_TRAINING}
-    settings["lr_schedule"]["horizon"] = decay_end(config.lr_schedule, steps=settings["train"].pop("steps"))
     settings["seeds"].pop("sample")
-    return json.dumps([settings, config.store], sort_keys=True)
+    return {**settings, "store": config.store}
 
 
 def packs(configs: Sequence[Config], size: int = MOST_LANES) -> list[list[int]]:
@@ -76,7 +76,7 @@ def packs(configs: Sequence[Config], size: int = MOST_LANES) -> list[list[int]]:
     groups: dict[str, dict[str, list[int]]] = {}
     for index, config in enumerate(configs):
         lanes = groups.setdefault(json.dumps(shared(config), sort_keys=True), {})
-        lanes.setdefault(course(config), []).append(index)
+        lanes.setdefault(trajectory(planned(config)), []).append(index)
     gathered = []
     for lanes in groups.values():
         longest_first = sorted(lanes.values(), key=lambda lane: -max(_passes(configs[index]) for index in lane))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dbexp.config.check import plain
-from dbexp.config.schema import LrScheduleConfig
 from dbexp.core import provenance
 from dbexp.core.device import processes, wait_for_everyone
 from dbexp.core.errors import TrainingDiverged
@@ -18,8 +16,8 @@ from dbexp.core.images import image_hash
 from dbexp.core.store import Entry
 from dbexp.models import Model
 from dbexp.train import adapter, layout
-from dbexp.train.lane import Lane, Row, Training
-from dbexp.train.lr_schedule import decay_end
+from dbexp.train.data import Training
+from dbexp.train.lane import Lane, Row
 
 VERSION = 1
 _DIVERGED = "diverged.json"
@@ -43,53 +41,69 @@ class Trained:
     record: dict[str, Any]
 
 
-def inputs_of(task: Training, model: Model) -> dict[str, Any]:
+def inputs_of(training: Training, model: Model) -> dict[str, Any]:
     """What a trained LoRA depends on: the key of its store entry."""
-    cfg = task.config
-    train = asdict(cfg.train)
+    cfg = asdict(training.cfg)
     for unrelated in ("log_every", "gradient_checkpointing"):
-        train.pop(unrelated)
-    prior = cfg.prior.weight > 0
+        cfg.pop(unrelated)
+    prior = training.prior_weight > 0
     return {
         "version": VERSION,
         "model": model.identity,
         "dtype": str(model.dtype),
-        "resolution": cfg.model.resolution,
-        "lora": asdict(cfg.lora),
-        "lr_schedule": asdict(cfg.lr_schedule),
-        "train": train,
-        "images": [image_hash(path) for path in task.images],
-        "prompt": task.prompt,
-        "prior_weight": cfg.prior.weight,
-        "class_images": [image_hash(path) for path in task.class_images] if prior else [],
-        "class_prompt": task.class_prompt if prior else None,
-        "seeds": {name: getattr(cfg.seeds, name) for name in ("init", "data", "noise")},
+        "resolution": training.resolution,
+        "lora": asdict(training.lora),
+        "lr_schedule": asdict(training.lr_schedule),
+        "train": cfg,
+        "images": [image_hash(path) for path in training.images],
+        "prompt": training.prompt,
+        "prior_weight": training.prior_weight,
+        "class_images": [image_hash(path) for path in training.class_images] if prior else [],
+        "class_prompt": training.class_prompt if prior else None,
+        "seeds": {name: getattr(training.seeds, name) for name in ("init", "data", "noise")},
         "processes": processes()[1],
     }
 
 
-def course_of(inputs: dict[str, Any]) -> dict[str, Any]:
-    """What decides every step of a run, but not how many there are: runs with equal ones are one training.
-
-    A decay that follows the number of steps makes runs of different length different from their first step on.
-    """
-    train, schedule = dict(inputs["train"]), dict(inputs["lr_schedule"])
-    schedule["horizon"] = decay_end(LrScheduleConfig(**schedule), steps=train.pop("steps"))
-    return {**inputs, "train": train, "lr_schedule": schedule}
-
-
 @dataclass(frozen=True)
 class FinishLine:
-    """A finish line: a run that ends when its lane has done its steps."""
+    """Where a run leaves the trajectory that it shares with others: when its steps are done.
+
+    Attributes:
+        number: of the run.
+        entry: of its result.
+    """
 
     number: int
-    task: Training
+    training: Training
     entry: Entry
 
     @property
     def steps(self) -> int:
         """Optimizer steps until here."""
-        return self.task.config.train.steps
+        return self.training.cfg.steps
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The finish lines of a lane, nearest first.
+
+    Attributes:
+        key: see `packing.trajectory`.
+    """
+
+    key: str
+    lines: tuple[FinishLine, ...]
+
+    @property
+    def training(self) -> Training:
+        """Of the lane: that of its last finish line."""
+        return self.lines[-1].training
+
+    @property
+    def passes(self) -> int:
+        """Microbatches until the end."""
+        return self.training.cfg.steps * self.training.cfg.grad_accum
 
 
 def is_main() -> bool:
@@ -111,27 +125,27 @@ def checkpoint(lane: Lane, lines: Sequence[FinishLine], model: Model) -> None:
     for line in lines:
         if line.steps > lane.step:
             path = line.entry.folder / layout.CHECKPOINTS / f"step_{lane.step:06d}.safetensors"
-            adapter.save(path, lane.adapter, model, _provenance(line.task, lane.step, model))
+            _save(path, line, lane, model)
 
 
-def _provenance(task: Training, step: int, model: Model) -> dict[str, Any]:
-    """What a LoRA file tells of its making; nothing that would differ from one making to the next."""
-    made_with = provenance.collect(model.device)
-    config = replace(task.config, dataset=replace(task.config.dataset, path=None, root=None), store=None)
-    return {
-        "inputs": inputs_of(task, model),
-        "config": provenance.public(plain(config)),
-        "step": step,
+def _save(path: Path, line: FinishLine, lane: Lane, model: Model) -> None:
+    """Write a lane's LoRA as it is now; its metadata holds nothing that differs from one making to the next."""
+    versions = provenance.collect(model.device)
+    record = {
+        "inputs": inputs_of(line.training, model),
+        "config": provenance.public(line.training.record),
+        "step": lane.step,
         "model": model.name,
-        "provenance": {name: made_with[name] for name in ("dbexp", "git", "packages", "python", "device")},
+        "provenance": {name: versions[name] for name in ("dbexp", "git", "packages", "python", "device")},
     }
+    adapter.save(path, lane.adapter, model, record)
 
 
 def finish(lane: Lane, line: FinishLine, model: Model, cost: dict[str, float]) -> Trained:
     """Write a run's result and publish it."""
     folder = line.entry.folder
     if is_main():
-        adapter.save(folder / layout.LORA, lane.adapter, model, _provenance(line.task, lane.step, model))
+        _save(folder / layout.LORA, line, lane, model)
         history = lane.history[: line.steps]
         write_atomic(folder / layout.HISTORY, "".join(json.dumps(row) + "\n" for row in history))
         record = {"steps": lane.step, **cost, "parameters": adapter.parameter_count(lane.adapter)}
@@ -144,16 +158,16 @@ def finish(lane: Lane, line: FinishLine, model: Model, cost: dict[str, float]) -
 def diverged(lane: Lane, line: FinishLine) -> TrainingDiverged:
     """What to tell of a run that did not reach its finish line; what was good of it stays."""
     folder = line.entry.folder
-    kept = [path for _, path in iterate_checkpoints(folder)]
-    last = f"last good checkpoint: {kept[-1]}" if kept else "no checkpoint was made before"
+    good = _last_checkpoint(folder)
+    last = f"last good checkpoint: {good}" if good else "no checkpoint was made before"
     message = (
-        f"the loss became NaN or infinite at step {lane.diverged_at} of {line.steps} (train.lr={lane.train.lr:g}); "
+        f"the loss became NaN or infinite at step {lane.diverged_at} of {line.steps} (train.lr={lane.cfg.lr:g}); "
         f"lower train.lr or model.precision=fp32. {last}. To train it again with the same settings delete {folder}"
     )
     if is_main():
         marker = {"step": lane.diverged_at, "message": message}
         write_atomic(folder / _DIVERGED, json.dumps(marker, indent=1, ensure_ascii=False))
-    return TrainingDiverged(message, kept[-1] if kept else None)
+    return TrainingDiverged(message, good)
 
 
 def divergence(folder: Path) -> TrainingDiverged | None:
@@ -161,11 +175,14 @@ def divergence(folder: Path) -> TrainingDiverged | None:
     marker = folder / _DIVERGED
     if not marker.exists():
         return None
-    kept = [path for _, path in iterate_checkpoints(folder)]
-    return TrainingDiverged(json.loads(marker.read_text())["message"], kept[-1] if kept else None)
+    return TrainingDiverged(json.loads(marker.read_text())["message"], _last_checkpoint(folder))
 
 
 def iterate_checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
     """(step, LoRA file) of every checkpoint of a run's train folder, in order."""
     for path in sorted((folder / layout.CHECKPOINTS).glob("step_*.safetensors")):
         yield int(path.stem.removeprefix("step_")), path
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    return max((path for _, path in iterate_checkpoints(folder)), default=None)

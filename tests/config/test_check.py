@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from dbexp.config import check, schema
 from dbexp.config.check import flatten
-from dbexp.config.families import FAMILIES, Family
+from dbexp.config.families import FAMILIES
 from dbexp.config.fields import Bounds, Choice, Rule, rule_of
 from dbexp.config.schema import Config, DatasetConfig, ModelConfig, SeedsConfig
 from dbexp.core.errors import ConfigError
@@ -152,7 +152,11 @@ def test_a_bad_choice_lists_the_good_ones(path: str) -> None:
     ],
 )
 def test_a_family_has_rules_of_its_own(values: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FAMILIES, "sd", Family("Others", "", ("euler",), {"attention": ""}, 16))
+    monkeypatch.setitem(
+        FAMILIES,
+        "sd",
+        dataclasses.replace(FAMILIES["sd"], samplers=("euler",), sites={"attention": ""}, size_multiple=16),
+    )
     (message,) = problems(changed(**values))
     assert message == says.replace("other", "sd")
 

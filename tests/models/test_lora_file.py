@@ -247,16 +247,16 @@ class TestMerged:
     def test_a_merged_model_gives_what_lanes_give(self, saved: Path, base: Model, adapter: Adapter) -> None:
         """Training and sampling see the same function."""
         noisy, steps = torch.randn(2, 4, 16, 16), torch.tensor([5, 900])
-        ids = base.tokenize([builders.PROMPT, builders.CLASS_PROMPT])
+        tokens = base.tokenize([builders.PROMPT, builders.CLASS_PROMPT])
         with torch.no_grad():
             with AdapterSlots(base, "attention", 1, BOTH) as lanes:
                 lanes.open(0, BOTH, ALPHAS, seed=0).load_state(adapter.state())
                 for rows in lanes.rows.values():
                     rows.set([2])
-                expected = base.predict(noisy, steps, base.encode_tokens(ids))
+                expected = base.predict(noisy, steps, base.encode(tokens))
             with lora_file.merged(base, saved):
                 torch.testing.assert_close(
-                    base.predict(noisy, steps, base.encode_tokens(ids)), expected, rtol=1e-4, atol=1e-4
+                    base.predict(noisy, steps, base.encode(tokens)), expected, rtol=1e-4, atol=1e-4
                 )
 
 

@@ -23,7 +23,7 @@ from tests import builders
 
 def job(number: int, *differs: str, device: str = "cpu") -> PlannedRun:
     """A job that shares its training with no other."""
-    config = builders.task(seed=number).config
+    config = builders.config(seed=number)
     return PlannedRun(number, differs, differs, replace(config, model=replace(config.model, device=device)))
 
 
@@ -37,7 +37,7 @@ def packs(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
         return [object() for _ in tasks]
 
     monkeypatch.setattr(models, "load", lambda *_: None)
-    monkeypatch.setattr(run, "make_task", lambda config, *_: config.seeds.init)
+    monkeypatch.setattr(run, "make_training", lambda config, *_: config.seeds.init)
     monkeypatch.setattr(memory, "room", lambda tasks, *_: len(tasks))
     monkeypatch.setattr(sweep, "_worked", {})
     monkeypatch.setattr(sweep, "train", train)
@@ -165,12 +165,12 @@ def test_one_that_never_fits_is_left_to_its_job(
 def test_a_job_that_cannot_begin_costs_the_others_nothing(
     packs: list[list[int]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def make_task(config: Any, *_: Any) -> int:
+    def make_training(config: Any, *_: Any) -> int:
         if config.seeds.init == 1:
             raise RuntimeError("no class images")
         return int(config.seeds.init)
 
-    monkeypatch.setattr(run, "make_task", make_task)
+    monkeypatch.setattr(run, "make_training", make_training)
     sweep.train_pack([job(0), job(1), job(2)])
     assert packs == [[0, 2]]
     assert "job 1: left out of its pack: RuntimeError: no class images" in caplog.text
@@ -197,12 +197,12 @@ def test_a_lane_that_diverges_is_named(
     assert caplog.messages == ["job 5 (lr=1): NaN at step 2"]
 
 
-@pytest.mark.parametrize("where", ["make_task", "train"])
+@pytest.mark.parametrize("where", ["make_training", "train"])
 def test_a_signal_ends_it(packs: list[list[int]], monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     def stop(*_: Any) -> None:
         raise Interrupted(signal.SIGINT, "stopped")
 
-    monkeypatch.setattr(run if where == "make_task" else sweep, where, stop)
+    monkeypatch.setattr(run if where == "make_training" else sweep, where, stop)
     with pytest.raises(Interrupted):
         sweep.train_pack([job(0), job(1)])
 
@@ -213,7 +213,7 @@ class TestPlan:
     @pytest.fixture(autouse=True)
     def nothing_is_trained(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(models, "load", lambda *_: None)
-        monkeypatch.setattr(run, "find_task", lambda *_: None)
+        monkeypatch.setattr(run, "find_training", lambda *_: None)
 
     @pytest.mark.parametrize(
         ("size", "workers", "sizes"),
@@ -252,7 +252,7 @@ class TestElsewhere:
 
     def test_their_precision_is_known_only_if_it_was_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(models, "load", lambda *_: None)
-        monkeypatch.setattr(run, "find_task", lambda *_: object())
+        monkeypatch.setattr(run, "find_training", lambda *_: object())
         monkeypatch.setattr(sweep, "inputs_of", lambda *_: {"version": 0})
         monkeypatch.setattr("dbexp.core.store.Store.find", lambda *_: object())
         auto, given = job(0), job(1)

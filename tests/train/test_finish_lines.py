@@ -12,7 +12,8 @@ import torch
 from dbexp.core.store import Store
 from dbexp.train.lane import Row
 from dbexp.train.loop import Loop
-from dbexp.train.train import Trained, iterate_checkpoints, train
+from dbexp.train.result import Trained, iterate_checkpoints
+from dbexp.train.train import train
 from tests import builders
 
 
@@ -23,9 +24,9 @@ class TestFinishLines:
     def test_each_equals_its_solo_run(
         self, schedule: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        tasks = [builders.task(steps=steps, schedule=schedule, checkpoint_every=2) for steps in (7, 3, 6)]
+        trainings = [builders.training(steps=steps, schedule=schedule, checkpoint_every=2) for steps in (7, 3, 6)]
         model = builders.model()
-        alone = [train([task], model, Store(tmp_path / "alone"))[0] for task in tasks]
+        alone = [train([training], model, Store(tmp_path / "alone"))[0] for training in trainings]
         counted: list[int] = []
         microbatch = Loop.microbatch
 
@@ -34,7 +35,7 @@ class TestFinishLines:
             return microbatch(loop, *arguments)
 
         monkeypatch.setattr(Loop, "microbatch", count)
-        together = train(tasks, model, Store(tmp_path / "together"))
+        together = train(trainings, model, Store(tmp_path / "together"))
         assert sum(counted) == 7
         for one, other in zip(alone, together, strict=True):
             assert isinstance(one, Trained) and isinstance(other, Trained)
@@ -47,14 +48,14 @@ class TestFinishLines:
             ]
 
     def test_a_decay_over_the_steps_is_not_shared(self, tmp_path: Path) -> None:
-        tasks = [builders.task(steps=steps, schedule={"name": "polynomial"}) for steps in (4, 2)]
-        long, short = train(tasks, builders.model(), Store(tmp_path))
+        trainings = [builders.training(steps=steps, schedule={"name": "polynomial"}) for steps in (4, 2)]
+        long, short = train(trainings, builders.model(), Store(tmp_path))
         assert isinstance(long, Trained) and isinstance(short, Trained)
         assert long.history[1]["lr"] != short.history[1]["lr"]
 
     def test_a_checkpoint_behind_a_new_finish_line_is_no_start_for_it(self, tmp_path: Path) -> None:
         store, model = Store(tmp_path), builders.model()
-        long, short = (builders.task(steps=steps, checkpoint_every=4, log_every=1) for steps in (6, 2))
+        long, short = (builders.training(steps=steps, checkpoint_every=4, log_every=1) for steps in (6, 2))
 
         def stop(number: int, rows: Sequence[Row]) -> None:
             if rows and rows[-1]["step"] >= 5:

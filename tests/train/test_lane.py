@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from dbexp.config.schema import LoraConfig
 from dbexp.train import adapter as lora
+from dbexp.train import loss
+from dbexp.train.data import TrainingData
 from dbexp.train.lane import Draw, Lane, schedule_of_pictures
 from dbexp.train.latents import Bank
 from tests import builders
@@ -20,16 +22,18 @@ def bank(pictures: int, views: int = 1) -> Bank:
     """Posteriors that tell the picture by their value."""
     rows = pictures * views
     mean = torch.arange(float(rows)).reshape(-1, 1, 1, 1).expand(rows, 4, 2, 2)
-    return Bank(mean, torch.ones_like(mean), tuple(range(0, rows, views)))
+    return Bank(mean, torch.ones_like(mean), torch.zeros(rows, 6), tuple(range(0, rows, views)))
 
 
 def lane(
-    *, instances: int = 4, priors: int = 6, views: int = 1, process: int = 0, processes: int = 1, **task: object
+    *, instances: int = 4, priors: int = 6, views: int = 1, process: int = 0, processes: int = 1, **settings: Any
 ) -> Lane:
-    made = builders.task(weight=1.0 if priors else 0.0, **task)  # type: ignore[arg-type]
-    return Lane(
-        made, bank(instances, views), bank(priors) if priors else None, torch.zeros(2, 3), 1000, process, processes
-    )
+    training = builders.training(weight=1.0 if priors else 0.0, **settings)
+    data = TrainingData(training, bank(instances, views), bank(priors) if priors else None, {})
+    ranks = {"unet": 4}
+    with lora.AdapterSlots(builders.model(), "attention", 1, ranks) as slots:
+        adapter = slots.open(0, ranks, {"unet": 4.0}, seed=0)
+    return Lane(data, adapter, builders.model(), process, processes)
 
 
 def draw(lane: Lane, micro: int) -> Draw:
@@ -41,7 +45,7 @@ def same(a: Draw, b: Draw) -> bool:
     equal = torch.equal
     return (
         (a.instance, a.prior) == (b.instance, b.prior)
-        and equal(a.timesteps, b.timesteps)
+        and equal(a.times, b.times)
         and equal(a.noise, b.noise)
         and equal(a.latent_noise, b.latent_noise)
     )
@@ -84,7 +88,7 @@ class TestDraws:
     def test_shapes(self) -> None:
         drawn = draw(lane(batch_size=3), 0)
         assert len(drawn.instance) == len(drawn.prior) == 3
-        assert drawn.timesteps.shape == (6,) and drawn.timesteps.dtype == torch.int64
+        assert drawn.times.shape == (6,) and drawn.times.dtype == torch.int64
         assert drawn.noise.shape == drawn.latent_noise.shape == (6, 4, 2, 2)
         assert drawn.noise.dtype == torch.float32
         assert not torch.equal(drawn.noise, drawn.latent_noise)
@@ -94,7 +98,7 @@ class TestDraws:
         with_prior, without = lane(), lane(priors=0)
         for micro in range(8):
             a, b = draw(with_prior, micro), draw(without, micro)
-            assert torch.equal(a.timesteps[:1], b.timesteps)
+            assert torch.equal(a.times[:1], b.times)
             assert torch.equal(a.noise[:1], b.noise)
             assert torch.equal(a.latent_noise[:1], b.latent_noise)
             assert not torch.equal(a.noise[0], a.noise[1])
@@ -108,9 +112,7 @@ class TestDraws:
     def test_seeds_are_independent(self) -> None:
         def with_seed(**seeds: int) -> list[Draw]:
             made = lane()
-            made.task = replace(
-                made.task, config=replace(made.task.config, seeds=replace(made.task.config.seeds, **seeds))
-            )
+            made.training = replace(made.training, seeds=replace(made.training.seeds, **seeds))
             return [draw(made, micro) for micro in range(6)]
 
         def order(draws: list[Draw]) -> list[tuple[int, int]]:
@@ -118,13 +120,13 @@ class TestDraws:
 
         before, data, noise, init = with_seed(), with_seed(data=7), with_seed(noise=7), with_seed(init=7)
         assert order(data) != order(before) == order(noise)
-        assert torch.equal(data[0].noise, before[0].noise) and torch.equal(data[0].timesteps, before[0].timesteps)
+        assert torch.equal(data[0].noise, before[0].noise) and torch.equal(data[0].times, before[0].times)
         assert not torch.equal(noise[0].noise, before[0].noise)
         assert all(same(a, b) for a, b in zip(init, before, strict=True))
 
     def test_timesteps_are_uniform(self) -> None:
         made = lane(batch_size=4, priors=0)
-        timesteps = torch.cat([draw(made, micro).timesteps for micro in range(1000)]).float()
+        timesteps = torch.cat([draw(made, micro).times for micro in range(1000)]).float()
         # mean and standard deviation of U{0..999}: 499.5 and 288.7; 4000 draws stray from the mean by 4.6
         assert timesteps.mean() == pytest.approx(499.5, abs=5 * 4.6)
         assert timesteps.std() == pytest.approx(288.7, rel=0.03)
@@ -157,32 +159,25 @@ class TestLatents:
     def test_its_mean(self) -> None:
         made = lane(sample_latents=False, priors=0)
         drawn = draw(made, 0)
-        assert torch.equal(made.latents(drawn, drawn.latent_noise), made.instance.mean[drawn.instance])
+        assert torch.equal(made.latents(drawn, drawn.latent_noise), made.data.instance.mean[drawn.instance])
 
 
 class TestCoefficients:
     def test_the_loss_is_mean_plus_weighted_mean(self) -> None:
         made = lane(batch_size=2, grad_accum=4)
-        made.task = replace(
-            made.task, config=replace(made.task.config, prior=replace(made.task.config.prior, weight=0.6))
-        )
-        assert made.coefficients(draw(made, 0)) == pytest.approx([0.125, 0.125, 0.075, 0.075])
+        made.training = replace(made.training, prior_weight=0.6)
+        assert loss.coefficients(made, draw(made, 0)) == pytest.approx([0.125, 0.125, 0.075, 0.075])
 
     def test_a_short_last_batch_is_a_mean_too(self) -> None:
         made = lane(batch_size=4, instances=5, priors=0)
-        assert made.coefficients(draw(made, 0)) == [0.25] * 4
-        assert made.coefficients(draw(made, 1)) == [1.0]
+        assert loss.coefficients(made, draw(made, 0)) == [0.25] * 4
+        assert loss.coefficients(made, draw(made, 1)) == [1.0]
 
 
 class TestSteps:
     @pytest.fixture
     def begun(self) -> Lane:
-        made = lane(priors=0, grad_accum=2, steps=3)
-        base = builders.model()
-        with lora.AdapterSlots(base, LoraConfig().sites, 1, {"unet": 4}) as slots:
-            adapter = slots.open(0, {"unet": 4}, {"unet": 4.0}, seed=0)
-        made.begin(adapter, base.device, base.dtype)
-        return made
+        return lane(priors=0, grad_accum=2, steps=3)
 
     def gradient(self, begun: Lane, value: float) -> None:
         for parameter in begun.parameters:

@@ -14,7 +14,8 @@ import torch
 from dbexp.core.store import Store
 from dbexp.train import memory
 from dbexp.train.memory import Cost
-from dbexp.train.train import Trained, train
+from dbexp.train.result import Trained
+from dbexp.train.train import train
 from tests import builders
 
 
@@ -34,7 +35,7 @@ def available(monkeypatch: pytest.MonkeyPatch, count: float) -> None:
 
 def lane_bytes(store: Store, **settings: Any) -> int:
     """What one lane of these settings takes on the CPU."""
-    return memory._kept_for_backward(builders.task(**settings), builders.model(), store)
+    return memory._kept_for_backward(builders.training(**settings), builders.model(), store)
 
 
 class TestOnACpu:
@@ -54,33 +55,33 @@ class TestOnACpu:
     def test_half_of_the_memory_may_be_used(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        tasks = [builders.task(seed=seed) for seed in range(5)]
+        trainings = [builders.training(seed=seed) for seed in range(5)]
         lane = lane_bytes(store)
         with caplog.at_level(logging.INFO):
             for lanes, count in ((2 * 5, 5), (2 * 3.5, 3), (0.1, 1)):
                 available(monkeypatch, lane * lanes)
-                assert memory.room(tasks, builders.model(), store) == count
+                assert memory.room(trainings, builders.model(), store) == count
         assert "pack size: 3 of 5 lanes at once: a lane takes " in caplog.text
         assert "50 % may be used" in caplog.text
 
     def test_the_largest_lane_counts_and_is_measured_once(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         measured: list[int] = []
 
-        def measure(task: Any, *_: Any) -> Cost:
-            measured.append(task.config.train.batch_size)
+        def measure(training: Any, *_: Any) -> Cost:
+            measured.append(training.cfg.batch_size)
             return Cost(0, 10)
 
         monkeypatch.setattr(memory, "_measure", measure)
-        tasks = [builders.task(batch_size=size) for size in (1, 3, 2)]
+        trainings = [builders.training(batch_size=size) for size in (1, 3, 2)]
         for _ in range(2):
-            memory.room(tasks, builders.model(), store)
+            memory.room(trainings, builders.model(), store)
         assert measured == [3]
 
     def test_it_leaves_no_trace(self, store: Store, tmp_path: Path) -> None:
         """A lane that was measured trains to the same bytes."""
-        task, model = builders.task(steps=2), builders.model()
-        memory.room([task, task], model, store)
-        (after,), (before,) = train([task], model, store), train([task], model, Store(tmp_path / "other"))
+        training, model = builders.training(steps=2), builders.model()
+        memory.room([training, training], model, store)
+        (after,), (before,) = train([training], model, store), train([training], model, Store(tmp_path / "other"))
         assert isinstance(after, Trained) and isinstance(before, Trained)
         assert after.history == before.history
 
@@ -94,9 +95,9 @@ class TestOnAGpu:
     """Peaks come from a formula: no GPU is needed to see what is made of them."""
 
     def test_two_peaks_tell_both_parts(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(memory, "_peak", lambda task, count, *_: 700 + 40 * count)
+        monkeypatch.setattr(memory, "_peak", lambda training, count, *_: 700 + 40 * count)
         model: Any = SimpleNamespace(device=torch.device("cuda"))
-        assert memory._measure(builders.task(), model, store) == Cost(700, 40)
+        assert memory._measure(builders.training(), model, store) == Cost(700, 40)
 
     def test_when_not_even_two_fit(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         def peak(*_: Any) -> int:
@@ -104,18 +105,18 @@ class TestOnAGpu:
 
         monkeypatch.setattr(memory, "_peak", peak)
         monkeypatch.setattr(memory, "_free", lambda _: 1000)
-        model: Any = SimpleNamespace(device=torch.device("cuda"), identity="")
-        assert memory.room([builders.task(), builders.task(seed=2)], model, store) == 1
+        model: Any = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32, identity="")
+        assert memory.room([builders.training(), builders.training(seed=2)], model, store) == 1
 
     @pytest.mark.gpu
     def test_what_was_measured_fits(self, store: Store) -> None:
-        config = builders.task().config
+        config = builders.config()
         config.model.device = "cuda"
         from dbexp.models import load
 
         model = load(config.model, store)
-        cost = memory._measure(builders.task(), model, store)
-        peak = memory._peak(builders.task(), 6, model, store)
+        cost = memory._measure(builders.training(), model, store)
+        peak = memory._peak(builders.training(), 6, model, store)
         assert peak == pytest.approx(cost.fixed + 6 * cost.lane, rel=0.1)
 
 
@@ -124,6 +125,4 @@ class TestOnAGpu:
 )
 def test_most_lanes(monkeypatch: pytest.MonkeyPatch, device: str, gpus: bool, lanes: int) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
-    config = builders.task().config
-    config.model.device = device
-    assert memory.most_lanes(config) == lanes
+    assert memory.most_lanes(device) == lanes

@@ -20,25 +20,25 @@ def parameters(count: int, seed: int = 0) -> list[nn.Parameter]:
 
 class TestGroups:
     def test_one_per_part(self) -> None:
-        built = optimizer.build(TrainConfig(lr=1e-3, text_encoder_lr=1e-4), parameters(2), parameters(3))
+        built = optimizer.build(TrainConfig(lr=1e-3, text_encoder_lr=1e-4), [parameters(2), parameters(3)])
         assert [len(group["params"]) for group in built.param_groups] == [2, 3]
         assert [group["lr"] for group in built.param_groups] == [1e-3, 1e-4]
 
     def test_text_encoder_follows_by_default(self) -> None:
-        built = optimizer.build(TrainConfig(lr=1e-3), parameters(2), parameters(3))
+        built = optimizer.build(TrainConfig(lr=1e-3), [parameters(2), parameters(3)])
         assert [group["lr"] for group in built.param_groups] == [1e-3, 1e-3]
-        assert len(optimizer.build(TrainConfig(), parameters(2), []).param_groups) == 1
+        assert len(optimizer.build(TrainConfig(), [parameters(2)]).param_groups) == 1
 
     def test_set_lr_is_a_factor_of_the_peak(self) -> None:
-        built = optimizer.build(TrainConfig(lr=1e-3, text_encoder_lr=1e-4), parameters(1), parameters(1))
+        built = optimizer.build(TrainConfig(lr=1e-3, text_encoder_lr=1e-4), [parameters(1), parameters(1)])
         for factor in (0.5, 0.25, 1.0, 0.0):
             assert optimizer.set_lr(built, factor) == pytest.approx(1e-3 * factor)
             assert [group["lr"] for group in built.param_groups] == pytest.approx([1e-3 * factor, 1e-4 * factor])
 
     def test_peaks_survive_saving(self) -> None:
-        saved = optimizer.build(TrainConfig(lr=1e-3), parameters(1), [])
+        saved = optimizer.build(TrainConfig(lr=1e-3), [parameters(1)])
         optimizer.set_lr(saved, 0.5)
-        loaded = optimizer.build(TrainConfig(lr=1e-3), parameters(1), [])
+        loaded = optimizer.build(TrainConfig(lr=1e-3), [parameters(1)])
         loaded.load_state_dict(saved.state_dict())
         assert optimizer.set_lr(loaded, 1.0) == pytest.approx(1e-3)
 
@@ -46,7 +46,7 @@ class TestGroups:
 def test_adamw_is_torchs() -> None:
     cfg = TrainConfig(lr=1e-2, beta1=0.8, beta2=0.99, eps=1e-6, weight_decay=0.1)
     ours, theirs = parameters(2), parameters(2)
-    built = optimizer.build(cfg, ours, [])
+    built = optimizer.build(cfg, [ours])
     plain = torch.optim.AdamW(
         theirs, lr=1e-2, betas=(0.8, 0.99), eps=1e-6, weight_decay=0.1, foreach=False, fused=False
     )
@@ -72,7 +72,7 @@ def test_optional_libraries(monkeypatch: pytest.MonkeyPatch, name: str, library:
     stand_in.optim = stand_in
     monkeypatch.setitem(sys.modules, library, stand_in)
     cfg = TrainConfig(optimizer=name, lr=0.5, beta1=0.8, beta2=0.99, eps=1e-6, weight_decay=0.1)
-    built = optimizer.build(cfg, parameters(1), parameters(1))
+    built = optimizer.build(cfg, [parameters(1), parameters(1)])
     for group in built.param_groups:
         assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (0.5, (0.8, 0.99), 1e-6, 0.1)
 

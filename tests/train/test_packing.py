@@ -27,7 +27,7 @@ OTHER: dict[str, Any] = {
 
 
 def changed(path: str, value: Any) -> Config:
-    config = builders.task().config
+    config = builders.config()
     set_to(config, path, value)
     return config
 
@@ -40,12 +40,12 @@ def set_to(config: Config, path: str, value: Any) -> None:
 
 
 def test_every_rule_is_tested() -> None:
-    assert set(OTHER) == set(packing.MUST_AGREE)
+    assert set(OTHER) == set(packing.shared(builders.config()))
 
 
 @pytest.mark.parametrize(("path", "value"), OTHER.items())
 def test_what_must_agree(path: str, value: Any) -> None:
-    before, after = packing.shared(builders.task().config), packing.shared(changed(path, value))
+    before, after = packing.shared(builders.config()), packing.shared(changed(path, value))
     assert {name for name in before if before[name] != after[name]} == {path}
 
 
@@ -70,12 +70,16 @@ def test_what_must_agree(path: str, value: Any) -> None:
     ],
 )
 def test_what_may_differ(path: str, value: Any) -> None:
-    assert packing.shared(changed(path, value)) == packing.shared(builders.task().config)
+    assert packing.shared(changed(path, value)) == packing.shared(builders.config())
+
+
+def _trajectory(config: Config) -> str:
+    return packing.trajectory(packing.planned(config))
 
 
 def config(**settings: Any) -> Config:
-    """The config of `builders.task`, with `group__name=value` changes."""
-    made = builders.task().config
+    """The config of `builders.config`, with `group__name=value` changes."""
+    made = builders.config()
     for name, value in settings.items():
         set_to(made, name.replace("__", "."), value)
     return made
@@ -109,7 +113,7 @@ def test_finish_lines_of_one_training_share_a_lane() -> None:
 def test_a_decay_over_the_steps_is_a_training_of_its_own() -> None:
     def courses(**schedule: Any) -> int:
         settings = {f"lr_schedule__{name}": value for name, value in schedule.items()}
-        return len({packing.course(config(train__steps=steps, **settings)) for steps in (100, 300)})
+        return len({_trajectory(config(train__steps=steps, **settings)) for steps in (100, 300)})
 
     assert courses() == 1
     assert courses(name="constant_with_warmup") == 1
@@ -132,7 +136,7 @@ def test_a_decay_over_the_steps_is_a_training_of_its_own() -> None:
     ],
 )
 def test_what_decides_a_training(path: str, value: Any, same: bool) -> None:
-    assert (packing.course(changed(path, value)) == packing.course(builders.task().config)) is same
+    assert (_trajectory(changed(path, value)) == _trajectory(builders.config())) is same
 
 
 @pytest.mark.parametrize(

@@ -26,15 +26,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from dbexp.config.schema import TrainConfig
 from dbexp.core.errors import Interrupted, TrainingDiverged
 from dbexp.core.store import Store
 from dbexp.models import lora_file
 from dbexp.models.random_weights import TINY, TINY_V, Size
 from dbexp.models.sd import StableDiffusion
-from dbexp.train.lane import Draw, Lane, Row, Training
-from dbexp.train.train import Trained, inputs_of, iterate_checkpoints, train
+from dbexp.train.data import Training
+from dbexp.train.lane import Draw, Lane, Row
+from dbexp.train.result import Trained, inputs_of, iterate_checkpoints
+from dbexp.train.train import train
 from tests import builders
-from tests.builders import model, pictures, task
+from tests.builders import model, pictures, training
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,9 +60,9 @@ def latents_are_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Store, "path", shared_path)
 
 
-def run(tasks: Sequence[Training], store: Store, size: Size = TINY, **kwargs: Any) -> list[Trained]:
+def run(trainings: Sequence[Training], store: Store, size: Size = TINY, **kwargs: Any) -> list[Trained]:
     """Train; every run must succeed."""
-    results = train(tasks, model(size, tasks[0].config.model.precision), store, **kwargs)
+    results = train(trainings, model(size, trainings[0].record["model"]["precision"]), store, **kwargs)
     for result in results:
         assert isinstance(result, Trained), result
     return [result for result in results if isinstance(result, Trained)]
@@ -89,11 +92,11 @@ def assert_close(one: Trained, other: Trained, *, losses: float = 1e-5, weights:
 
 # every lane differs from the others in several ways
 LANES: dict[str, Callable[..., Training]] = {
-    "plain": lambda **kw: task(**kw),
-    "text encoder, other rank and rate, no prior": lambda **kw: task(
+    "plain": lambda **kw: training(**kw),
+    "text encoder, other rank and rate, no prior": lambda **kw: training(
         weight=0.0, adapters={"rank": 8, "text_encoder": True}, lr=5e-4, text_encoder_lr=2e-4, noise_offset=0.1, **kw
     ),
-    "short, polynomial, other seed, weight decay": lambda **kw: task(
+    "short, polynomial, other seed, weight decay": lambda **kw: training(
         seed=3,
         steps=4,
         weight_decay=0.5,
@@ -101,7 +104,7 @@ LANES: dict[str, Callable[..., Training]] = {
         schedule={"name": "polynomial", "warmup_steps": 1},
         **kw,
     ),
-    "large batches of another subject, min-SNR": lambda **kw: task(
+    "large batches of another subject, min-SNR": lambda **kw: training(
         images=pictures(3, seed=5), weight=0.5, seed=5, batch_size=2, grad_accum=2, min_snr_gamma=5.0, steps=4, **kw
     ),
 }
@@ -136,7 +139,7 @@ class TestLanes:
             )
 
     def test_the_same_run_twice_is_one_lane(self, store: Store, solo: dict[str, Trained]) -> None:
-        first, twin = run([task(), task(log_every=3)], store)
+        first, twin = run([training(), training(log_every=3)], store)
         assert first == twin
         assert_identical(first, solo["plain"])
 
@@ -151,7 +154,7 @@ class TestLanes:
 
     def test_runs_that_cannot_train_together(self, store: Store) -> None:
         with pytest.raises(ValueError, match=r"must agree in .*lora\.sites"):
-            train([task(), task(adapters={"sites": "linear"})], model(), store)
+            train([training(), training(adapters={"sites": "linear"})], model(), store)
 
     @pytest.mark.parametrize("precision", ["bf16", "fp16"])
     def test_half_precision(self, store: Store, tmp_path: Path, precision: str, solo: dict[str, Trained]) -> None:
@@ -169,8 +172,8 @@ class TestDivergence:
     @pytest.mark.parametrize("text_encoder", [False, True])
     def test_the_others_go_on(self, store: Store, tmp_path: Path, text_encoder: bool) -> None:
         adapters = {"text_encoder": text_encoder}
-        wild = task(lr=1e30, seed=7, steps=12, adapters=adapters)
-        good = [task(adapters=adapters), task(seed=2, weight=0.0, steps=12, adapters=adapters)]
+        wild = training(lr=1e30, seed=7, steps=12, adapters=adapters)
+        good = [training(adapters=adapters), training(seed=2, weight=0.0, steps=12, adapters=adapters)]
         first, failed, last = train([good[0], wild, good[1]], model(), store)
         assert isinstance(failed, TrainingDiverged)
         assert str(failed).startswith(
@@ -183,7 +186,7 @@ class TestDivergence:
             assert_close(packed, solo)
 
     def test_alone(self, store: Store) -> None:
-        (failed,) = train([task(lr=1e30)], model(), store)
+        (failed,) = train([training(lr=1e30)], model(), store)
         assert isinstance(failed, TrainingDiverged) and "no checkpoint was made before" in str(failed)
 
     def test_checkpoints_before_it_are_good(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,10 +199,10 @@ class TestDivergence:
             return step(lane)
 
         monkeypatch.setattr(Lane, "after_backward", poisoned)
-        (failed,) = train([task(checkpoint_every=1)], model(), store)
+        (failed,) = train([training(checkpoint_every=1)], model(), store)
         assert isinstance(failed, TrainingDiverged)
         assert "at step 5 of 6" in str(failed) and "step_000004.safetensors" in str(failed)
-        folder = store.partial("train", inputs_of(task(checkpoint_every=1), model()))
+        folder = store.partial("train", inputs_of(training(checkpoint_every=1), model()))
         kept = dict(iterate_checkpoints(folder))
         assert list(kept) == [1, 2, 3, 4]
         assert all(tensor.isfinite().all() for path in kept.values() for tensor in builders.tensors(path).values())
@@ -208,15 +211,15 @@ class TestDivergence:
         self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """One lane's loss scale halves and its step is skipped; the other keeps scale and step."""
-        calm, stormy = task(precision="fp16", steps=3), task(precision="fp16", steps=3, seed=2)
+        calm, stormy = training(precision="fp16", steps=3), training(precision="fp16", steps=3, seed=2)
         (alone,) = run([calm], Store(tmp_path / "alone"))
         step, scales = Lane.after_backward, dict[int, list[float]]()
 
         def overflow(lane: Lane) -> bool:
-            if lane.task is stormy and lane.step == 1:
+            if lane.training is stormy and lane.step == 1:
                 torch._foreach_mul_([p.grad for p in lane.parameters if p.grad is not None], math.inf)
             done = step(lane)
-            scales.setdefault(lane.task.config.seeds.noise, []).append(lane.scaler.get_scale())
+            scales.setdefault(lane.training.seeds.noise, []).append(lane.scaler.get_scale())
             return done
 
         monkeypatch.setattr(Lane, "after_backward", overflow)
@@ -232,32 +235,32 @@ class Independent:
     It shares nothing with the package but the random numbers and the initial A that it is told.
     """
 
-    def __init__(self, size: Size, task: Training) -> None:
-        folder, cfg = builders.checkpoint(size), task.config
-        self.task, self.cfg = task, cfg
+    def __init__(self, size: Size, training: Training) -> None:
+        folder, cfg, lora = builders.checkpoint(size), training.cfg, training.lora
+        self.training = training
         self.noise = DDPMScheduler.from_pretrained(folder / "scheduler")
         self.unet = UNet2DConditionModel.from_pretrained(folder / "unet").requires_grad_(False)
         self.text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").requires_grad_(False)
-        alpha = cfg.lora.alpha or cfg.lora.rank
-        common: dict[str, Any] = {"r": cfg.lora.rank, "lora_alpha": alpha, "init_lora_weights": "gaussian"}
+        alpha = lora.alpha or lora.rank
+        common: dict[str, Any] = {"r": lora.rank, "lora_alpha": alpha, "init_lora_weights": "gaussian"}
         inject_adapter_in_model(PeftConfig(target_modules=["to_q", "to_k", "to_v", "to_out.0"], **common), self.unet)
-        if cfg.lora.text_encoder:
+        if lora.text_encoder:
             names = ["q_proj", "k_proj", "v_proj", "out_proj"]
             inject_adapter_in_model(PeftConfig(target_modules=names, **common), self.text_encoder)
         self.parts: dict[str, nn.Module] = {"unet": self.unet, "text_encoder": self.text_encoder}
         unet, text = ([p for p in module.parameters() if p.requires_grad] for module in self.parts.values())
-        text_lr = cfg.train.text_encoder_lr or cfg.train.lr
-        groups = [{"params": unet, "lr": cfg.train.lr}, *([{"params": text, "lr": text_lr}] if text else [])]
+        text_lr = cfg.text_encoder_lr or cfg.lr
+        groups = [{"params": unet, "lr": cfg.lr}, *([{"params": text, "lr": text_lr}] if text else [])]
         self.trained = [*unet, *text]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=cfg.train.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=cfg.weight_decay)
         self.scheduler = get_scheduler(
-            cfg.lr_schedule.name,
+            training.lr_schedule.name,
             self.optimizer,
-            num_warmup_steps=cfg.lr_schedule.warmup_steps,
-            num_training_steps=cfg.train.steps,
+            num_warmup_steps=training.lr_schedule.warmup_steps,
+            num_training_steps=cfg.steps,
         )
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-        prompts = [task.prompt, task.class_prompt]
+        prompts = [training.prompt, training.class_prompt]
         self.ids = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         self.vae = AutoencoderKL.from_pretrained(folder / "vae")
 
@@ -284,17 +287,19 @@ class Independent:
         """One optimizer step over accumulated microbatches; its loss, and the gradients before clipping."""
         total = 0.0
         for draw in draws:
-            paths = [self.task.images[i] for i in draw.instance] + [self.task.class_images[i] for i in draw.prior]
+            paths = [self.training.images[i] for i in draw.instance] + [
+                self.training.class_images[i] for i in draw.prior
+            ]
             latents = self.latents(paths, draw.latent_noise)
-            noisy = self.noise.add_noise(latents, draw.noise, draw.timesteps)
+            noisy = self.noise.add_noise(latents, draw.noise, draw.times)
             rows = [0] * len(draw.instance) + [1] * len(draw.prior)
-            prediction = self.unet(noisy, draw.timesteps, self.text_encoder(self.ids[rows])[0]).sample
+            prediction = self.unet(noisy, draw.times, self.text_encoder(self.ids[rows])[0]).sample
             velocity = self.noise.config.prediction_type == "v_prediction"
-            target = self.noise.get_velocity(latents, draw.noise, draw.timesteps) if velocity else draw.noise
+            target = self.noise.get_velocity(latents, draw.noise, draw.times) if velocity else draw.noise
             count = len(draw.instance)
             loss = F.mse_loss(prediction[:count], target[:count])
             if draw.prior:
-                loss = loss + self.cfg.prior.weight * F.mse_loss(prediction[count:], target[count:])
+                loss = loss + self.training.prior_weight * F.mse_loss(prediction[count:], target[count:])
             (loss / len(draws)).backward()
             total += loss.item() / len(draws)
         with torch.no_grad():
@@ -338,14 +343,14 @@ class TestParity:
     def test_steps_of_an_independent_trainer(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, size: Size, weight: float, settings: dict[str, Any]
     ) -> None:
-        made = task(size=size, weight=weight, steps=5, **settings)
+        made = training(size=size, weight=weight, steps=5, **settings)
         draws: list[Draw] = []
         starts: list[dict[str, Tensor]] = []
         gradients: list[dict[str, Tensor]] = []
-        draw, begin, after = Lane.draw, Lane.begin, Lane.after_backward
+        draw, start, after = Lane.draw, Lane.__init__, Lane.after_backward
 
-        def watched_begin(lane: Lane, *args: Any) -> None:
-            begin(lane, *args)
+        def watched_start(lane: Lane, *args: Any) -> None:
+            start(lane, *args)
             starts.append(lane.adapter.state())
 
         def watched_draw(lane: Lane) -> Draw:
@@ -353,16 +358,16 @@ class TestParity:
             return draws[-1]
 
         def watched_step(lane: Lane) -> bool:
-            if (lane.micro + 1) % lane.train.grad_accum == 0:
+            if (lane.micro + 1) % lane.cfg.grad_accum == 0:
                 gradients.append(stepwise_gradients(lane))
             return after(lane)
 
-        monkeypatch.setattr(Lane, "begin", watched_begin)
+        monkeypatch.setattr(Lane, "__init__", watched_start)
         monkeypatch.setattr(Lane, "draw", watched_draw)
         monkeypatch.setattr(Lane, "after_backward", watched_step)
         (trained,) = run([made], store, size)
 
-        other, accum = Independent(size, made), made.config.train.grad_accum
+        other, accum = Independent(size, made), made.cfg.grad_accum
         assert other.adapters().keys() == starts[0].keys()
         with torch.no_grad():
             for name, parameter in other.adapters().items():
@@ -389,7 +394,7 @@ class TestOptions:
     """What a setting must change, seen in the loss of the first step, and in nothing else."""
 
     def first(self, store: Store, **settings: Any) -> Row:
-        return run([task(steps=1, **settings)], store)[0].history[0]
+        return run([training(steps=1, **settings)], store)[0].history[0]
 
     def test_prior_weight(self, store: Store) -> None:
         plain, half = self.first(store), self.first(store, weight=0.5)
@@ -402,9 +407,11 @@ class TestOptions:
         seen: list[Tensor] = []
         weigh = StableDiffusion.loss_weight
 
-        def watched(base: StableDiffusion, timesteps: Tensor, gamma: float) -> Tensor:
-            seen.append(weigh(base, timesteps, gamma))
-            return seen[-1]
+        def watched(base: StableDiffusion, times: Tensor, cfg: TrainConfig) -> Tensor | None:
+            weights = weigh(base, times, cfg)
+            if weights is not None:
+                seen.append(weights)
+            return weights
 
         monkeypatch.setattr(StableDiffusion, "loss_weight", watched)
         weighted = self.first(store, weight=0.0, min_snr_gamma=0.05)
@@ -413,24 +420,24 @@ class TestOptions:
 
     def test_gradient_checkpointing_changes_nothing(self, store: Store, tmp_path: Path) -> None:
         adapters = {"text_encoder": True}
-        (plain,) = run([task(adapters=adapters)], store)
-        (saving,) = run([task(adapters=adapters, gradient_checkpointing=True)], Store(tmp_path / "other"))
+        (plain,) = run([training(adapters=adapters)], store)
+        (saving,) = run([training(adapters=adapters, gradient_checkpointing=True)], Store(tmp_path / "other"))
         assert_close(saving, plain)
         assert saving.folder.name == plain.folder.name, "it is no part of the key"
-        assert not any(module.training for part in lora_file.PARTS for module in model().part(part).modules())
+        assert not any(module.training for part in model().family.parts for module in model().part(part).modules())
 
     def test_a_frozen_text_encoder_leaves_memory(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         base = model()
         held: list[set[str]] = []
-        run(
-            [task(steps=1)], store, on_rows=lambda *_: held.append(set(base.__dict__) & {"vae", "unet", "text_encoder"})
-        )
+        parts = {"vae", "unet", "text_encoder"}
+        run([training(steps=1)], store, on_rows=lambda *_: held.append(set(base.__dict__) & parts))
         assert held == [{"unet"}]
 
     def test_the_base_is_untouched(self, store: Store) -> None:
-        before = {part: {k: v.clone() for k, v in model().part(part).state_dict().items()} for part in lora_file.PARTS}
-        run([task(adapters={"text_encoder": True}, steps=2)], store)
-        for part in lora_file.PARTS:
+        base = model()
+        before = {part: {k: v.clone() for k, v in base.part(part).state_dict().items()} for part in base.family.parts}
+        run([training(adapters={"text_encoder": True}, steps=2)], store)
+        for part in model().family.parts:
             after = model().part(part).state_dict()
             assert after.keys() == before[part].keys()
             assert all(torch.equal(after[name], before[part][name]) for name in after)
@@ -438,7 +445,7 @@ class TestOptions:
 
 class TestResult:
     def test_what_a_run_leaves(self, store: Store) -> None:
-        (trained,) = run([task(adapters={"text_encoder": True}, checkpoint_every=2)], store)
+        (trained,) = run([training(adapters={"text_encoder": True}, checkpoint_every=2)], store)
         assert [row["step"] for row in trained.history] == [1, 2, 3, 4, 5, 6]
         lines = (trained.folder / "history.jsonl").read_text().splitlines()
         assert tuple(json.loads(line) for line in lines) == trained.history
@@ -449,12 +456,12 @@ class TestResult:
         ]  # fmt: skip
         read = lora_file.read(trained.lora, model())
         assert read.provenance["step"] == 6
-        assert read.provenance["inputs"] == json.loads(json.dumps(inputs_of(task(
+        assert read.provenance["inputs"] == json.loads(json.dumps(inputs_of(training(
             adapters={"text_encoder": True}, checkpoint_every=2), model())))  # fmt: skip
 
     def test_checkpoints_are_shorter_runs(self, store: Store) -> None:
         """A checkpoint is the LoRA that a run of that many steps gives (the schedule is constant here)."""
-        long, short = task(checkpoint_every=2), task(steps=4)
+        long, short = training(checkpoint_every=2), training(steps=4)
         (trained,) = run([long], store)
         kept = dict(iterate_checkpoints(trained.folder))
         assert list(kept) == [2, 4], "the last step is the result itself"
@@ -464,34 +471,34 @@ class TestResult:
         assert lora_file.read(kept[4], model()).provenance["step"] == 4
 
     def test_found_again(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        (first,) = run([task()], store)
+        (first,) = run([training()], store)
         monkeypatch.setattr(Lane, "draw", lambda _: pytest.fail("it was trained before"))
-        assert run([task(log_every=1)], store) == [first]
+        assert run([training(log_every=1)], store) == [first]
 
     @pytest.mark.parametrize("every", [1, 4, 100])
     def test_rows_are_told_once_and_in_order(self, store: Store, every: int) -> None:
         told: list[Row] = []
-        (trained,) = run([task(log_every=every)], store, on_rows=lambda _, rows: told.extend(rows))
+        (trained,) = run([training(log_every=every)], store, on_rows=lambda _, rows: told.extend(rows))
         assert tuple(told) == trained.history
 
     def test_what_the_key_depends_on(self) -> None:
-        base = task()
-        same = [task(log_every=1), task(gradient_checkpointing=True)]
+        base = training()
+        same = [training(log_every=1), training(gradient_checkpointing=True)]
         other = [
-            task(lr=2e-3),
-            task(seed=2),
-            task(weight=0.5),
-            task(images=pictures(4, seed=9)),
-            task(images=tuple(reversed(pictures()))),
-            task(adapters={"rank": 5}),
-            task(schedule={"name": "cosine"}),
+            training(lr=2e-3),
+            training(seed=2),
+            training(weight=0.5),
+            training(images=pictures(4, seed=9)),
+            training(images=tuple(reversed(pictures()))),
+            training(adapters={"rank": 5}),
+            training(schedule={"name": "cosine"}),
             replace(base, prompt="a photo of xyz dog"),
             replace(base, class_prompt="a dog"),
         ]
         keys = [json.dumps(inputs_of(one, model()), sort_keys=True) for one in (base, *same, *other)]
         assert len(set(keys[: 1 + len(same)])) == 1
         assert len(set(keys[len(same) :])) == 1 + len(other)
-        no_prior = task(weight=0.0)
+        no_prior = training(weight=0.0)
         assert inputs_of(no_prior, model()) == inputs_of(replace(no_prior, class_prompt="a dog"), model())
 
 
@@ -508,7 +515,7 @@ class TestResuming:
     @pytest.fixture(scope="class")
     @classmethod
     def whole(cls, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-        return run([task(**cls.SETTINGS)], Store(tmp_path_factory.mktemp("whole")))[0]
+        return run([training(**cls.SETTINGS)], Store(tmp_path_factory.mktemp("whole")))[0]
 
     def stopped_at(self, step: int, how: Callable[[], None]) -> Callable[[int, Sequence[Row]], None]:
         def on_rows(_: int, rows: Sequence[Row]) -> None:
@@ -520,7 +527,7 @@ class TestResuming:
     @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
     def test_a_signal(self, store: Store, whole: Trained, signum: signal.Signals) -> None:
         handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-        made = task(**self.SETTINGS)
+        made = training(**self.SETTINGS)
         with pytest.raises(Interrupted, match="training stopped at step 3 of 7; the same command goes on") as caught:
             run([made], store, on_rows=self.stopped_at(3, lambda: os.kill(os.getpid(), signum)))
         assert caught.value.signum == signum
@@ -545,18 +552,17 @@ class TestResuming:
         with monkeypatch.context() as patch:
             patch.setattr(Lane, "after_backward", killed)
             with pytest.raises(Interrupted, match="at step 3 of 7"):
-                run([task(**self.SETTINGS)], store)
-        assert_identical(run([task(**self.SETTINGS)], store)[0], whole)
+                run([training(**self.SETTINGS)], store)
+        assert_identical(run([training(**self.SETTINGS)], store)[0], whole)
 
     def test_a_signal_at_the_last_step(self, store: Store, whole: Trained) -> None:
         """The run is done and kept, but the process was still asked to stop."""
         with pytest.raises(Interrupted, match="training is done") as caught:
-            run(
-                [task(**self.SETTINGS)], store, on_rows=self.stopped_at(7, lambda: os.kill(os.getpid(), signal.SIGTERM))
-            )
+            stop = self.stopped_at(7, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            run([training(**self.SETTINGS)], store, on_rows=stop)
         assert caught.value.signum == signal.SIGTERM
-        assert store.find("train", inputs_of(task(**self.SETTINGS), model())) is not None
-        assert_identical(run([task(**self.SETTINGS)], store)[0], whole)
+        assert store.find("train", inputs_of(training(**self.SETTINGS), model())) is not None
+        assert_identical(run([training(**self.SETTINGS)], store)[0], whole)
 
     def test_a_second_interrupt_does_not_wait(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         def twice() -> None:
@@ -564,7 +570,7 @@ class TestResuming:
             os.kill(os.getpid(), signal.SIGINT)
 
         with pytest.raises(Interrupted, match="stopped at once") as caught:
-            run([task(**self.SETTINGS)], store, on_rows=self.stopped_at(3, twice))
+            run([training(**self.SETTINGS)], store, on_rows=self.stopped_at(3, twice))
         assert caught.value.signum == signal.SIGINT
 
     def test_an_exception(self, store: Store, whole: Trained) -> None:
@@ -575,9 +581,9 @@ class TestResuming:
 
         settings = self.SETTINGS | {"checkpoint_every": 2}
         with pytest.raises(OSError, match="network"):
-            run([task(**settings)], store, on_rows=self.stopped_at(5, fail))
+            run([training(**settings)], store, on_rows=self.stopped_at(5, fail))
         told: list[Row] = []
-        (resumed,) = run([task(**settings)], store, on_rows=lambda _, rows: told.extend(rows))
+        (resumed,) = run([training(**settings)], store, on_rows=lambda _, rows: told.extend(rows))
         assert [row["step"] for row in told] == [1, 2, 3, 4, 5, 6, 7]
         assert_identical(resumed, whole)
         assert resumed.record["seconds_cover_steps"] == 3, "it goes on from step 4"
@@ -585,7 +591,7 @@ class TestResuming:
 
     def test_a_pack(self, store: Store, tmp_path: Path) -> None:
         """Lanes of different lengths and accumulation, one of them done before the signal."""
-        lanes = [task(steps=2), task(steps=6, seed=2, grad_accum=2), task(steps=9, weight=0.0, log_every=1)]
+        lanes = [training(steps=2), training(steps=6, seed=2, grad_accum=2), training(steps=9, weight=0.0, log_every=1)]
         expected = run(lanes, Store(tmp_path / "whole"))
         with pytest.raises(Interrupted):
             train(lanes, model(), store, lambda number, rows: (
@@ -597,30 +603,31 @@ class TestResuming:
     def test_outside_the_main_thread(self, store: Store) -> None:
         """Python lets only the main thread handle signals; training elsewhere works all the same."""
         results: list[Trained] = []
-        thread = threading.Thread(target=lambda: results.extend(run([task(steps=1)], store)))
+        thread = threading.Thread(target=lambda: results.extend(run([training(steps=1)], store)))
         thread.start()
         thread.join()
         assert len(results) == 1
 
     def test_killed(self, tmp_path: Path) -> None:
         """kill -9 at step 5; the same command again finishes the rest and gives the same LoRA."""
-        made = task(checkpoint_every=2, log_every=1, steps=7)
+        made = training(checkpoint_every=2, log_every=1, steps=7)
         (whole,) = run([made], Store(tmp_path / "whole"))
         script = f"""
 import os, pickle, signal, sys
 from pathlib import Path
+from dbexp.config.schema import ModelConfig
 from dbexp.models import sd
 from dbexp.core.store import Store
 from dbexp.train.train import train
 
-task = pickle.load(open({str(tmp_path / "task")!r}, "rb"))
+training = pickle.load(open({str(tmp_path / "training")!r}, "rb"))
 store = Store(Path({str(tmp_path / "store")!r}))
 
 def on_rows(number, rows):
     if rows[-1]["step"] == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 
-train([task], sd.load(task.config.model, store), store, on_rows)
+train([training], sd.load(ModelConfig(**training.record["model"]), store), store, on_rows)
 """
         store = Store(tmp_path / "store")
         assert python(script, made, tmp_path).returncode == -signal.SIGKILL
@@ -633,10 +640,10 @@ train([task], sd.load(task.config.model, store), store, on_rows)
 
 
 def python(script: str, made: Training, folder: Path, *launcher: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in a fresh interpreter, with a task pickled beside it."""
+    """Run a script in a fresh interpreter, with a training pickled beside it."""
     import pickle
 
-    (folder / "task").write_bytes(pickle.dumps(made))
+    (folder / "training").write_bytes(pickle.dumps(made))
     (folder / "script.py").write_text(script)
     # with as many threads as this process: another number sums in another order
     environment = os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
@@ -647,6 +654,7 @@ def python(script: str, made: Training, folder: Path, *launcher: str) -> subproc
 TWO = """
 import os, pickle, signal, sys
 from pathlib import Path
+from dbexp.config.schema import ModelConfig
 from dbexp.core.device import processes
 from dbexp.core.errors import Interrupted
 from dbexp.models import sd
@@ -654,9 +662,9 @@ from dbexp.core.store import Store
 from dbexp.train.train import train
 
 folder = Path(__file__).parent
-task = pickle.load(open(folder / "task", "rb"))
+training = pickle.load(open(folder / "training", "rb"))
 store = Store(folder / "store")
-model = sd.load(task.config.model, store)
+model = sd.load(ModelConfig(**training.record["model"]), store)
 rank, count = processes()
 assert count == 2
 
@@ -666,12 +674,12 @@ def stop(number, rows):
         os.kill(os.getpid(), signal.SIGTERM)
 
 try:
-    train([task], model, store, stop)
+    train([training], model, store, stop)
     sys.exit("the signal was lost")
 except Interrupted as stopped:
     assert stopped.signum == signal.SIGTERM
-(trained,) = train([task], model, store)
-(again,) = train([task], model, store)
+(trained,) = train([training], model, store)
+(again,) = train([training], model, store)
 assert again.folder == trained.folder
 print("done", rank, trained.folder, len(trained.history))
 """
@@ -681,9 +689,9 @@ print("done", rank, trained.folder, len(trained.history))
 def test_two_processes_are_two_accumulated_passes(tmp_path: Path) -> None:
     """Interrupted on the way, too: both must stop at the same step and go on from it."""
     settings: dict[str, Any] = {"steps": 5, "log_every": 2, "adapters": {"text_encoder": True}}
-    (alone,) = run([task(grad_accum=2, **settings)], Store(tmp_path / "alone"))
+    (alone,) = run([training(grad_accum=2, **settings)], Store(tmp_path / "alone"))
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    finished = python(TWO, task(grad_accum=1, **settings), tmp_path, *launcher)
+    finished = python(TWO, training(grad_accum=1, **settings), tmp_path, *launcher)
     assert finished.returncode == 0, finished.stderr[-3000:]
     said = sorted(line for line in finished.stdout.splitlines() if line.startswith("done"))
     assert [line.split()[1] for line in said] == ["0", "1"]

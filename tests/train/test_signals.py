@@ -1,3 +1,5 @@
+"""Signals that come while lanes train."""
+
 import io
 import logging
 import signal
@@ -6,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dbexp.train.loop import Signals
+from dbexp.train.signals import Signals
 
 
 class _Terminal(io.RawIOBase):
@@ -30,7 +32,7 @@ class _Terminal(io.RawIOBase):
 @pytest.fixture
 def terminal() -> Iterator[_Terminal]:
     raw = _Terminal()
-    logger = logging.getLogger("dbexp.train.loop")
+    logger = logging.getLogger("dbexp.train.signals")
     handler = logging.StreamHandler(io.TextIOWrapper(io.BufferedWriter(raw)))
     level = logger.level
     logger.addHandler(handler)
@@ -43,7 +45,7 @@ def terminal() -> Iterator[_Terminal]:
 class TestSignals:
     def test_a_signal_while_a_line_is_logged(self, terminal: _Terminal, capsys: pytest.CaptureFixture[str]) -> None:
         with Signals() as signals:
-            logging.getLogger("dbexp.train.loop").info("train: step 1")
+            logging.getLogger("dbexp.train.signals").info("train: step 1")
         assert signals.received == signal.SIGINT
         assert terminal.text == "train: step 1\ntrain: SIGINT: finishing this step and saving\n"
         assert not capsys.readouterr().err  # "--- Logging error ---" and a traceback

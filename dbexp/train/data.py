@@ -1,0 +1,94 @@
+"""What a training consists of, and what of it is computed once: latents of pictures, and text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dbexp.config.families import Family
+from dbexp.config.schema import LoraConfig, LrScheduleConfig, SeedsConfig, TrainConfig
+from dbexp.core.store import Store
+from dbexp.models import VAE, Conditioning, Model
+from dbexp.train.latents import Bank, encode
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that a LoRA depends on, the base model aside. Runs with equal ones share it.
+
+    Attributes:
+        images, prompt: the subject's pictures and their caption.
+        class_images, class_prompt: the same for prior preservation; no pictures without it.
+        prior_weight: of the class loss; 0: no prior preservation.
+        resolution: width and height of training images in pixels.
+        cfg: optimisation.
+        lora, lr_schedule, seeds: as in the config.
+        record: the run's whole config, JSON-like, for the metadata of the LoRA file.
+    """
+
+    images: tuple[Path, ...]
+    prompt: str
+    class_images: tuple[Path, ...]
+    class_prompt: str
+    prior_weight: float
+    resolution: int
+    cfg: TrainConfig
+    lora: LoraConfig
+    lr_schedule: LrScheduleConfig
+    seeds: SeedsConfig
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def prompts(self) -> list[str]:
+        """Captions: of the subject, and of its class under prior preservation."""
+        return [self.prompt, self.class_prompt] if self.prior_weight > 0 else [self.prompt]
+
+    def ranks(self, family: Family) -> dict[str, int]:
+        """Part -> rank of its adapters, the denoiser first; only the parts that are trained."""
+        text = self.lora.text_encoder_rank or self.lora.rank
+        parts = family.text_parts if self.lora.text_encoder else ()
+        return {family.denoiser: self.lora.rank, **dict.fromkeys(parts, text)}
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What the steps of a training need and never change.
+
+    Attributes:
+        training: whose it is.
+        instance, prior: latents of its pictures; prior None without prior preservation.
+        text: of `training.prompts`, a row each: tokens where the text encoder is trained, conditioning where not.
+    """
+
+    training: Training
+    instance: Bank
+    prior: Bank | None
+    text: Conditioning
+
+
+def prepare(trainings: Sequence[Training], model: Model, store: Store) -> list[TrainingData]:
+    """Encode what never changes, and drop the parts that training does not need: text first, so that encoders and
+    denoiser need not be in memory together."""
+    if model.crowded:
+        model.release(model.family.denoiser)
+    texts = []
+    for training in trainings:
+        text = model.tokenize(training.prompts)
+        if not training.lora.text_encoder:
+            with torch.no_grad():
+                text = model.encode(text)
+        texts.append(text)
+    if not any(training.lora.text_encoder for training in trainings):
+        model.release(*model.family.encoders)
+    data = []
+    for training, text in zip(trainings, texts, strict=True):
+        arguments = (model, training.cfg, training.resolution, training.seeds.data, store)
+        instance = encode(training.images, *arguments, title="pictures")
+        prior = encode(training.class_images, *arguments, title="class images") if training.prior_weight > 0 else None
+        data.append(TrainingData(training, instance, prior, text))
+    model.release(VAE)
+    return data
