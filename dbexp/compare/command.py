@@ -88,22 +88,20 @@ def _compare(options: argparse.Namespace) -> None:
 
     folder = options.output or (options.sweeps[0] if len(options.sweeps) == 1 else _SEVERAL)
     try:
-        written = write_comparison(options.sweeps, options.objective, folder)
+        files = write_comparison(options.sweeps, options.objective, folder)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}; choose another place with --output FOLDER") from error
-    comparison = written.comparison
+    comparison = files.comparison
     names = {entry.run.folder: entry.title for entry in comparison.entries}
     table.show_runs([entry.run for entry in comparison.entries], comparison.objective, names=names)
     for statement in statements(comparison):
         table.print_plain(f"\n{statement.sentence}\n")
-    table.print_plain(
-        f"\ntable          {written.csv}\nto paste       {written.markdown}\npage           {written.page}\n"
-    )
+    table.print_plain(f"\ntable          {files.csv}\nto paste       {files.markdown}\npage           {files.page}\n")
     if options.sync:
         for sweep in options.sweeps:
             _sync(sweep)
     if options.open:
-        webbrowser.open(written.page.resolve().as_uri())
+        webbrowser.open(files.page.resolve().as_uri())
 
 
 def _sync(sweep: Path) -> None:

@@ -185,8 +185,8 @@ class _Sheet:
     def side_by_side(self, panels: Sequence[Image.Image]) -> None:
         """Finished panels beside one another, their first lines level."""
         band, _ = self._band(max(panel.height for panel in panels))
-        for place, panel in enumerate(panels):
-            band.paste(panel, (place * panel.width, 0))
+        for number, panel in enumerate(panels):
+            band.paste(panel, (number * panel.width, 0))
 
     def finish(self) -> Image.Image:
         page = Image.new("RGB", (self._width, self._y + self._margin), _PAPER)

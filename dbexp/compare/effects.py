@@ -57,15 +57,15 @@ def standings(
     """Groups of runs that differ in their seed alone, best mean first, each with its paired distance from the best."""
     owner = {entry.run.folder: entry for entry in entries}
     order = by_mean(groups, objective)
-    found = []
+    rows = []
     for group in order:
         members = tuple(owner[run.folder] for run in sorted(group.runs, key=lambda run: run.number))
         settings = {f.name: members[0].settings[f.name] for f in swept if not f.is_seed}
         moments = {column: Moments(group.mean[column], group.deviation[column], len(members)) for column in group.mean}
         behind = None if group is order[0] else _between(order[0], group, trials, objective, swept, how)
         title = words(settings, swept) or (members[0].title if len(members) == 1 else "all runs")
-        found.append(Standing(members, title, settings, moments, behind))
-    return found
+        rows.append(Standing(members, title, settings, moments, behind))
+    return rows
 
 
 def _between(
@@ -77,12 +77,13 @@ def _between(
     def seed(trial: RunScores) -> tuple[str, ...]:
         return tuple(trial.settings[name] for name in seeds)
 
-    mine = {seed(trials[run.folder]): trials[run.folder] for run in best.runs}
-    pairs = [(mine[seed(one)], one) for run in other.runs if seed(one := trials[run.folder]) in mine]
+    of_best = {seed(trials[run.folder]): trials[run.folder] for run in best.runs}
+    rivals = [trials[run.folder] for run in other.runs]
+    pairs = [(of_best[seed(trial)], trial) for trial in rivals if seed(trial) in of_best]
     if not pairs or column not in MEASURES:
         return None
-    found = difference(pairs, column, how)
-    return None if math.isnan(found.estimate.low) else found
+    behind = difference(pairs, column, how)
+    return None if math.isnan(behind.estimate.low) else behind
 
 
 def effects(
@@ -90,8 +91,8 @@ def effects(
 ) -> list[Effect]:
     """One per step of each parameter that can be judged by pairs."""
     usable = [factor for factor in swept if not (factor.is_seed or factor.is_subject or factor.is_measure)]
-    found = [_effect(factor, low, high, finished, trials, how) for factor in usable for low, high in factor.steps()]
-    return [effect for effect in found if effect is not None]
+    steps = [_effect(factor, low, high, finished, trials, how) for factor in usable for low, high in factor.steps()]
+    return [effect for effect in steps if effect is not None]
 
 
 def _effect(
@@ -108,16 +109,16 @@ def _effect(
     sizes = {id(trials[entry.run.folder]): entry.run.parameters or 0 for entry in finished}
     ratios = [sizes[id(second)] / sizes[id(first)] for first, second in pairs if sizes[id(first)] and sizes[id(second)]]
     ratio = math.fsum(ratios) / len(ratios) if ratios else 1.0
-    found = {column: difference(pairs, column, how) for column in MEASURES}
-    return Effect(factor, low, high, found, None if abs(ratio - 1) < 0.01 else ratio)
+    differences = {column: difference(pairs, column, how) for column in MEASURES}
+    return Effect(factor, low, high, differences, None if abs(ratio - 1) < 0.01 else ratio)
 
 
 def noise(groups: Sequence[Group]) -> dict[str, Moments]:
     """Column -> spread between runs that differ in their seed alone; no columns where seeds were not repeated."""
-    found = {
+    spreads = {
         column: pooled_deviation([[run.value(column) for run in group.runs] for group in groups]) for column in MEASURES
     }
-    return {column: moments for column, moments in found.items() if moments.n}
+    return {column: moments for column, moments in spreads.items() if moments.n}
 
 
 def scales(finished: Sequence[RankedRun]) -> dict[str, Scale]:
@@ -130,7 +131,7 @@ def scales(finished: Sequence[RankedRun]) -> dict[str, Scale]:
     models = {str(entry.run.config.get("model.path")) for entry in finished}
     if len(measures) > 1 or len(models) > 1:
         return {}
-    found = {}
+    ways = {}
     for column, ceiling in _CEILINGS.items():
         ends = [
             (report.rows["base"][column].value, report.rows["real"][ceiling].value)
@@ -140,5 +141,5 @@ def scales(finished: Sequence[RankedRun]) -> dict[str, Scale]:
         if ends:
             base, real = (math.fsum(values) / len(ends) for values in zip(*ends, strict=True))
             if real - base >= _SHORTEST:  # False for NaN
-                found[column] = Scale(base, real)
-    return found
+                ways[column] = Scale(base, real)
+    return ways

@@ -68,7 +68,7 @@ def factors(runs: Sequence[Run]) -> list[Factor]:
 
     followers: dict[str, list[str]] = {}
     for name in sorted(names, key=rank):
-        leader = next((one for one in followers if not is_seed(one) and _follows(levels[name], levels[one])), None)
+        leader = next((lead for lead in followers if not is_seed(lead) and _follows(levels[name], levels[lead])), None)
         if leader is None:
             followers[name] = []
         else:
@@ -78,9 +78,9 @@ def factors(runs: Sequence[Run]) -> list[Factor]:
     return [_factor(name, titles[name], levels[name], followers[name]) for name in leaders]
 
 
-def _follows(own: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether each value of `other` comes with one value of `own` only."""
-    return len(set(zip(other, own, strict=True))) == len(set(other))
+def _follows(values: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether each of the other values comes with one value only."""
+    return len(set(zip(others, values, strict=True))) == len(set(others))
 
 
 def _factor(name: str, title: str, levels: Sequence[str], together: Sequence[str]) -> Factor:

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 
 from dbexp.compare.comparison import MEASURES, Comparison
-from dbexp.compare.numbers import DASH, interval, spread, written
+from dbexp.compare.numbers import DASH, display, interval, spread
 from dbexp.compare.statements import statements
 from dbexp.core.errors import first_line
 from dbexp.evaluate.columns import heading
@@ -56,7 +56,7 @@ def _standings(comparison: Comparison) -> str:
     for standing in comparison.standings:
         moments = [(column, standing.moments.get(column)) for column in MEASURES]
         values = [
-            f"{written(column, of.mean)} {spread(column, of.deviation)}" if of else DASH for column, of in moments
+            f"{display(column, of.mean)} {spread(column, of.deviation)}" if of else DASH for column, of in moments
         ]
         lines.append([_escaped(standing.title), str(len(standing.entries)), *map(str.strip, values)])
     return _grid(["setting", "seeds", *map(heading, MEASURES)], lines)
@@ -67,7 +67,7 @@ def _cells(row: Mapping[str, Estimate], best: Mapping[str, str | None]) -> list[
     cells = []
     for column in MEASURES:
         estimate = row.get(column, Estimate.missing(""))
-        text = written(column, estimate.value)
+        text = display(column, estimate.value)
         text = f"**{text}**" if text == best.get(column) else text
         cells.append(f"{text} {interval(column, estimate.low, estimate.high)}".strip())
     return cells

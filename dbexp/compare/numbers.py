@@ -16,7 +16,7 @@ def exact(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.9g}"
 
 
-def written(column: str, value: float) -> str:
+def display(column: str, value: float) -> str:
     """Three decimals, none for what is counted, a dash for NaN."""
     if math.isnan(value):
         return DASH
@@ -25,7 +25,7 @@ def written(column: str, value: float) -> str:
 
 def signed(column: str, value: float) -> str:
     """The same for a difference, with its sign."""
-    text = written(column, value)
+    text = display(column, value)
     return text if value <= 0 or math.isnan(value) else f"+{text}"
 
 
@@ -40,21 +40,21 @@ def interval(column: str, low: float, high: float) -> str:
     """Both ends in brackets; empty where there is none."""
     if math.isnan(low) or math.isnan(high):
         return ""
-    return f"[{written(column, low)}, {written(column, high)}]"
+    return f"[{display(column, low)}, {display(column, high)}]"
 
 
 def spread(column: str, deviation: float) -> str:
     """A standard deviation, to follow its mean; empty for NaN."""
-    return "" if math.isnan(deviation) else f"± {written(column, deviation)}"
+    return "" if math.isnan(deviation) else f"± {display(column, deviation)}"
 
 
 def best(column: str, values: Iterable[float]) -> str | None:
     """The best value of a column as written, so that a tie on paper is a tie; None where no value beats another."""
     sign = COLUMNS[column].sign
     numbers = [value for value in values if not math.isnan(value)]
-    if not sign or len({written(column, value) for value in numbers}) < 2:
+    if not sign or len({display(column, value) for value in numbers}) < 2:
         return None
-    return written(column, max(numbers, key=lambda value: sign * value))
+    return display(column, max(numbers, key=lambda value: sign * value))
 
 
 def _sign(text: str) -> str:

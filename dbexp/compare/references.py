@@ -52,6 +52,6 @@ def references(reports: Sequence[tuple[str, Report]]) -> list[Reference]:
 def _common(runs: Sequence[str], all_runs: Sequence[str]) -> str:
     """What the titles of some runs have in common and no other has, `seed=2` say; else the runs."""
     words = {run: (run.partition(": ")[2] or run).split() for run in all_runs}
-    others = {word for run in all_runs if run not in runs for word in words[run]}
-    common = [word for word in words[runs[0]] if word not in others and all(word in words[run] for run in runs)]
+    elsewhere = {word for run in all_runs if run not in runs for word in words[run]}
+    common = [word for word in words[runs[0]] if word not in elsewhere and all(word in words[run] for run in runs)]
     return " ".join(common) or listed([run.partition(": ")[0] for run in runs], _NAMED)

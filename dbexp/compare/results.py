@@ -41,20 +41,19 @@ def csv_text(runs: Sequence[Run], objective: str, names: Mapping[Path, str] | No
         ["job", "status", *settings, *columns, *(f"{column}_{end}" for column, end in ends), "label", "error"]
     )
     for run in [*finished, *(run for run in runs if run.report is None)]:
-        own = [setting(run.config[name]) if name in run.config else "" for name in settings]
+        parameters = [setting(run.config[name]) if name in run.config else "" for name in settings]
         values = [_cell(run, column, "value") for column in columns]
         intervals = [_cell(run, column, end) for column, end in ends]
         label = (run.report.label if run.report else None) or ""
         job = names[run.folder] if names else run.folder.name
-        writer.writerow([job, run.status, *own, *values, *intervals, label, run.error or ""])
+        writer.writerow([job, run.status, *parameters, *values, *intervals, label, run.error or ""])
     return buffer.getvalue()
 
 
 def _cell(run: Run, column: str, field: str) -> str:
     """As `exact` writes it; empty for what a run lacks."""
-    if run.report is None or column not in run.report.rows["run"]:
-        return ""
-    return exact(float(getattr(run.report.rows["run"][column], field)))
+    row = run.report.rows["run"] if run.report else {}
+    return exact(float(getattr(row[column], field))) if column in row else ""
 
 
 def write_results(sweep: Path, objective: str) -> list[Run]:

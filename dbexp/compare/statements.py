@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dbexp.compare.comparison import Comparison, Effect, Scale, Standing
 from dbexp.compare.factors import Factor
-from dbexp.compare.numbers import interval, percent, signed, written
+from dbexp.compare.numbers import display, interval, percent, signed
 from dbexp.compare.statistics import Difference, Moments
 from dbexp.core.errors import count, listed
 from dbexp.evaluate.columns import COLUMNS
@@ -70,20 +70,20 @@ class Statement:
 
 def statements(comparison: Comparison) -> list[Statement]:
     """The best first, then a statement per step of each parameter, then chance."""
-    said = [_best(comparison)] if comparison.standings else []
+    sentences = [_best(comparison)] if comparison.standings else []
     for factor in comparison.factors:
-        own = [effect for effect in comparison.effects if effect.factor == factor]
-        said += [_effect(effect, comparison) for effect in own] or _no_effect(factor)
+        steps = [effect for effect in comparison.effects if effect.factor == factor]
+        sentences += [_effect(effect, comparison) for effect in steps] or _no_effect(factor)
     if comparison.noise:
         spread = [
-            Change(COLUMNS[column].title, f"± {written(column, moments.deviation)}", "", "spread")
+            Change(COLUMNS[column].title, f"± {display(column, moments.deviation)}", "", "spread")
             for column, moments in comparison.noise.items()
         ]
         text = "runs that differ in their seed alone have a standard deviation of "
-        text += ", ".join(f"{one.column} {one.value.removeprefix('± ')}" for one in spread) + "."
+        text += ", ".join(f"{change.column} {change.value.removeprefix('± ')}" for change in spread) + "."
         n = max(moments.n for moments in comparison.noise.values())
-        said.append(Statement("Chance", text, tuple(spread), "how far seeds alone move a run", count(n, "run")))
-    return said
+        sentences.append(Statement("Chance", text, tuple(spread), "how far seeds alone move a run", count(n, "run")))
+    return sentences
 
 
 def _best(comparison: Comparison) -> Statement:
@@ -91,7 +91,7 @@ def _best(comparison: Comparison) -> Statement:
     moments = best.moments.get(column)
     if moments is None or math.isnan(moments.mean):
         return Statement(f"Best by {COLUMNS[column].title}", "no run has a value.")
-    value = written(column, moments.mean)
+    value = display(column, moments.mean)
     if len(best.entries) > 1:
         runs = f"mean of runs {listed([entry.id for entry in best.entries])}"
     else:
@@ -123,8 +123,8 @@ def _rivals(standings: Sequence[Standing], column: str) -> str:
     rivals = [other for other in standings[1:] if is_tied(other)]
     if not rivals:
         return f" Next: {second.title}, {gap}; every other is significantly behind."
-    count = "it cannot be told" if rivals == [second] else f"{len(rivals)} settings cannot be told"
-    return f" Next: {second.title}, {gap}; {count} from the best on these prompts."
+    verdict = "it cannot be told" if rivals == [second] else f"{len(rivals)} settings cannot be told"
+    return f" Next: {second.title}, {gap}; {verdict} from the best on these prompts."
 
 
 def is_tied(standing: Standing) -> bool:
@@ -167,7 +167,7 @@ def _effect(effect: Effect, comparison: Comparison) -> Statement:
         if not math.isnan(difference.estimate.value)
     ]
     better, worse, same, unknown = (
-        [one for one in changes if one.verdict == verdict] for verdict in ("better", "worse", "same", "open")
+        [change for change in changes if change.verdict == verdict] for verdict in ("better", "worse", "same", "open")
     )
     parts = []
     if better:
@@ -175,11 +175,13 @@ def _effect(effect: Effect, comparison: Comparison) -> Statement:
     if worse:
         parts.append("worse " + _sized(worse))
     if same and (better or worse):
-        parts.append("not significant, for the interval includes zero: " + ", ".join(one.text for one in same))
+        parts.append("not significant, for the interval includes zero: " + ", ".join(change.text for change in same))
     elif same:
-        parts.append("nothing is significant, every interval includes zero: " + ", ".join(one.text for one in same))
+        parts.append(
+            "nothing is significant, every interval includes zero: " + ", ".join(change.text for change in same)
+        )
     if unknown:
-        parts.append("without an interval " + ", ".join(one.text for one in unknown))
+        parts.append("without an interval " + ", ".join(change.text for change in unknown))
     if effect.size is not None:
         parts.append(f"{effect.size:.2g} times the parameters")
     text = "; ".join(parts) + "." if parts else "the runs share no score."
@@ -189,11 +191,11 @@ def _effect(effect: Effect, comparison: Comparison) -> Statement:
 
 def _sized(changes: Sequence[Change]) -> str:
     """Significant changes with their share of the way from base to real, which is spelt out once."""
-    told, unit = [], f" {WAY}"
-    for one in changes:
-        told.append(one.text + (f" ({one.share}{unit})" if one.share else ""))
-        unit = "" if one.share else unit
-    return ", ".join(told)
+    texts, unit = [], f" {WAY}"
+    for change in changes:
+        texts.append(change.text + (f" ({change.share}{unit})" if change.share else ""))
+        unit = "" if change.share else unit
+    return ", ".join(texts)
 
 
 def _judgement(better: Sequence[Change], worse: Sequence[Change], size: float | None) -> str:
@@ -201,25 +203,26 @@ def _judgement(better: Sequence[Change], worse: Sequence[Change], size: float | 
     parts = [f"gains {_large_first(better)}" if better else "gains nothing"]
     if worse:
         parts.append(f"costs {_large_first(worse)}")
-    told = "; ".join(parts) if better or worse else "nothing significant"
-    return ", ".join(part for part in (told, price) if part)
+    judgement = "; ".join(parts) if better or worse else "nothing significant"
+    return ", ".join(part for part in (judgement, price) if part)
 
 
 def _large_first(changes: Sequence[Change]) -> str:
-    large, small = ([one.column for one in changes if one.is_small == is_small] for is_small in (False, True))
+    large, small = ([change.column for change in changes if change.is_small == is_small] for is_small in (False, True))
     return ", ".join([*large, *([f"a little {', '.join(small)}"] if small else [])])
 
 
 def _basis(effect: Effect) -> str:
     """Pairs of runs, pictures, and whether the pairs agree where something is significant."""
-    told = [one for one in effect.differences.values() if one.runs]
-    if not told:
+    differences = [difference for difference in effect.differences.values() if difference.runs]
+    if not differences:
         return ""
-    runs = max(one.runs for one in told)
-    parts = [count(runs, "pair") + " of runs", count(max(one.estimate.n for one in told), "pair") + " of pictures"]
-    torn = [COLUMNS[c].title for c, one in effect.differences.items() if one.is_significant and one.agreeing < one.runs]
-    if torn:
-        parts.append(f"pairs of runs disagree in {', '.join(torn)}")
+    runs = max(difference.runs for difference in differences)
+    pictures = max(difference.estimate.n for difference in differences)
+    parts = [count(runs, "pair") + " of runs", count(pictures, "pair") + " of pictures"]
+    disputed = [COLUMNS[c].title for c, d in effect.differences.items() if d.is_significant and d.agreeing < d.runs]
+    if disputed:
+        parts.append(f"pairs of runs disagree in {', '.join(disputed)}")
     if runs == 1:
         parts.append("one training each, so chance in training is not covered")
     return "; ".join(parts)

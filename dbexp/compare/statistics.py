@@ -56,12 +56,12 @@ class Moments:
 
 def moments(values: Sequence[float]) -> Moments:
     """Of the values that are there; NaN for none."""
-    there = [value for value in values if math.isfinite(value)]
-    if not there:
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
         return Moments(math.nan, math.nan, 0)
-    mean = math.fsum(there) / len(there)
-    squares = math.fsum((value - mean) ** 2 for value in there)
-    return Moments(mean, math.sqrt(squares / (len(there) - 1)) if len(there) > 1 else math.nan, len(there))
+    mean = math.fsum(finite) / len(finite)
+    squares = math.fsum((value - mean) ** 2 for value in finite)
+    return Moments(mean, math.sqrt(squares / (len(finite) - 1)) if len(finite) > 1 else math.nan, len(finite))
 
 
 def main_effect(trials: Sequence[RunScores], parameter: str, column: str) -> dict[str, Moments]:
@@ -69,7 +69,7 @@ def main_effect(trials: Sequence[RunScores], parameter: str, column: str) -> dic
     values: dict[str, list[float]] = {}
     for trial in trials:
         values.setdefault(trial.settings[parameter], []).append(trial.values.get(column, math.nan))
-    return {level: moments(found) for level, found in values.items()}
+    return {level: moments(scores) for level, scores in values.items()}
 
 
 def pooled_deviation(groups: Sequence[Sequence[float]]) -> Moments:
@@ -83,10 +83,10 @@ def pooled_deviation(groups: Sequence[Sequence[float]]) -> Moments:
     """
     squares, values, used = 0.0, 0, 0
     for group in groups:
-        found = moments(group)
-        if found.n > 1:
-            squares += found.deviation**2 * (found.n - 1)
-            values, used = values + found.n, used + 1
+        spread = moments(group)
+        if spread.n > 1:
+            squares += spread.deviation**2 * (spread.n - 1)
+            values, used = values + spread.n, used + 1
     return Moments(math.nan, math.sqrt(squares / (values - used)) if values > used else math.nan, values)
 
 
@@ -97,8 +97,8 @@ def matched(trials: Sequence[RunScores], parameter: str, low: str, high: str) ->
         return tuple(sorted((name, value) for name, value in trial.settings.items() if name != parameter))
 
     partners = {rest(trial): trial for trial in trials if trial.settings[parameter] == high}
-    found = [(trial, partners.get(rest(trial))) for trial in trials if trial.settings[parameter] == low]
-    return [(trial, partner) for trial, partner in found if partner is not None]
+    pairs = [(trial, partners.get(rest(trial))) for trial in trials if trial.settings[parameter] == low]
+    return [(trial, partner) for trial, partner in pairs if partner is not None]
 
 
 def difference(pairs: Sequence[tuple[RunScores, RunScores]], column: str, how: Resampling) -> Difference:
@@ -115,16 +115,16 @@ def difference(pairs: Sequence[tuple[RunScores, RunScores]], column: str, how: R
     """
     first: dict[PairKey, float] = {}
     second: dict[PairKey, float] = {}
-    for place, trials in enumerate(pairs):
-        for trial, gathered in zip(trials, (first, second), strict=True):
+    for number, trials in enumerate(pairs):
+        for trial, scores in zip(trials, (first, second), strict=True):
             for (subject, prompt, seed), value in trial.pairs.get(column, {}).items():
-                gathered[subject, prompt, seed * len(pairs) + place] = value  # a number per (seed, pair of trials)
-    own = [b.values.get(column, math.nan) - a.values.get(column, math.nan) for a, b in pairs]
-    own = [value for value in own if math.isfinite(value)]
+                scores[subject, prompt, seed * len(pairs) + number] = value  # a number per (seed, pair of trials)
+    changes = [b.values.get(column, math.nan) - a.values.get(column, math.nan) for a, b in pairs]
+    changes = [value for value in changes if math.isfinite(value)]
     estimate = paired_difference(second, first, how)
-    if math.isnan(estimate.value) and own:
-        estimate = Estimate(math.fsum(own) / len(own), n=len(own))
-    return Difference(estimate, len(own), sum(value * estimate.value > 0 for value in own))
+    if math.isnan(estimate.value) and changes:
+        estimate = Estimate(math.fsum(changes) / len(changes), n=len(changes))
+    return Difference(estimate, len(changes), sum(value * estimate.value > 0 for value in changes))
 
 
 def pareto(points: Sequence[Sequence[float]]) -> list[bool]:

@@ -17,7 +17,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dbexp.compare.numbers import DASH, MINUS, best, spread, written
+from dbexp.compare.numbers import DASH, MINUS, best, display, spread
 from dbexp.compare.ranking import by_mean, over_seeds
 from dbexp.compare.references import references
 from dbexp.core.errors import first_line, listed
@@ -87,7 +87,7 @@ def show_runs(
             grid.add_column(title, overflow="fold")
         for group, words in zip(groups, what_differs(overrides), strict=True):
             moments = [(c, group.mean.get(c, math.nan), group.deviation.get(c, math.nan)) for c in PAPER]
-            cells = [f"{written(column, mean)} {spread(column, deviation)}" for column, mean, deviation in moments]
+            cells = [f"{display(column, mean)} {spread(column, deviation)}" for column, mean, deviation in moments]
             grid.add_row(Text(" ".join(words) or "all runs"), str(len(group.runs)), *map(str.strip, cells))
         console.print()
         print_grid("mean ± standard deviation over seeds", grid, console)
@@ -99,7 +99,7 @@ def line(run: Run) -> str:
         return f"{run.status}: {first_line(run.error)}"
     row = run.report.rows["run"]
     return "  ".join(
-        f"{COLUMNS[column].title} {written(column, row[column].value)}" for column in PAPER if column in row
+        f"{COLUMNS[column].title} {display(column, row[column].value)}" for column in PAPER if column in row
     )
 
 
@@ -161,15 +161,15 @@ def _page(reports: Sequence[tuple[str, Report]], style: _Style) -> Group:
     title = Text(reports[0][0] if len(reports) == 1 else f"{len(reports)} runs", style="bold")
     if labels:
         title.append(f"  ({'; '.join(labels)})", style="yellow")
-    others = [
+    rest = [
         column
         for column in COLUMNS
         if column not in (*PAPER, *_SHOWN_AS_ROWS) and any(column in row.columns for row in rows)
     ]
     parts: list[Text | Table] = [title, Text(), _grid(rows, PAPER, style, intervals=True)]
-    if others:
-        parts += [Text(), _grid(rows, others, style, intervals=False)]
-    reasons = _reasons(rows, (*PAPER, *others))
+    if rest:
+        parts += [Text(), _grid(rows, rest, style, intervals=False)]
+    reasons = _reasons(rows, (*PAPER, *rest))
     if reasons:
         parts += [Text(), *(Text(reason, style="dim") for reason in reasons)]
     return Group(*parts)
@@ -191,7 +191,7 @@ def _grid(rows: Sequence[_Row], columns: Sequence[str], style: _Style, *, interv
         for column in columns:
             estimate = row.columns.get(column)
             cell = Text() if estimate is None else _cell(column, estimate, style.separator if intervals else None)
-            if estimate is not None and row.is_run and written(column, estimate.value) == marks[column]:
+            if estimate is not None and row.is_run and display(column, estimate.value) == marks[column]:
                 cell.stylize("bold")
             cells.append(cell)
         grid.add_row(Text(row.name, style="" if row.is_run else "italic"), *cells)
@@ -200,10 +200,10 @@ def _grid(rows: Sequence[_Row], columns: Sequence[str], style: _Style, *, interv
 
 def _cell(column: str, estimate: Estimate, separator: str | None) -> Text:
     """The value, and after the separator its interval if it has one (never for separator None)."""
-    cell = Text(written(column, estimate.value))
+    cell = Text(display(column, estimate.value))
     if separator is not None and math.isfinite(estimate.low) and math.isfinite(estimate.high):
         # an ellipsis, for brackets would not fit five columns into 80 characters
-        cell.append(f"{separator}{written(column, estimate.low)}…{written(column, estimate.high)}", style="dim")
+        cell.append(f"{separator}{display(column, estimate.low)}…{display(column, estimate.high)}", style="dim")
     return cell
 
 

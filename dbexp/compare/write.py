@@ -15,8 +15,8 @@ from dbexp.runs.record import UNFINISHED
 
 
 @dataclass(frozen=True)
-class Written:
-    """What was compared, and the files that tell of it."""
+class ComparisonFiles:
+    """What was compared, and the files that say it."""
 
     comparison: Comparison
     csv: Path
@@ -24,7 +24,9 @@ class Written:
     page: Path
 
 
-def write_comparison(sweeps: Sequence[Path], objective: str | None = None, folder: Path | None = None) -> Written:
+def write_comparison(
+    sweeps: Sequence[Path], objective: str | None = None, folder: Path | None = None
+) -> ComparisonFiles:
     """Read sweeps and write what they say.
 
     Args:
@@ -41,8 +43,8 @@ def write_comparison(sweeps: Sequence[Path], objective: str | None = None, folde
     folder = folder or sweeps[0]
     comparison = compare(sweeps, objective)
     ended = [entry.run for entry in comparison.entries if entry.run.status != UNFINISHED]
-    written = Written(comparison, folder / RESULTS, folder / MARKDOWN, folder / PAGE)
-    write_atomic(written.csv, csv_text(ended, comparison.objective, comparison.names))
-    write_atomic(written.markdown, markdown(comparison))
-    write_atomic(written.page, page(comparison, folder))
-    return written
+    files = ComparisonFiles(comparison, folder / RESULTS, folder / MARKDOWN, folder / PAGE)
+    write_atomic(files.csv, csv_text(ended, comparison.objective, comparison.names))
+    write_atomic(files.markdown, markdown(comparison))
+    write_atomic(files.page, page(comparison, folder))
+    return files

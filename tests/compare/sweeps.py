@@ -64,9 +64,9 @@ def run(
     seed = int(settings.get("seed", 42))
     shift = shifts(settings)
     images = [
-        picture(folder, row, shift if row == "run" else {"dino": -0.2}, seed, place, prompt, k, side)
+        picture(folder, row, shift if row == "run" else {"dino": -0.2}, seed, index, prompt, k, side)
         for row in ("run", "base")
-        for place, prompt in enumerate(prompts)
+        for index, prompt in enumerate(prompts)
         for k in range(each)
     ]
     of_class = [
@@ -123,8 +123,8 @@ def run(
 def failed(folder: Path, settings: Mapping[str, Any], error: str) -> Path:
     """Write the folder of a run that failed."""
     overrides = [f"{key}={value}" for key, value in settings.items()]
-    told = {"name": "failed", "overrides": overrides, "status": "failed", "error": error}
-    write(folder / "result.json", told | {"config": configured(settings, "dog")})
+    result = {"name": "failed", "overrides": overrides, "status": "failed", "error": error}
+    write(folder / "result.json", result | {"config": configured(settings, "dog")})
     return folder
 
 
@@ -146,20 +146,20 @@ def configured(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def shifts(settings: Mapping[str, Any]) -> dict[str, float]:
     """Column -> how far the settings move it."""
-    found: dict[str, float] = {}
+    moved: dict[str, float] = {}
     for parameter, effects in EFFECTS.items():
         units = float(settings.get(parameter, 0)) / (4 if parameter == "lora.rank" else 1)
         for column, effect in effects.items():
-            found[column] = found.get(column, 0.0) + effect * units
-    return found
+            moved[column] = moved.get(column, 0.0) + effect * units
+    return moved
 
 
 def picture(
-    folder: Path, row: str, shift: Mapping[str, float], seed: int, place: int, prompt: str, k: int, side: int
+    folder: Path, row: str, shift: Mapping[str, float], seed: int, index: int, prompt: str, k: int, side: int
 ) -> ImageScores:
     """One sample and its scores: noise of prompt and seed, which runs share, and a little of its own."""
-    own = 0 if row == "base" else sum(map(ord, f"{shift}{folder.name}")) % 1000
-    shared, noise = np.random.default_rng([seed, place, k]), np.random.default_rng([own, seed, place, k])
+    shift_seed = 0 if row == "base" else sum(map(ord, f"{shift}{folder.name}")) % 1000
+    shared, noise = np.random.default_rng([seed, index, k]), np.random.default_rng([shift_seed, seed, index, k])
     start = {"dino": 0.5, "clip_i": 0.75, "clip_t": 0.28}
     values = {
         column: start[column] + shift.get(column, 0.0) + 0.05 * shared.normal() + 0.01 * noise.normal()
@@ -167,9 +167,9 @@ def picture(
     }
     values["dino_max"] = values["dino"] + 0.1
     base = "sample/base" if row == "base" else "sample"
-    path = f"{base}/{place:02d}-prompt/{k}.png"
+    path = f"{base}/{index:02d}-prompt/{k}.png"
     level = int(np.clip(400 * (values["dino"] - 0.3), 0, 255))
-    colour = (level, 120, (60 * place + 25 * k) % 256)
+    colour = (level, 120, (60 * index + 25 * k) % 256)
     draw(folder / path, colour, side, corner=int(shared.integers(side // 3)))
     return ImageScores(row, prompt, k, path, values, "dataset/00.png")
 
@@ -186,24 +186,24 @@ def class_image(folder: Path, row: str, shift: Mapping[str, float], seed: int, k
 
 def prompt_scores(images: Sequence[ImageScores], row: str, prompt: str, shift: Mapping[str, float]) -> PromptScores:
     """Means of a prompt's pictures."""
-    own = [image.values for image in images if (image.row, image.prompt) == (row, prompt)]
-    values = {column: float(np.mean([value[column] for value in own])) for column in own[0]}
+    image_values = [image.values for image in images if (image.row, image.prompt) == (row, prompt)]
+    values = {column: float(np.mean([value[column] for value in image_values])) for column in image_values[0]}
     values["div"] = 0.5 + shift.get("div", 0.0) + (sum(map(ord, prompt)) % 100) / 1000
-    return PromptScores(row, prompt, "accessory", len(own), values)
+    return PromptScores(row, prompt, "accessory", len(image_values), values)
 
 
 def estimates(
     images: Sequence[ImageScores], of_class: Sequence[ImageScores], scores: Sequence[PromptScores], row: str
 ) -> dict[str, Estimate]:
     """The columns of a row, from what it rests on."""
-    own = [score for score in scores if score.row == row]
-    counts = [score.n for score in own]
-    found = {
-        column: estimate_mean([score.values[column] for score in own], HOW, counts=counts)
+    of_row = [score for score in scores if score.row == row]
+    counts = [score.n for score in of_row]
+    columns = {
+        column: estimate_mean([score.values[column] for score in of_row], HOW, counts=counts)
         for column in (*IMAGE_COLUMNS, "dino_max", "div")
     }
-    found["pres"] = estimate_mean([image.values["pres"] for image in of_class if image.row == row], HOW)
-    return found
+    columns["pres"] = estimate_mean([image.values["pres"] for image in of_class if image.row == row], HOW)
+    return columns
 
 
 def draw(path: Path, colour: tuple[int, int, int], side: int, corner: int = 0) -> Path:

@@ -32,15 +32,15 @@ def picture(tmp_path: Path) -> Painter:
 def blocks(path: Path, colour: str) -> list[tuple[int, int, int, int]]:
     """Boxes (left, top, width, height) of the connected rectangles of a colour, from left to right, then down."""
     mask = (read(path) == COLOURS[colour]).all(axis=2)
-    found = []
+    boxes = []
     while mask.any():
         top, left = map(int, np.argwhere(mask)[0])
         width = int(np.argmin(np.append(mask[top, left:], False)))
         height = int(np.argmin(np.append(mask[top:, left], False)))
         assert mask[top : top + height, left : left + width].all()
         mask[top : top + height, left : left + width] = False
-        found.append((left, top, width, height))
-    return found
+        boxes.append((left, top, width, height))
+    return boxes
 
 
 def read(path: Path) -> NDArray[np.uint8]:

@@ -17,8 +17,8 @@ def runs(*configs: dict[str, Any], overrides: tuple[str, ...] = ()) -> list[Run]
 
 
 def test_numbers_ascend_and_words_stay_in_order() -> None:
-    found = factors(runs({"a": 16, "b": "z"}, {"a": 4, "b": "z"}, {"a": 4, "b": "y"}))
-    assert [(one.name, one.levels, one.is_ordered) for one in found] == [
+    swept = factors(runs({"a": 16, "b": "z"}, {"a": 4, "b": "z"}, {"a": 4, "b": "y"}))
+    assert [(factor.name, factor.levels, factor.is_ordered) for factor in swept] == [
         ("a", ("4", "16"), True),
         ("b", ("z", "y"), False),
     ]
@@ -39,7 +39,7 @@ def test_what_moves_together_is_one_factor_named_as_on_the_command_line() -> Non
 
 
 def test_seeds_come_last_and_speak_for_nobody() -> None:
-    found = factors(runs({"seed": 1, "a": 1}, {"seed": 2, "a": 2}))
-    assert [(one.name, one.together) for one in found] == [("a", ("seed",))]
-    found = factors(runs(*({"seed": seed, "a": a} for seed in (1, 2) for a in (1, 2))))
-    assert [one.name for one in found] == ["a", "seed"] and found[1].is_seed
+    swept = factors(runs({"seed": 1, "a": 1}, {"seed": 2, "a": 2}))
+    assert [(factor.name, factor.together) for factor in swept] == [("a", ("seed",))]
+    swept = factors(runs(*({"seed": seed, "a": a} for seed in (1, 2) for a in (1, 2))))
+    assert [factor.name for factor in swept] == ["a", "seed"] and swept[1].is_seed

@@ -16,10 +16,14 @@ from tests.compare import sweeps
 def test_several_sweeps_are_compared_together_and_repeats_count_once(tmp_path: Path) -> None:
     for name, ranks in (("first", (4, 8)), ("second", (8, 16))):
         sweeps.sweep(tmp_path / name, {"lora.rank": ranks}, each=1, side=8)
-    found = gather([tmp_path / "first", tmp_path / "second"])
-    assert {entry.id: entry.settings["lora.rank"] for entry in found.finished} == {"A0": "4", "A1": "8", "B1": "16"}
-    assert found.notes == ("B0 repeats A1 and is left out.",)
-    assert [(effect.low, effect.high) for effect in found.effects] == [("4", "8"), ("8", "16")]
+    comparison = gather([tmp_path / "first", tmp_path / "second"])
+    assert {entry.id: entry.settings["lora.rank"] for entry in comparison.finished} == {
+        "A0": "4",
+        "A1": "8",
+        "B1": "16",
+    }
+    assert comparison.notes == ("B0 repeats A1 and is left out.",)
+    assert [(effect.low, effect.high) for effect in comparison.effects] == [("4", "8"), ("8", "16")]
 
 
 def test_only_runs_that_make_pairs_are_compared_in_size(tmp_path: Path) -> None:
@@ -37,11 +41,11 @@ def test_a_damaged_run_is_told_and_the_rest_compared(tmp_path: Path) -> None:
     for picture in (tmp_path / "0" / "sample").glob("*/*.png"):
         picture.unlink()
     (tmp_path / "3" / "train" / "history.jsonl").write_text('{"step": 1, "lo')
-    written = write_comparison([tmp_path])
-    assert [entry.id for entry in written.comparison.finished] == ["3", "0"]
-    states = {entry.id: entry.run.status for entry in written.comparison.entries if not entry.run.report}
+    files = write_comparison([tmp_path])
+    assert [entry.id for entry in files.comparison.finished] == ["3", "0"]
+    states = {entry.id: entry.run.status for entry in files.comparison.entries if not entry.run.report}
     assert states == {"1": "damaged", "2": "damaged"}
-    text = written.page.read_text(encoding="utf-8")
+    text = files.page.read_text(encoding="utf-8")
     assert "2 runs" in text and "its files cannot be read" in text
 
 
@@ -56,8 +60,8 @@ def test_the_way_from_base_to_real_is_left_out_where_the_base_is_as_good(tmp_pat
     assert "dino" not in gather([tmp_path]).scales
     record = tmp_path / "0" / "evaluate" / "metrics.json"
     record.write_text(record.read_text().replace('"dino": "dino"', '"dino": "another"'))
-    found = gather([tmp_path])
-    assert found.scales == {} and "different backbones" in found.notes[0]
+    comparison = gather([tmp_path])
+    assert comparison.scales == {} and "different backbones" in comparison.notes[0]
 
 
 def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ def test_over_seeds() -> None:
         unwritten(2, "lora.rank=2", "seed=3", error="it failed"),
         unwritten(3, "lora.rank=4", "seed=1", dino=0.9),
     ]
-    two, one = over_seeds(runs)
-    assert [member.number for member in two.runs] == [0, 1] and [member.number for member in one.runs] == [3]
+    two, four = over_seeds(runs)
+    assert [member.number for member in two.runs] == [0, 1] and [member.number for member in four.runs] == [3]
     assert two.mean["dino"] == pytest.approx(0.6)
     assert two.deviation["dino"] == pytest.approx(math.sqrt(0.02))  # sample standard deviation: (0.1² + 0.1²) / 1
     assert math.isnan(two.mean["pres"]), "a mean over some of the seeds would not say so"
-    assert one.mean["dino"] == 0.9 and math.isnan(one.deviation["dino"])
-    assert by_mean([two, one], "dino") == [one, two]
-    assert by_mean([two, one], "pres") == [two, one], "without a mean they stay in their order"
+    assert four.mean["dino"] == 0.9 and math.isnan(four.deviation["dino"])
+    assert by_mean([two, four], "dino") == [four, two]
+    assert by_mean([two, four], "pres") == [two, four], "without a mean they stay in their order"
 
 
 def test_the_front_has_who_is_not_beaten() -> None:

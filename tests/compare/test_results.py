@@ -62,8 +62,8 @@ def test_a_sweep_is_read_from_its_folders(tmp_path: Path) -> None:
     assert runs[0].report is not None and runs[0].report.rows["run"]["dino"] == Estimate(0.5, 0.4, 0.6, 25)
     assert runs[0].config["lora.rank"] == 16 and runs[1].config["lora.rank"] == 16
     assert runs[1].report is None and runs[1].error == "a signal"
-    written = (tmp_path / RESULTS).read_text()
-    assert [line.split(",")[0] for line in written.splitlines()] == ["job", "2", "10", "9"]
+    text = (tmp_path / RESULTS).read_text()
+    assert [line.split(",")[0] for line in text.splitlines()] == ["job", "2", "10", "9"]
 
 
 def test_no_runs_no_file(tmp_path: Path) -> None:

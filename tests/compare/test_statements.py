@@ -27,25 +27,25 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 
 
 def about(comparison: Comparison, subject: str) -> Statement:
-    (found,) = [one for one in statements(comparison) if one.subject.startswith(subject)]
-    return found
+    (statement,) = [statement for statement in statements(comparison) if statement.subject.startswith(subject)]
+    return statement
 
 
 def test_the_best_is_the_highest_mean_and_stands_between_base_and_real(comparison: Comparison) -> None:
     means = [standing.moments["dino"].mean for standing in comparison.standings]
     assert len(means) == 4 and means == sorted(means, reverse=True)
     assert comparison.standings[0].settings == {"lora.rank": "8", "prior.weight": "0"}
-    bases = [one.columns["dino"].value for one in comparison.references if one.key == "base"]
+    bases = [row.columns["dino"].value for row in comparison.references if row.key == "base"]
     part = (means[0] - sum(bases) / len(bases)) / (0.82 - sum(bases) / len(bases))
-    said = about(comparison, "Best by DINO").sentence
-    assert f"rank=8 weight=0 with {means[0]:.3f}, {100 * part:.0f} % of the way from base to real" in said
-    assert "(mean of runs 4 and 5)" in said
+    statement = about(comparison, "Best by DINO").sentence
+    assert f"rank=8 weight=0 with {means[0]:.3f}, {100 * part:.0f} % of the way from base to real" in statement
+    assert "(mean of runs 4 and 5)" in statement
 
 
 def test_what_a_weight_does(comparison: Comparison) -> None:
-    said = about(comparison, "prior.weight 0 → 1")
-    by_column = {one.column: one for one in said.changes}
-    assert {column: one.verdict for column, one in by_column.items()} == {
+    statement = about(comparison, "prior.weight 0 → 1")
+    by_column = {change.column: change for change in statement.changes}
+    assert {column: change.verdict for column, change in by_column.items()} == {
         "DINO": "worse",
         "CLIP-I": "worse",
         "CLIP-T": "better",
@@ -54,16 +54,18 @@ def test_what_a_weight_does(comparison: Comparison) -> None:
     }
     assert by_column["DIV"].value == "+0.030" and not by_column["PRES"].is_small
     assert float(by_column["PRES"].value.replace("−", "-")) == pytest.approx(-0.12, abs=0.02)
-    assert "gains" in said.verdict and "costs" in said.verdict
-    assert said.basis.startswith("4 pairs of runs; 32 pairs of pictures")
-    assert said.sentence.count("of the way from base to real") == 2  # once with what is better, once with what is worse
+    assert "gains" in statement.verdict and "costs" in statement.verdict
+    assert statement.basis.startswith("4 pairs of runs; 32 pairs of pictures")
+    assert (
+        statement.sentence.count("of the way from base to real") == 2
+    )  # once with what is better, once with what is worse
 
 
 def test_a_larger_rank_says_what_it_costs(comparison: Comparison) -> None:
-    said = about(comparison, "lora.rank 4 → 8")
-    assert "2 times the parameters" in said.text and said.verdict.endswith("for 2× the parameters")
-    (still,) = [one for one in said.changes if one.column == "DIV"]
-    assert still.verdict == "same" and "the interval includes zero" in said.text
+    statement = about(comparison, "lora.rank 4 → 8")
+    assert "2 times the parameters" in statement.text and statement.verdict.endswith("for 2× the parameters")
+    (unchanged,) = [change for change in statement.changes if change.column == "DIV"]
+    assert unchanged.verdict == "same" and "the interval includes zero" in statement.text
 
 
 def test_chance_is_the_spread_between_seeds(comparison: Comparison) -> None:
@@ -92,18 +94,18 @@ def test_a_change_is_judged_by_its_interval_and_its_size(
     share: str,
     is_small: bool,
 ) -> None:
-    found = change(
+    result = change(
         column,
         Difference(Estimate(value, low, high, 10), 1, 1),
         scale,
         None if noise is None else Moments(NONE, noise, 4),
     )
-    assert (found.verdict, found.share, found.is_small) == (verdict, share, is_small)
+    assert (result.verdict, result.share, result.is_small) == (verdict, share, is_small)
 
 
 def test_results_md_has_the_sentences_and_the_rows(comparison: Comparison) -> None:
-    written = markdown(comparison)
-    table = [line.split(" | ") for line in written.splitlines() if line.startswith("| ")]
+    text = markdown(comparison)
+    table = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
     by_run = {cells[0].removeprefix("| "): cells for cells in table}
     for entry in comparison.finished:
         assert entry.run.report is not None
@@ -111,11 +113,11 @@ def test_results_md_has_the_sentences_and_the_rows(comparison: Comparison) -> No
         cell = by_run[entry.id][1 + len(comparison.factors)]
         assert cell.replace("*", "") == f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
         assert cell.startswith("**") == (f"{estimate.value:.3f}" == f"{comparison.finished[0].run.value('dino'):.3f}")
-    assert "- **prior.weight 0 → 1:** better CLIP-T" in written
-    assert "it \\| failed" in written and "at once" not in written, "a cell must not break its table"
+    assert "- **prior.weight 0 → 1:** better CLIP-T" in text
+    assert "it \\| failed" in text and "at once" not in text, "a cell must not break its table"
 
 
 def test_a_sweep_of_one_has_nothing_to_compare(tmp_path: Path) -> None:
     sweeps.run(tmp_path / "0", {}, sweeps.PROMPTS, 1, 8)
-    said = statements(compare([tmp_path]))
-    assert [one.subject for one in said] == ["Best by DINO"]
+    sentences = statements(compare([tmp_path]))
+    assert [statement.subject for statement in sentences] == ["Best by DINO"]

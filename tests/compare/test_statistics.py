@@ -24,9 +24,9 @@ def trial(
 def pictures(generator: np.random.Generator, centre: float) -> dict[tuple[str, str, int], float]:
     """Values of pictures: prompts differ much, pictures of a prompt little."""
     of_prompt = np.random.default_rng(5).normal(0, 0.2, PROMPTS)
-    own = generator.normal(0, 0.05, PROMPTS)
+    noise = generator.normal(0, 0.05, PROMPTS)
     return {
-        ("dog", f"prompt {p}", k): centre + of_prompt[p] + own[p] + generator.normal(0, 0.01)
+        ("dog", f"prompt {p}", k): centre + of_prompt[p] + noise[p] + generator.normal(0, 0.01)
         for p in range(PROMPTS)
         for k in range(EACH)
     }
@@ -34,35 +34,35 @@ def pictures(generator: np.random.Generator, centre: float) -> dict[tuple[str, s
 
 def test_moments() -> None:
     values = [0.5, 0.7, 0.1]
-    found = moments([*values, math.nan])
-    assert found.mean == pytest.approx(reference.mean(values))
-    assert found.deviation == pytest.approx(reference.stdev(values))
-    assert found.n == 3
+    result = moments([*values, math.nan])
+    assert result.mean == pytest.approx(reference.mean(values))
+    assert result.deviation == pytest.approx(reference.stdev(values))
+    assert result.n == 3
     assert math.isnan(moments([0.5]).deviation) and math.isnan(moments([]).mean)
 
 
 def test_spread_within_groups() -> None:
     """Squares about the means: 2 of {1, 3}, 8 of {10, 14}; four values in two groups leave two degrees of freedom."""
-    found = pooled_deviation([[1, 3], [10, 14], [5]])
-    assert found.deviation == pytest.approx(math.sqrt(10 / 2)) and found.n == 4
+    result = pooled_deviation([[1, 3], [10, 14], [5]])
+    assert result.deviation == pytest.approx(math.sqrt(10 / 2)) and result.n == 4
     assert math.isnan(pooled_deviation([[1], [2]]).deviation)
 
 
 def test_a_difference_is_that_of_pairs_and_its_interval_that_of_scipy() -> None:
     generator = np.random.default_rng(0)
     first, second = pictures(generator, 0.5), pictures(generator, 0.53)
-    found = difference([(trial(pictures=first), trial(pictures=second))], "dino", Resampling(20_000, 0.95, 1))
+    result = difference([(trial(pictures=first), trial(pictures=second))], "dino", Resampling(20_000, 0.95, 1))
     of_prompts = [
         np.mean([second["dog", f"prompt {p}", k] - first["dog", f"prompt {p}", k] for k in range(EACH)])
         for p in range(PROMPTS)
     ]
-    wanted = stats.bootstrap((of_prompts,), np.mean, n_resamples=20_000, method="percentile", rng=generator)
-    low, high = wanted.confidence_interval
+    bootstrap = stats.bootstrap((of_prompts,), np.mean, n_resamples=20_000, method="percentile", rng=generator)
+    low, high = bootstrap.confidence_interval
     close = 0.05 * (high - low)  # what 20,000 resamples leave to chance is below a fiftieth of the width
-    assert found.estimate.value == pytest.approx(np.mean(of_prompts))
-    assert found.estimate.low == pytest.approx(low, abs=close)
-    assert found.estimate.high == pytest.approx(high, abs=close)
-    assert found.estimate.n == PROMPTS * EACH
+    assert result.estimate.value == pytest.approx(np.mean(of_prompts))
+    assert result.estimate.low == pytest.approx(low, abs=close)
+    assert result.estimate.high == pytest.approx(high, abs=close)
+    assert result.estimate.n == PROMPTS * EACH
 
 
 def test_pairs_of_runs_do_not_overwrite_one_another() -> None:
@@ -70,15 +70,15 @@ def test_pairs_of_runs_do_not_overwrite_one_another() -> None:
         return {("dog", prompt, k): by for prompt in "ab" for k in range(2)}
 
     pairs = [(trial(0.0, shifted(0)), trial(0.2, shifted(0.2))), (trial(0.0, shifted(0)), trial(-0.1, shifted(-0.1)))]
-    found = difference(pairs, "dino", Resampling(100))
-    assert found.estimate.value == pytest.approx(0.05) and found.estimate.n == 8
-    assert (found.runs, found.agreeing) == (2, 1)
+    result = difference(pairs, "dino", Resampling(100))
+    assert result.estimate.value == pytest.approx(0.05) and result.estimate.n == 8
+    assert (result.runs, result.agreeing) == (2, 1)
 
 
 def test_values_of_runs_alone_make_no_interval() -> None:
-    found = difference([(trial(0.5), trial(0.7)), (trial(0.4), trial(0.5))], "dino", Resampling(100))
-    assert found.estimate.value == pytest.approx(0.15)
-    assert math.isnan(found.estimate.low) and not found.is_significant
+    result = difference([(trial(0.5), trial(0.7)), (trial(0.4), trial(0.5))], "dino", Resampling(100))
+    assert result.estimate.value == pytest.approx(0.15)
+    assert math.isnan(result.estimate.low) and not result.is_significant
 
 
 def test_only_runs_that_agree_in_everything_else_are_matched() -> None:
@@ -88,8 +88,8 @@ def test_only_runs_that_agree_in_everything_else_are_matched() -> None:
 
 
 def test_means_per_value() -> None:
-    found = main_effect([trial(0.5, rank="4"), trial(0.7, rank="4"), trial(0.1, rank="8")], "rank", "dino")
-    assert found["4"].mean == pytest.approx(0.6) and found["4"].n == 2 and found["8"].mean == 0.1
+    result = main_effect([trial(0.5, rank="4"), trial(0.7, rank="4"), trial(0.1, rank="8")], "rank", "dino")
+    assert result["4"].mean == pytest.approx(0.6) and result["4"].n == 2 and result["8"].mean == 0.1
 
 
 def test_the_front() -> None:

@@ -77,18 +77,18 @@ def test_the_papers_columns_come_first_and_in_order() -> None:
 
 
 def test_a_run_stands_with_its_intervals_above_what_it_is_measured_against() -> None:
-    shown = lines(("dog3", report()))
-    assert line("dog3 ", shown).split()[1:5] == ["0.668", "0.650…0.690", "0.803", "0.790…0.810"]
-    first = [row.split("  ")[0] for row in shown[3:6]]
+    output = lines(("dog3", report()))
+    assert line("dog3 ", output).split()[1:5] == ["0.668", "0.650…0.690", "0.803", "0.790…0.810"]
+    first = [row.split("  ")[0] for row in output[3:6]]
     assert first == ["dog3", "base model", "real images"]
-    assert "0.301 0.290…0.310" in line("base model", shown)
-    assert "0.774 0.700…0.800" in line("real images", shown)
+    assert "0.301 0.290…0.310" in line("base model", output)
+    assert "0.774 0.700…0.800" in line("real images", output)
 
 
 def test_the_other_columns_follow_and_counts_are_whole() -> None:
-    shown = lines(("dog3", report()))
-    header = next(i for i, row in enumerate(shown) if "CLIP-T token ↑" in row)
-    assert [word for word in shown[header].strip().split("  ") if word] == [
+    output = lines(("dog3", report()))
+    header = next(i for i, row in enumerate(output) if "CLIP-T token ↑" in row)
+    assert [word for word in output[header].strip().split("  ") if word] == [
         "CLIP-T token ↑",
         "PRES delta ↓",
         "DIV prior ↑",
@@ -97,19 +97,19 @@ def test_the_other_columns_follow_and_counts_are_whole() -> None:
         "missing ↓",
         "blank ↓",
     ]
-    assert shown[header + 1].split() == ["dog3", "0.311", "0.092", "0.391", "0.712", "0.040", "0", "2"]
+    assert output[header + 1].split() == ["dog3", "0.311", "0.092", "0.391", "0.712", "0.040", "0", "2"]
 
 
 def test_values_stand_under_their_heading() -> None:
-    shown = lines(("dog3", report()))
-    header = line(" ", shown)
+    output = lines(("dog3", report()))
+    header = line(" ", output)
     for title, row, value in (("PRES", "dog3 ", "0.493"), ("PRES", "base ", "0.401"), ("CLIP-I", "real ", "0.885")):
-        assert line(row, shown).startswith(value, header.index(title)), (title, row)
+        assert line(row, output).startswith(value, header.index(title)), (title, row)
 
 
 def test_no_base_row_without_base_samples() -> None:
-    shown = lines(("dog3", report(base={})))
-    assert not any(row.startswith("base model") for row in shown)
+    output = lines(("dog3", report(base={})))
+    assert not any(row.startswith("base model") for row in output)
 
 
 def test_the_label_stands_in_the_title() -> None:
@@ -120,12 +120,12 @@ def test_the_label_stands_in_the_title() -> None:
 
 
 def test_a_dash_for_nan_and_the_reason_once_below() -> None:
-    lacking = Estimate.missing("no class images")
-    shown = lines(("dog3", report(pres=lacking, pres_delta=lacking, div_prior=lacking)))
-    header = line(" ", shown)
-    assert line("dog3 ", shown)[header.index("PRES")] == "–"
-    assert [row for row in shown if row.startswith("–")] == ["– PRES, PRES delta, DIV prior: no class images (dog3)"]
-    assert not any("nan" in row.lower() for row in shown)
+    missing = Estimate.missing("no class images")
+    output = lines(("dog3", report(pres=missing, pres_delta=missing, div_prior=missing)))
+    header = line(" ", output)
+    assert line("dog3 ", output)[header.index("PRES")] == "–"
+    assert [row for row in output if row.startswith("–")] == ["– PRES, PRES delta, DIV prior: no class images (dog3)"]
+    assert not any("nan" in row.lower() for row in output)
 
 
 def test_reasons_of_many_runs_stay_short() -> None:
@@ -134,18 +134,18 @@ def test_reasons_of_many_runs_stay_short() -> None:
 
 
 def test_runs_share_the_rows_of_what_they_share() -> None:
-    shown = lines(("rank=16", report()), ("rank=32", report(dino=Estimate(0.7, 0.6, 0.8))))
-    assert shown[0] == "2 runs"
-    assert sum(row.startswith("base model") for row in shown[:8]) == 1
-    assert sum(row.startswith("real images") for row in shown) == 1
+    output = lines(("rank=16", report()), ("rank=32", report(dino=Estimate(0.7, 0.6, 0.8))))
+    assert output[0] == "2 runs"
+    assert sum(row.startswith("base model") for row in output[:8]) == 1
+    assert sum(row.startswith("real images") for row in output) == 1
 
 
 def test_runs_with_different_base_models_name_theirs() -> None:
     other = {"dino": Estimate(math.nan, reason="no samples")}
-    shown = lines(("model=a", report()), ("model=b", report(base=other)), ("model=c", report(base=other)))
-    assert line("base model of model=a", shown)
-    assert line("base model of model=b and model=c", shown)
-    assert sum(row.startswith("real images") for row in shown) == 1
+    output = lines(("model=a", report()), ("model=b", report(base=other)), ("model=c", report(base=other)))
+    assert line("base model of model=a", output)
+    assert line("base model of model=b and model=c", output)
+    assert sum(row.startswith("real images") for row in output) == 1
 
 
 def test_runs_with_different_base_models_name_them_by_what_they_have_in_common() -> None:
@@ -153,33 +153,33 @@ def test_runs_with_different_base_models_name_them_by_what_they_have_in_common()
     runs = [
         (f"rank={rank} seed={seed}", report(base=other if seed == 2 else None)) for rank in (4, 8) for seed in (1, 2)
     ]
-    shown = lines(*runs)
-    assert line("base model of seed=1 ", shown)
-    assert line("base model of seed=2 ", shown)
+    output = lines(*runs)
+    assert line("base model of seed=1 ", output)
+    assert line("base model of seed=2 ", output)
 
 
 def test_labels_that_differ_go_to_their_runs() -> None:
-    shown = lines(("model=a", report("storybook")), ("model=b", report()), ("model=c", report("random weights")))
-    assert shown[0] == "3 runs  (storybook; random weights)"
-    assert line("model=a (storybook) ", shown)
-    assert line("model=b  ", shown)
+    output = lines(("model=a", report("storybook")), ("model=b", report()), ("model=c", report("random weights")))
+    assert output[0] == "3 runs  (storybook; random weights)"
+    assert line("model=a (storybook) ", output)
+    assert line("model=b  ", output)
 
 
 def test_the_best_run_of_each_column_is_bold() -> None:
     a = report(dino=Estimate(0.7), pres=Estimate(0.5), clip_t=Estimate(0.3), div=Estimate(math.nan, reason="none"))
     b = report(dino=Estimate(0.6), pres=Estimate(0.4), clip_t=Estimate(0.3), div=Estimate(0.2))
-    shown = on_terminal(100, ("a", a), ("b", b), color=True)
-    assert "\x1b[1m0.700\x1b[0m" in shown  # higher is better
-    assert "\x1b[1m0.400\x1b[0m" in shown  # lower is better
-    assert "\x1b[1m0.600" not in shown
-    assert "\x1b[1m0.500" not in shown
-    assert "\x1b[1m0.300" not in shown  # a tie
+    output = on_terminal(100, ("a", a), ("b", b), color=True)
+    assert "\x1b[1m0.700\x1b[0m" in output  # higher is better
+    assert "\x1b[1m0.400\x1b[0m" in output  # lower is better
+    assert "\x1b[1m0.600" not in output
+    assert "\x1b[1m0.500" not in output
+    assert "\x1b[1m0.300" not in output  # a tie
 
 
 def test_it_fits_80_characters() -> None:
-    shown = on_terminal(80, ("rank=16 weight=0", report()), ("rank=32 weight=1", report()))
-    assert max(map(len, shown.splitlines())) <= 80
-    words = shown.split()
+    output = on_terminal(80, ("rank=16 weight=0", report()), ("rank=32 weight=1", report()))
+    assert max(map(len, output.splitlines())) <= 80
+    words = output.split()
     for whole in ("0.650…0.690", "0.360…0.380", "0.480…0.500", "0.712"):
         assert whole in words, whole
 
@@ -187,9 +187,9 @@ def test_it_fits_80_characters() -> None:
 def test_a_value_too_long_for_80_characters_is_folded_not_cut() -> None:
     """Negative intervals need two signs more."""
     below = {column: Estimate(-0.123, -0.234, -0.112) for column in PAPER}
-    shown = on_terminal(80, ("a long name of a run", report(None, {}, **below)))
-    assert max(map(len, shown.splitlines())) <= 80
-    assert sum(character.isdigit() for character in shown) == sum(
+    output = on_terminal(80, ("a long name of a run", report(None, {}, **below)))
+    assert max(map(len, output.splitlines())) <= 80
+    assert sum(character.isdigit() for character in output) == sum(
         character.isdigit() for character in on_terminal(200, ("a long name of a run", report(None, {}, **below)))
     )
 
@@ -215,10 +215,10 @@ def test_a_file_gets_plain_text_in_its_own_encoding(encoding: str, arrow: str) -
     table.show([("dog3", report(dino=Estimate(-0.5)))], console)
     table.print_plain("rank 4 → 8: −0.5 (in 狗)\n", console)
     stream.flush()
-    shown = raw.getvalue().decode(encoding)
-    assert f"DINO {arrow}" in shown
-    assert "\x1b" not in shown
-    assert max(map(len, shown.splitlines())) > 80
+    output = raw.getvalue().decode(encoding)
+    assert f"DINO {arrow}" in output
+    assert "\x1b" not in output
+    assert max(map(len, output.splitlines())) > 80
 
 
 def of_runs(runs: list[Run], **console: Any) -> str:

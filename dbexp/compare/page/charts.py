@@ -15,7 +15,7 @@ from typing import Any
 
 from dbexp.compare.comparison import FRONT, MEASURES, Comparison
 from dbexp.compare.factors import Factor
-from dbexp.compare.numbers import exact, written
+from dbexp.compare.numbers import display, exact
 from dbexp.compare.page.curves import Curve, curves
 from dbexp.compare.statistics import Moments, RunScores, main_effect
 from dbexp.evaluate.columns import COLUMNS, heading
@@ -49,14 +49,14 @@ class Chart:
 
 def charts(comparison: Comparison) -> list[Chart]:
     """All that make sense for these runs."""
-    made = [
+    plots = [
         _front(comparison),
         _parallel(comparison),
         *(_effect(comparison, factor) for factor in comparison.factors),
         _heat_map(comparison),
         *_curves(comparison),
     ]
-    return [chart for chart in made if chart is not None]
+    return [chart for chart in plots if chart is not None]
 
 
 def plain(text: str) -> str:
@@ -96,7 +96,7 @@ def _front(comparison: Comparison) -> Chart | None:
         drift = entry.run.value("pres")
         if math.isfinite(drift):
             marker |= {"color": [_number(drift)], "coloraxis": "coloraxis"}
-        told = "".join(f"<br>{COLUMNS[c].title} {written(c, entry.run.value(c))}" for c in MEASURES)
+        scores = "".join(f"<br>{COLUMNS[c].title} {display(c, entry.run.value(c))}" for c in MEASURES)
         traces.append(
             {
                 "type": "scatter",
@@ -106,7 +106,7 @@ def _front(comparison: Comparison) -> Chart | None:
                 "text": [plain(entry.id)],
                 "textposition": "top center",
                 "marker": marker,
-                "hovertemplate": f"<b>{plain(entry.title)}</b>{told}<extra></extra>",
+                "hovertemplate": f"<b>{plain(entry.title)}</b>{scores}<extra></extra>",
                 "meta": {"run": entry.id},
             }
         )
@@ -133,13 +133,13 @@ def _parallel(comparison: Comparison) -> Chart | None:
         return None
     dimensions = []
     for factor in comparison.factors:
-        places = {level: place for place, level in enumerate(factor.levels)}
+        index = {level: number for number, level in enumerate(factor.levels)}
         dimensions.append(
             {
                 "label": plain(factor.title),
-                "values": [places[e.settings[factor.name]] for e in entries],
-                "tickvals": list(places.values()),
-                "ticktext": [plain(level if len(level) <= 24 else f"{level[:23]}…") for level in places],
+                "values": [index[e.settings[factor.name]] for e in entries],
+                "tickvals": list(index.values()),
+                "ticktext": [plain(level if len(level) <= 24 else f"{level[:23]}…") for level in index],
             }
         )
     for column in MEASURES:
@@ -170,20 +170,20 @@ def _effect(comparison: Comparison, factor: Factor) -> Chart | None:
         "annotations": [],
         "margin": {"l": 50, "r": 10, "t": 34, "b": 44},
     }
-    for place, column in enumerate(MEASURES, start=1):
+    for number, column in enumerate(MEASURES, start=1):
         moments = main_effect(trials, factor.name, column)
-        own = [moments.get(level, Moments(math.nan, math.nan, 0)) for level in present]
-        axis = "" if place == 1 else str(place)
+        means = [moments.get(level, Moments(math.nan, math.nan, 0)) for level in present]
+        axis = "" if number == 1 else str(number)
         traces.append(
             {
                 "type": "scatter",
                 "mode": "lines+markers" if factor.is_ordered else "markers",
                 "x": [plain(level) for level in present],
-                "y": [_number(one.mean) for one in own],
-                "error_y": {"type": "data", "array": [_number(one.deviation) for one in own], "thickness": 1.2},
+                "y": [_number(level.mean) for level in means],
+                "error_y": {"type": "data", "array": [_number(level.deviation) for level in means], "thickness": 1.2},
                 "marker": {"color": PALETTE[0], "size": 9},
                 "line": {"color": PALETTE[0], "width": 1.5},
-                "customdata": [one.n for one in own],
+                "customdata": [level.n for level in means],
                 "hovertemplate": "%{x}: %{y:.3f} ± %{error_y.array:.3f}, %{customdata} runs<extra></extra>",
                 "xaxis": f"x{axis}",
                 "yaxis": f"y{axis}",
@@ -208,11 +208,11 @@ def _effect(comparison: Comparison, factor: Factor) -> Chart | None:
 def _heat_map(comparison: Comparison) -> Chart | None:
     entries = comparison.finished
     scores = {
-        entry.id: {one.prompt: one.values for one in entry.run.report.prompts if one.row == "run"}
+        entry.id: {row.prompt: row.values for row in entry.run.report.prompts if row.row == "run"}
         for entry in entries
         if entry.run.report
     }
-    prompts = list(dict.fromkeys(prompt for own in scores.values() for prompt in own))
+    prompts = list(dict.fromkeys(prompt for by_prompt in scores.values() for prompt in by_prompt))
     traces: list[Figure] = []
     choices: dict[str, list[int]] = {}
     for column in MEASURES:
@@ -249,13 +249,13 @@ def _heat_map(comparison: Comparison) -> Chart | None:
 
 
 def _curves(comparison: Comparison) -> list[Chart | None]:
-    found = [(entry, curves(entry.run.folder)) for entry in comparison.entries]
-    styles = list(itertools.islice(itertools.cycle(itertools.product(_DASHES, PALETTE)), len(found)))
+    histories = [(entry, curves(entry.run.folder)) for entry in comparison.entries]
+    styles = list(itertools.islice(itertools.cycle(itertools.product(_DASHES, PALETTE)), len(histories)))
 
     def chart(key: str, title: str, axis: Figure, caption: str) -> Chart | None:
         traces = []
-        for (entry, own), (dash, colour) in zip(found, styles, strict=True):
-            curve: Curve | None = own.get(key)
+        for (entry, history), (dash, colour) in zip(histories, styles, strict=True):
+            curve: Curve | None = history.get(key)
             if curve is None:
                 continue
             traces.append(

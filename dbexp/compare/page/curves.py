@@ -11,7 +11,7 @@ from dbexp.runs.folder import RunFolder
 
 POINTS = 150
 """Most points of a curve."""
-_WORTH = ("loss", "lr")
+_NAMES = ("loss", "lr")
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,19 @@ def curves(folder: Path, points: int = POINTS) -> dict[str, Curve]:
         rows = [json.loads(line) for line in lines]
     except (OSError, ValueError):
         return {}
-    return {name: curve for name in _WORTH if (curve := _thinned(rows, name, points)).steps}
+    return {name: curve for name in _NAMES if (curve := _thin(rows, name, points)).steps}
 
 
-def _thinned(rows: list[dict[str, float]], name: str, points: int) -> Curve:
-    there = [
+def _thin(rows: list[dict[str, float]], name: str, most: int) -> Curve:
+    points = [
         (int(row["step"]), float(row[name]))
         for row in rows
         if isinstance(row, dict) and isinstance(row.get("step"), int) and _is_number(row.get(name))
     ]
-    width = -(-len(there) // points) or 1
-    bins = [there[start : start + width] for start in range(0, len(there), width)]
-    means = (math.fsum(value for _, value in one) / len(one) for one in bins)
-    return Curve(tuple(one[-1][0] for one in bins), tuple(float(f"{mean:.5g}") for mean in means))
+    width = -(-len(points) // most) or 1
+    bins = [points[start : start + width] for start in range(0, len(points), width)]
+    means = (math.fsum(value for _, value in members) / len(members) for members in bins)
+    return Curve(tuple(members[-1][0] for members in bins), tuple(float(f"{mean:.5g}") for mean in means))
 
 
 def _is_number(value: object) -> bool:

@@ -14,11 +14,11 @@ from dbexp.runs.folder import RunFolder
 
 EXTREMES = ("dino", "clip_i", "clip_t", "pres")
 """Columns with a value per picture."""
-_SHOWN, _COPIES = 6, 24
+_MOST_EXTREMES, _MOST_COPIES = 6, 24
 
 
 @dataclass(frozen=True)
-class Shot:
+class GalleryImage:
     """A picture with what is known of it.
 
     Attributes:
@@ -44,16 +44,16 @@ class Sheet:
         title: what they share.
         prompts: rows.
         runs: ids, best first.
-        base: shots of the base model by prompt.
-        shots: id -> prompt -> shots, by number.
+        base: images of the base model by prompt.
+        images: id -> prompt -> images, by number.
         real: the subject's own pictures.
     """
 
     title: str
     prompts: tuple[str, ...]
     runs: tuple[str, ...]
-    base: Mapping[str, tuple[Shot, ...]]
-    shots: Mapping[str, Mapping[str, tuple[Shot, ...]]]
+    base: Mapping[str, tuple[GalleryImage, ...]]
+    images: Mapping[str, Mapping[str, tuple[GalleryImage, ...]]]
     real: tuple[Path, ...]
 
 
@@ -61,24 +61,24 @@ class Sheet:
 class CopyPair:
     """A sample beside the training picture that it copies."""
 
-    shot: Shot
+    sample: GalleryImage
     original: Path
     similarity: float
 
 
 def sheets(comparison: Comparison) -> list[Sheet]:
     """One per set of runs that drew the same prompts from the same noise."""
-    gathered: dict[tuple[str, ...], list[RankedRun]] = {}
+    groups: dict[tuple[str, ...], list[RankedRun]] = {}
     for entry in comparison.finished:
-        gathered.setdefault(_shared(entry), []).append(entry)
-    return [_sheet(entries, len(gathered) > 1) for entries in gathered.values()]
+        groups.setdefault(_noise_and_prompts(entry), []).append(entry)
+    return [_sheet(entries, len(groups) > 1) for entries in groups.values()]
 
 
-def _shared(entry: RankedRun) -> tuple[str, ...]:
+def _noise_and_prompts(entry: RankedRun) -> tuple[str, ...]:
     config = entry.run.config
     names = ("dataset.name", "dataset.token", "dataset.class_noun", "model.name", "model.path", "seeds.sample")
-    drawn = [name for name in config if name.startswith("sample.") and name != "sample.batch_size"]
-    return tuple(str(config.get(name)) for name in (*names, *sorted(drawn)))
+    sample = [name for name in config if name.startswith("sample.") and name != "sample.batch_size"]
+    return tuple(str(config.get(name)) for name in (*names, *sorted(sample)))
 
 
 def _sheet(entries: Sequence[RankedRun], several: bool) -> Sheet:
@@ -86,83 +86,87 @@ def _sheet(entries: Sequence[RankedRun], several: bool) -> Sheet:
     title = str(config.get("dataset.name"))
     if several:
         title += f", {config.get('model.name')}, sample seed {config.get('seeds.sample')}"
-    shots = {entry.id: _by_prompt(entry, "run") for entry in entries}
-    base = next((found for entry in entries if (found := _by_prompt(entry, "base"))), {})
-    prompts = dict.fromkeys(prompt for own in shots.values() for prompt in own)
-    return Sheet(title, tuple(prompts), tuple(shots), base, shots, _real(entries[0]))
+    images = {entry.id: _by_prompt(entry, "run") for entry in entries}
+    base = next(filter(None, (_by_prompt(entry, "base") for entry in entries)), {})
+    prompts = dict.fromkeys(prompt for by_prompt in images.values() for prompt in by_prompt)
+    return Sheet(title, tuple(prompts), tuple(images), base, images, _real(entries[0]))
 
 
-def _by_prompt(entry: RankedRun, row: str) -> dict[str, tuple[Shot, ...]]:
-    found: dict[str, list[Shot]] = {}
+def _by_prompt(entry: RankedRun, row: str) -> dict[str, tuple[GalleryImage, ...]]:
+    by_prompt: dict[str, list[GalleryImage]] = {}
     assert entry.run.report is not None
     for scores in entry.run.report.images:
         if scores.row == row:
-            found.setdefault(scores.prompt, []).append(_shot(entry, scores))
-    return {prompt: tuple(shots) for prompt, shots in found.items()}
+            by_prompt.setdefault(scores.prompt, []).append(_image(entry, scores))
+    return {prompt: tuple(images) for prompt, images in by_prompt.items()}
 
 
-def _shot(entry: RankedRun, scores: ImageScores) -> Shot:
+def _image(entry: RankedRun, scores: ImageScores) -> GalleryImage:
     name = "base" if scores.row == "base" else entry.id
-    return Shot(_inside(entry, scores.path), name, scores.prompt, scores.index, scores.values)
+    return GalleryImage(_inside(entry, scores.path), name, scores.prompt, scores.index, scores.values)
 
 
 def _inside(entry: RankedRun, path: str) -> Path:
     """A picture of a record: in the folder of its run, or one of the subject where only a name is on record."""
-    here = entry.run.folder / path
-    return here if len(Path(path).parts) > 1 else RunFolder(entry.run.folder).dataset / path
+    is_name = len(Path(path).parts) == 1
+    return (RunFolder(entry.run.folder).dataset if is_name else entry.run.folder) / path
 
 
 def _real(entry: RankedRun) -> tuple[Path, ...]:
     return tuple(sorted(path for path in RunFolder(entry.run.folder).dataset.glob("*") if path.is_file()))
 
 
-def extremes(comparison: Comparison) -> dict[str, tuple[list[Shot], list[Shot]]]:
+def extremes(comparison: Comparison) -> dict[str, tuple[list[GalleryImage], list[GalleryImage]]]:
     """Column -> its best and its worst pictures over all runs, best and worst first."""
-    found = {}
+    ends = {}
     for column in EXTREMES:
-        shots = [shot for shot in _all(comparison, column) if math.isfinite(shot.values.get(column, math.nan))]
-        values = {id(shot): shot.values[column] for shot in shots}
-        shots.sort(key=lambda shot: values[id(shot)], reverse=COLUMNS[column].better == "higher")
-        few = min(_SHOWN, len(shots) // 2)
+        images = _best_first(comparison, column)
+        few = min(_MOST_EXTREMES, len(images) // 2)
         if few:
-            found[column] = (shots[:few], shots[::-1][:few])
-    return found
+            ends[column] = (images[:few], images[::-1][:few])
+    return ends
 
 
-def _all(comparison: Comparison, column: str) -> Iterator[Shot]:
+def _best_first(comparison: Comparison, column: str) -> list[GalleryImage]:
+    """The images of all runs that have a value of a column."""
+    images = []
     for entry in comparison.finished:
         assert entry.run.report is not None
-        pictures = entry.run.report.class_images if column == "pres" else entry.run.report.images
-        yield from (_shot(entry, scores) for scores in pictures if scores.row == "run")
+        records = entry.run.report.class_images if column == "pres" else entry.run.report.images
+        images += [_image(entry, scores) for scores in records if scores.row == "run"]
+    images = [image for image in images if math.isfinite(image.values.get(column, math.nan))]
+    return sorted(images, key=lambda image: -COLUMNS[column].sign * image.values[column])
 
 
 def copies(comparison: Comparison) -> list[CopyPair]:
     """Samples nearer to a training picture than those are to each other, nearest first; the first few of them."""
-    found = []
+    pairs = []
     for entry in comparison.finished:
         assert entry.run.report is not None
-        scores = {one.path: one for one in entry.run.report.images if one.row == "run"}
-        found += [
-            CopyPair(_shot(entry, scores[copy.path]), _inside(entry, copy.nearest), copy.similarity)
+        records = {scores.path: scores for scores in entry.run.report.images if scores.row == "run"}
+        pairs += [
+            CopyPair(_image(entry, records[copy.path]), _inside(entry, copy.nearest), copy.similarity)
             for copy in entry.run.report.copies
-            if copy.path in scores
+            if copy.path in records
         ]
-    return sorted(found, key=lambda pair: -pair.similarity)[:_COPIES]
+    return sorted(pairs, key=lambda pair: -pair.similarity)[:_MOST_COPIES]
 
 
 def by_importance(
-    shown: Sequence[Sheet], best: Mapping[str, tuple[list[Shot], list[Shot]]], copied: Sequence[CopyPair]
+    sheets: Sequence[Sheet],
+    extremes: Mapping[str, tuple[list[GalleryImage], list[GalleryImage]]],
+    copies: Sequence[CopyPair],
 ) -> Iterator[Path]:
     """Every picture of a page: photographs, copies, extremes, then the sheets, seed by seed and best run first."""
-    for sheet in shown:
+    for sheet in sheets:
         yield from sheet.real
-    for pair in copied:
-        yield from (pair.shot.path, pair.original)
-    for pair_of_lists in best.values():
-        for shots in pair_of_lists:
-            yield from (shot.path for shot in shots)
-    most = max((len(s) for sheet in shown for own in sheet.shots.values() for s in own.values()), default=0)
+    for pair in copies:
+        yield from (pair.sample.path, pair.original)
+    for ends in extremes.values():
+        yield from (image.path for images in ends for image in images)
+    rows = [(sheet.base, *(sheet.images[name] for name in sheet.runs)) for sheet in sheets]
+    most = max((len(images) for row in rows for by_prompt in row[1:] for images in by_prompt.values()), default=0)
     for number in range(most):
-        for sheet in shown:
-            for own in (sheet.base, *(sheet.shots[name] for name in sheet.runs)):
-                yield from (shots[number].path for shots in own.values() if number < len(shots))
+        for row in rows:
+            for by_prompt in row:
+                yield from (images[number].path for images in by_prompt.values() if number < len(images))

@@ -18,11 +18,11 @@ import jinja2
 import plotly.offline
 
 from dbexp.compare.comparison import MEASURES, Comparison
-from dbexp.compare.numbers import DASH, best, exact, interval, spread, written
+from dbexp.compare.numbers import DASH, best, display, exact, interval, spread
 from dbexp.compare.page import gallery
 from dbexp.compare.page.charts import PALETTE, charts
-from dbexp.compare.page.gallery import Sheet, Shot
-from dbexp.compare.page.pictures import BUDGET, Packed, embed
+from dbexp.compare.page.gallery import CopyPair, GalleryImage, Sheet
+from dbexp.compare.page.pictures import BUDGET, EmbeddedImages, embed
 from dbexp.compare.statements import SMALL, is_tied, statements
 from dbexp.compare.statistics import Moments, moments
 from dbexp.core.errors import count, listed
@@ -30,7 +30,7 @@ from dbexp.evaluate.columns import COLUMNS, REFERENCES, heading
 from dbexp.evaluate.functional import Estimate
 
 PAGE = "report.html"
-_TOLD = {
+_VERDICTS = {
     "better": "better: the interval excludes zero",
     "worse": "worse: the interval excludes zero",
     "same": "not significant: the interval includes zero",
@@ -48,9 +48,9 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET) -> str:
         folder: where the page will be, which links to files start from.
         budget: characters of all pictures together.
     """
-    shown, best, copied = gallery.sheets(comparison), gallery.extremes(comparison), gallery.copies(comparison)
-    packed = embed(gallery.by_importance(shown, best, copied), budget)
-    drawn = charts(comparison)
+    sheets, extremes, copies = gallery.sheets(comparison), gallery.extremes(comparison), gallery.copies(comparison)
+    images = embed(gallery.by_importance(sheets, extremes, copies), budget)
+    plots = charts(comparison)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.lstrip_blocks = True
     return environment.from_string(_asset("page.html")).render(
@@ -62,30 +62,30 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET) -> str:
         others=tuple(column for column in comparison.columns if column not in MEASURES),
         columns=COLUMNS,
         column_heading=heading,
-        written=written,
+        display=display,
         exact=exact,
         spread=spread,
         dash=DASH,
         nothing=Estimate.missing(""),
         is_tied=is_tied,
-        told=_TOLD,
+        verdicts=_VERDICTS,
         small=f"{100 * SMALL:.0f} %",
         interval=interval,
         best=comparison.best,
         best_means=_best_means(comparison),
         bounds_over_seeds=_bounds_over_seeds(comparison),
         has_seeds=any(len(standing.entries) > 1 for standing in comparison.standings),
-        charts=drawn,
-        sheets=shown,
-        extremes=best,
-        copies=copied,
-        packed=packed,
-        data=_data(comparison, shown, best, copied, packed, folder),
-        figures={chart.key: {"figure": chart.figure, "choices": chart.choices} for chart in drawn},
-        pictures=list(packed.uris),
+        charts=plots,
+        sheets=sheets,
+        extremes=extremes,
+        copies=copies,
+        left_out=images.left_out,
+        data=_Data(comparison, images, folder).of(sheets, extremes, copies),
+        figures={chart.key: {"figure": chart.figure, "choices": chart.choices} for chart in plots},
+        pictures=list(images.uris),
         css=_asset("page.css"),
         js=_asset("page.js"),
-        plotly=plotly.offline.get_plotlyjs() if drawn else "",
+        plotly=plotly.offline.get_plotlyjs() if plots else "",
         palette=PALETTE,
     )
 
@@ -99,9 +99,9 @@ def _heading(comparison: Comparison) -> str:
     finished, all_runs = len(comparison.finished), len(comparison.entries)
     subjects = list(dict.fromkeys(str(entry.run.config.get("dataset.name")) for entry in comparison.finished))
     models = list(dict.fromkeys(str(entry.run.config.get("model.name")) for entry in comparison.finished))
-    missing = f", {all_runs - finished} without a result" if all_runs > finished else ""
+    rest = f", {all_runs - finished} without a result" if all_runs > finished else ""
     of = f" of {_few(subjects, 'subject')} on {_few(models, 'model')}" if subjects else ""
-    return f"{count(finished, 'run')}{of}{missing}"
+    return f"{count(finished, 'run')}{of}{rest}"
 
 
 def _few(names: Sequence[str], noun: str) -> str:
@@ -127,87 +127,86 @@ class _Bound:
 
 def _bounds_over_seeds(comparison: Comparison) -> list[_Bound]:
     """Base models and real images as the table of settings shows them: other seeds have other samples of one base."""
-    found = []
+    bounds = []
     for key, title in REFERENCES.items():
-        own = [reference.columns for reference in comparison.references if reference.key == key]
-        columns = {column: moments([row[column].value for row in own if column in row]) for column in MEASURES}
-        if own:
-            found.append(_Bound(key, title, {column: of for column, of in columns.items() if of.n}))
-    return found
+        rows = [reference.columns for reference in comparison.references if reference.key == key]
+        columns = {column: moments([row[column].value for row in rows if column in row]) for column in MEASURES}
+        if rows:
+            bounds.append(_Bound(key, title, {column: of for column, of in columns.items() if of.n}))
+    return bounds
 
 
-def _data(
-    comparison: Comparison,
-    shown: Sequence[Sheet],
-    best: Mapping[str, tuple[list[Shot], list[Shot]]],
-    copied: Sequence[gallery.CopyPair],
-    packed: Packed,
-    folder: Path,
-) -> dict[str, Any]:
-    """What the page's script works on: runs with their settings, and where each picture is."""
+class _Data:
+    """What the page's script works on, as JSON: runs with their settings, and where each picture is.
 
-    def place(path: Path) -> dict[str, Any]:
-        return {"picture": packed.places.get(path), "file": _link(path, folder)}
+    Args:
+        comparison: what to show.
+        images: those that lie in the page.
+        folder: where the page will be.
+    """
 
-    titles = {entry.id: entry.title for entry in comparison.entries} | {"base": "base model"}
+    def __init__(self, comparison: Comparison, images: EmbeddedImages, folder: Path) -> None:
+        self.comparison, self.images, self.folder = comparison, images, folder
+        self.titles = {entry.id: entry.title for entry in comparison.entries} | {"base": "base model"}
 
-    def shot(one: Shot) -> dict[str, Any]:
+    def of(
+        self,
+        sheets: Sequence[Sheet],
+        extremes: Mapping[str, tuple[list[GalleryImage], list[GalleryImage]]],
+        copies: Sequence[CopyPair],
+    ) -> dict[str, Any]:
+        """All of it."""
+        return {
+            "runs": {entry.id: dict(entry.settings) for entry in self.comparison.entries},
+            "factors": [asdict(factor) for factor in self.comparison.factors],
+            "sheets": [self._sheet(sheet) for sheet in sheets],
+            "extremes": {
+                column: [
+                    [{**self._image(image), "value": display(column, image.values[column])} for image in images]
+                    for images in ends
+                ]
+                for column, ends in extremes.items()
+            },
+            "copies": [
+                {
+                    "sample": self._image(pair.sample),
+                    "original": self._file(pair.original),
+                    "similarity": display("dino", pair.similarity),
+                }
+                for pair in copies
+            ],
+        }
+
+    def _sheet(self, sheet: Sheet) -> dict[str, Any]:
+        columns = ({"base": sheet.base} if sheet.base else {}) | {name: sheet.images[name] for name in sheet.runs}
+        return {
+            "title": sheet.title,
+            "prompts": list(sheet.prompts),
+            "real": [self._file(path) for path in sheet.real],
+            "columns": [
+                {
+                    "run": run,
+                    "title": self.titles[run],
+                    "images": [
+                        {image.number: self._image(image) for image in by_prompt.get(prompt, ())}
+                        for prompt in sheet.prompts
+                    ],
+                }
+                for run, by_prompt in columns.items()
+            ],
+        }
+
+    def _image(self, image: GalleryImage) -> dict[str, Any]:
         scores = ", ".join(
-            f"{COLUMNS[column].title} {written(column, one.values[column])}"
+            f"{COLUMNS[column].title} {display(column, image.values[column])}"
             for column in gallery.EXTREMES
-            if column in one.values
+            if column in image.values
         )
-        about = {"run": one.run, "title": titles[one.run], "prompt": one.prompt, "number": one.number}
-        return {**place(one.path), **about, "scores": scores}
+        about = {"run": image.run, "title": self.titles[image.run], "prompt": image.prompt, "number": image.number}
+        return {**self._file(image.path), **about, "scores": scores}
 
-    def by_number(shots: Sequence[Shot]) -> dict[int, Any]:
-        return {one.number: shot(one) for one in shots}
-
-    return {
-        "runs": {entry.id: dict(entry.settings) for entry in comparison.entries},
-        "factors": [asdict(factor) for factor in comparison.factors],
-        "sheets": [
-            {
-                "title": sheet.title,
-                "prompts": list(sheet.prompts),
-                "real": [place(path) for path in sheet.real],
-                "columns": [
-                    *(
-                        [
-                            {
-                                "run": "base",
-                                "title": "base model",
-                                "shots": [by_number(sheet.base.get(p, ())) for p in sheet.prompts],
-                            }
-                        ]
-                        if sheet.base
-                        else []
-                    ),
-                    *(
-                        {
-                            "run": name,
-                            "title": titles[name],
-                            "shots": [by_number(sheet.shots[name].get(p, ())) for p in sheet.prompts],
-                        }
-                        for name in sheet.runs
-                    ),
-                ],
-            }
-            for sheet in shown
-        ],
-        "extremes": {
-            column: [[{**shot(one), "value": written(column, one.values[column])} for one in shots] for shots in pair]
-            for column, pair in best.items()
-        },
-        "copies": [
-            {
-                "sample": shot(pair.shot),
-                "original": place(pair.original),
-                "similarity": written("dino", pair.similarity),
-            }
-            for pair in copied
-        ],
-    }
+    def _file(self, path: Path) -> dict[str, Any]:
+        return {"picture": self.images.indices.get(path), "file": _link(path, self.folder)}
 
 
 def _link(path: Path, folder: Path) -> str:

@@ -28,23 +28,23 @@ _WORKERS = 4  # PIL lets go of the interpreter while it decodes and encodes
 
 
 @dataclass(frozen=True)
-class Packed:
+class EmbeddedImages:
     """Pictures as data URIs.
 
     Attributes:
         uris: each once.
-        places: path -> position in `uris`, of those that are there.
+        indices: path -> index in `uris`, of those that are there.
         left_out: number of pictures that the budget had no room for.
         side: longest side in pixels.
     """
 
     uris: tuple[str, ...]
-    places: dict[Path, int]
+    indices: dict[Path, int]
     left_out: int
     side: int
 
 
-def embed(paths: Iterable[Path], budget: int = BUDGET) -> Packed:
+def embed(paths: Iterable[Path], budget: int = BUDGET) -> EmbeddedImages:
     """Encode pictures, as large as the budget allows for all of them; what still does not fit is left out, last first.
 
     A file that is missing or damaged is left out too, and no reason to fail.
@@ -57,7 +57,7 @@ def embed(paths: Iterable[Path], budget: int = BUDGET) -> Packed:
     order = list(dict.fromkeys(files.values()))
     side = _side(order, budget)
     uris: list[str] = []
-    owner: dict[Path, int] = {}
+    index: dict[Path, int] = {}
     spent = left_out = 0
     with ThreadPoolExecutor(_WORKERS) as pool:
         for start in range(0, len(order), 64):  # by batches, so that no more is encoded than fits
@@ -65,17 +65,17 @@ def embed(paths: Iterable[Path], budget: int = BUDGET) -> Packed:
             if spent >= budget:
                 left_out += len(batch)
                 continue
-            for path, uri in zip(batch, pool.map(lambda one: encode(one, side), batch), strict=True):
+            for path, uri in zip(batch, pool.map(lambda path: encode(path, side), batch), strict=True):
                 if uri is None:
                     continue
                 if spent + len(uri) > budget:
                     spent, left_out = budget, left_out + 1
                     continue
                 spent += len(uri)
-                owner[path] = len(uris)
+                index[path] = len(uris)
                 uris.append(uri)
-    places = {path: owner[first] for path, first in files.items() if first in owner}
-    return Packed(tuple(uris), places, left_out, side)
+    indices = {path: index[first] for path, first in files.items() if first in index}
+    return EmbeddedImages(tuple(uris), indices, left_out, side)
 
 
 def encode(path: Path, side: int) -> str | None:
@@ -94,14 +94,14 @@ def encode(path: Path, side: int) -> str | None:
 def _distinct(paths: Iterable[Path]) -> dict[Path, Path]:
     """Path -> the first path of the same file; what does not exist is dropped."""
     first: dict[tuple[int, int], Path] = {}
-    found: dict[Path, Path] = {}
+    files: dict[Path, Path] = {}
     for path in dict.fromkeys(paths):
         try:
             state = path.stat()
         except OSError:
             continue
-        found[path] = first.setdefault((state.st_dev, state.st_ino), path)
-    return found
+        files[path] = first.setdefault((state.st_dev, state.st_ino), path)
+    return files
 
 
 def _side(paths: Sequence[Path], budget: int) -> int:

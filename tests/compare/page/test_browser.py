@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dbexp.compare.write import Written, write_comparison
+from dbexp.compare.write import ComparisonFiles, write_comparison
 from tests.compare import sweeps
 
 pytest.importorskip("selenium", reason="needs selenium: pip install '.[test]'")
@@ -33,13 +33,13 @@ SWITCHES = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--enab
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+def files(tmp_path_factory: pytest.TempPathFactory) -> ComparisonFiles:
     folder = sweeps.sweep(tmp_path_factory.mktemp("sweep"), {"lora.rank": (4, 8), "prior.weight": (0, 1)})
     return write_comparison([folder], "dino")
 
 
 @pytest.fixture(scope="module")
-def browser(written: Written, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+def browser(files: ComparisonFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     options = Options()
     options.binary_location = str(BROWSER)
     profile = tmp_path_factory.mktemp("profile")
@@ -50,7 +50,7 @@ def browser(written: Written, tmp_path_factory: pytest.TempPathFactory) -> Itera
     driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
     driver.set_script_timeout(PATIENCE)
     try:
-        driver.get(written.page.resolve().as_uri())
+        driver.get(files.page.resolve().as_uri())
         wait(driver, lambda b: find(b, "html[data-ready='yes']"))
         yield driver
     finally:
@@ -68,9 +68,9 @@ def find(browser: webdriver.Chrome, selector: str) -> list[WebElement]:
 
 def show(browser: webdriver.Chrome, selector: str) -> WebElement:
     """Scroll to a part of the page, as a reader does."""
-    (found,) = find(browser, selector)
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", found)
-    return found
+    (element,) = find(browser, selector)
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    return element
 
 
 def runs_shown(browser: webdriver.Chrome) -> list[str]:
@@ -79,22 +79,22 @@ def runs_shown(browser: webdriver.Chrome) -> list[str]:
     return [str(row.get_attribute("data-run")) for row in rows if row.is_displayed()]
 
 
-def test_a_click_on_a_heading_sorts(browser: webdriver.Chrome, written: Written) -> None:
-    value = {entry.id: entry.run.value("pres") for entry in written.comparison.finished}
+def test_a_click_on_a_heading_sorts(browser: webdriver.Chrome, files: ComparisonFiles) -> None:
+    value = {entry.id: entry.run.value("pres") for entry in files.comparison.finished}
     values = [value[run] for run in runs_shown(browser)]
     assert values != sorted(values)
-    (heading,) = [one for one in find(browser, "#runs thead button") if one.text.startswith("PRES")]
+    (heading,) = [element for element in find(browser, "#runs thead button") if element.text.startswith("PRES")]
     heading.click()
     assert [value[run] for run in runs_shown(browser)] == sorted(values), "lower is better, so it comes first"
     heading.click()
     assert [value[run] for run in runs_shown(browser)] == sorted(values, reverse=True)
 
 
-def test_a_click_on_a_value_hides_its_runs(browser: webdriver.Chrome, written: Written) -> None:
+def test_a_click_on_a_value_hides_its_runs(browser: webdriver.Chrome, files: ComparisonFiles) -> None:
     (level,) = find(browser, "#filter button[data-factor='lora.rank'][data-level='8']")
     level.click()
-    own = {entry.id for entry in written.comparison.finished if entry.settings["lora.rank"] == "4"}
-    assert len(own) == 2 and set(runs_shown(browser)) == own
+    runs = {entry.id for entry in files.comparison.finished if entry.settings["lora.rank"] == "4"}
+    assert len(runs) == 2 and set(runs_shown(browser)) == runs
     assert find(browser, "#count")[0].text == "2 of 4 runs shown"
     level.click()
     assert len(runs_shown(browser)) == 4
@@ -105,8 +105,8 @@ def test_a_point_of_the_front_tells_its_run(browser: webdriver.Chrome) -> None:
     points = wait(browser, lambda b: find(b, ".plot[data-key='front'].js-drawn .scatterlayer .point"))
     assert len(points) == 4
     ActionChains(browser).move_to_element(points[-1]).perform()
-    told = wait(browser, lambda b: "".join(one.text for one in find(b, ".plot[data-key='front'] .hoverlayer")))
-    assert "rank=" in told and "PRES" in told
+    label = wait(browser, lambda b: "".join(element.text for element in find(b, ".plot[data-key='front'] .hoverlayer")))
+    assert "rank=" in label and "PRES" in label
 
 
 def test_pictures_change_with_the_seed_and_are_enlarged(browser: webdriver.Chrome) -> None:
@@ -151,9 +151,9 @@ def test_on_a_telephone_nothing_sticks_out_and_axes_keep_their_distance(browser:
         wait(browser, lambda b: b.execute_script("return document.scrollingElement.scrollWidth") == 400)
         show(browser, ".plot[data-key='parallel']")
         wait(browser, lambda b: find(b, ".plot[data-key='parallel'].js-drawn .axis-title"))
-        titles = [one.rect for one in find(browser, ".plot[data-key='parallel'] .axis-title")]
-        edges = sorted((one["x"], one["x"] + one["width"]) for one in titles)
-        assert len(edges) == 7 and all(one[1] < other[0] for one, other in pairwise(edges))
+        titles = [element.rect for element in find(browser, ".plot[data-key='parallel'] .axis-title")]
+        edges = sorted((title["x"], title["x"] + title["width"]) for title in titles)
+        assert len(edges) == 7 and all(left[1] < right[0] for left, right in pairwise(edges))
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
@@ -166,7 +166,9 @@ def test_no_error_and_no_request_leaves_the_machine(browser: webdriver.Chrome, t
     read: Callable[[str], Any] = browser.get_log
     assert [entry["message"] for entry in read("browser") if entry["level"] == "SEVERE"] == []
     messages = [json.loads(entry["message"])["message"] for entry in read("performance")]
-    asked = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-    assert any(url.startswith("file:") for url in asked), "requests are not on record, so none can be judged"
+    urls = [
+        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
+    ]
+    assert any(url.startswith("file:") for url in urls), "requests are not on record, so none can be judged"
     # chrome: is the browser's own, such as the tab that it starts with
-    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:", "chrome:"))] == []
+    assert [url for url in urls if not url.startswith(("file:", "data:", "blob:", "chrome:"))] == []

@@ -11,7 +11,7 @@ import pytest
 
 from dbexp.compare import command
 from dbexp.compare.statements import statements
-from dbexp.compare.write import Written, write_comparison
+from dbexp.compare.write import ComparisonFiles, write_comparison
 from tests.compare import sweeps
 
 HOSTILE = "<script>alert(1)</script>"
@@ -28,13 +28,13 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        own = {name: value or "" for name, value in attrs}
+        attributes = {name: value or "" for name, value in attrs}
         self.scripts += tag == "script"
-        self.addresses += [own[name] for name in ("src", "href") if name in own]
+        self.addresses += [attributes[name] for name in ("src", "href") if name in attributes]
         if tag == "tr":
             self.rows.append([])
         elif tag in ("td", "th") and self.rows:
-            self.rows[-1].append({"tag": tag, **own})
+            self.rows[-1].append({"tag": tag, **attributes})
 
 
 def is_other(cell: dict[str, str]) -> bool:
@@ -43,27 +43,25 @@ def is_other(cell: dict[str, str]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+def files(tmp_path_factory: pytest.TempPathFactory) -> ComparisonFiles:
     folder = sweeps.sweep(tmp_path_factory.mktemp("sweep"), {"lora.rank": (4, 8), "prior.weight": (0, 1)})
     sweeps.failed(folder / "9", {"lora.rank": 4, "prior.weight": 2}, HOSTILE)
     return write_comparison([folder], "dino")
 
 
 @pytest.fixture(scope="module")
-def page(written: Written) -> Page:
-    return Page(written.page.read_text(encoding="utf-8"))
+def page(files: ComparisonFiles) -> Page:
+    return Page(files.page.read_text(encoding="utf-8"))
 
 
-def test_every_number_is_that_of_the_csv(written: Written, page: Page) -> None:
+def test_every_number_is_that_of_the_csv(files: ComparisonFiles, page: Page) -> None:
     rows = [
-        row
-        for row in csv.DictReader(written.csv.read_text(encoding="utf-8").splitlines())
-        if row["status"] == "finished"
+        row for row in csv.DictReader(files.csv.read_text(encoding="utf-8").splitlines()) if row["status"] == "finished"
     ]
     assert len(rows) == 4
     for column in ("dino", "clip_i", "clip_t", "pres", "div"):
-        shown = {cell["data-value"] for row in page.rows for cell in row if cell.get("data-column") == column}
-        assert {row[column] for row in rows} <= shown, column
+        values = {cell["data-value"] for row in page.rows for cell in row if cell.get("data-column") == column}
+        assert {row[column] for row in rows} <= values, column
 
 
 def test_headings_and_cells_stand_in_the_same_columns(page: Page) -> None:
@@ -77,29 +75,31 @@ def test_headings_and_cells_stand_in_the_same_columns(page: Page) -> None:
         assert [is_other(cell) for cell in row] == hidden
 
 
-def test_nothing_comes_from_outside(written: Written, page: Page) -> None:
+def test_nothing_comes_from_outside(files: ComparisonFiles, page: Page) -> None:
     assert all(address.startswith(("data:", "#")) for address in page.addresses)
-    assert written.page.stat().st_size < 25e6
+    assert files.page.stat().st_size < 25e6
 
 
-def test_what_users_wrote_is_text(written: Written) -> None:
-    text = written.page.read_text(encoding="utf-8")
+def test_what_users_wrote_is_text(files: ComparisonFiles) -> None:
+    text = files.page.read_text(encoding="utf-8")
     assert HOSTILE not in text
     assert "alert(1)" in text  # the reason of the failure is told all the same
 
 
-def test_a_sentence_says_what_prior_preservation_did(written: Written) -> None:
-    (said,) = [one.sentence for one in statements(written.comparison) if "prior.weight" in one.sentence]
-    assert re.search(r"PRES −0\.1\d+ \[", said), said  # the sweep was written with -0.12
+def test_a_sentence_says_what_prior_preservation_did(files: ComparisonFiles) -> None:
+    (sentence,) = [
+        statement.sentence for statement in statements(files.comparison) if "prior.weight" in statement.sentence
+    ]
+    assert re.search(r"PRES −0\.1\d+ \[", sentence), sentence  # the sweep was written with -0.12
 
 
 def test_the_command_writes_the_same_and_refuses_an_empty_folder(
-    written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    files: ComparisonFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = written.csv.read_bytes()
-    command.main([str(written.csv.parent)])
-    assert written.csv.read_bytes() == before
-    assert str(written.page) in capsys.readouterr().out
+    before = files.csv.read_bytes()
+    command.main([str(files.csv.parent)])
+    assert files.csv.read_bytes() == before
+    assert str(files.page) in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop:
         command.main([str(tmp_path)])
     assert stop.value.code not in (0, None)

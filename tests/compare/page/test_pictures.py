@@ -31,19 +31,19 @@ def opened(uri: str) -> Image.Image:
 def test_pictures_shrink_until_all_fit(tmp_path: Path) -> None:
     paths = noise(tmp_path, 8, 256)
     whole = sum(map(len, embed(paths, 10**9).uris))
-    packed = embed(paths, whole // 3)
-    assert packed.left_out == 0 and len(packed.uris) == 8
-    assert sum(map(len, packed.uris)) <= whole // 3
-    assert packed.side < SIDES[0] and max(opened(packed.uris[0]).size) == packed.side
+    images = embed(paths, whole // 3)
+    assert images.left_out == 0 and len(images.uris) == 8
+    assert sum(map(len, images.uris)) <= whole // 3
+    assert images.side < SIDES[0] and max(opened(images.uris[0]).size) == images.side
 
 
 def test_what_still_does_not_fit_is_left_out_last_first(tmp_path: Path) -> None:
     paths = noise(tmp_path, 6, SIDES[-1])
     budget = 3 * len(embed(paths[:1]).uris[0])
-    packed = embed(paths, budget)
-    assert 0 < len(packed.uris) < 6 and packed.left_out == 6 - len(packed.uris)
-    assert list(packed.places) == paths[: len(packed.uris)]
-    assert sum(map(len, packed.uris)) <= budget
+    images = embed(paths, budget)
+    assert 0 < len(images.uris) < 6 and images.left_out == 6 - len(images.uris)
+    assert list(images.indices) == paths[: len(images.uris)]
+    assert sum(map(len, images.uris)) <= budget
 
 
 def test_small_pictures_keep_their_pixels(tmp_path: Path) -> None:
@@ -55,6 +55,6 @@ def test_one_file_counts_once_and_a_damaged_one_not_at_all(tmp_path: Path) -> No
     first, second = noise(tmp_path, 2, 16)
     os.link(first, tmp_path / "link.png")
     second.write_bytes(second.read_bytes()[:200])
-    packed = embed([first, tmp_path / "link.png", second, tmp_path / "missing.png"])
-    assert len(packed.uris) == 1
-    assert packed.places == {first: 0, tmp_path / "link.png": 0}
+    images = embed([first, tmp_path / "link.png", second, tmp_path / "missing.png"])
+    assert len(images.uris) == 1
+    assert images.indices == {first: 0, tmp_path / "link.png": 0}

@@ -33,16 +33,16 @@
   const themed = (layout) => {
     const style = getComputedStyle(document.documentElement);
     const [ink, rule] = ["--ink", "--rule"].map((name) => style.getPropertyValue(name).trim());
-    const found = structuredClone(layout);
+    const copy = structuredClone(layout);
     const font = { color: ink, family: getComputedStyle(document.body).fontFamily, size: 12 };
-    Object.assign(found, { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font, autosize: true });
-    found.margin ??= { l: 60, r: 20, t: 20, b: 50 };
+    Object.assign(copy, { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font, autosize: true });
+    copy.margin ??= { l: 60, r: 20, t: 20, b: 50 };
     for (const name of new Set([...Object.keys(layout), "xaxis", "yaxis"])) {
       if (/^[xy]axis\d*$/.test(name)) {
-        found[name] = { zeroline: false, gridcolor: rule, linecolor: rule, automargin: true, ...found[name] };
+        copy[name] = { zeroline: false, gridcolor: rule, linecolor: rule, automargin: true, ...copy[name] };
       }
     }
-    return found;
+    return copy;
   };
 
   // --------------------------------------------------------------------------------------------------- sorting
@@ -58,14 +58,14 @@
   for (const button of $$("thead button")) {
     button.onclick = () => {
       const heading = button.closest("th");
-      const place = [...heading.parentNode.children].indexOf(heading);
+      const column = [...heading.parentNode.children].indexOf(heading);
       const first = heading.classList.contains("number") && !button.textContent.includes("↓") ? -1 : 1;
       const now = { ascending: 1, descending: -1 }[heading.getAttribute("aria-sort")];
       const sign = now ? -now : first;
       $$("th", heading.parentNode).forEach((other) => other.removeAttribute("aria-sort"));
       heading.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
       const body = $("tbody", heading.closest("table"));
-      const rows = [...body.children].map((row) => [value(row.children[place]), row]);
+      const rows = [...body.children].map((row) => [value(row.children[column]), row]);
       rows.sort(([a], [b]) => (a === "" || b === "" ? compare(a, b) : sign * compare(a, b)));
       body.append(...rows.map(([, row]) => row));
     };
@@ -100,9 +100,9 @@
   }
   const visible = (node) => {
     const traces = figures[node.dataset.key].figure.data;
-    const places = traces.map((_, place) => place).filter((place) => traces[place].meta?.run !== undefined);
-    if (places.length) {
-      Plotly.restyle(node, { visible: places.map((place) => !hidden.has(traces[place].meta.run)) }, places);
+    const indices = traces.map((_, index) => index).filter((index) => traces[index].meta?.run !== undefined);
+    if (indices.length) {
+      Plotly.restyle(node, { visible: indices.map((index) => !hidden.has(traces[index].meta.run)) }, indices);
     }
   };
 
@@ -124,55 +124,54 @@
     menu.onchange = () => {
       plotly();
       const { figure, choices } = figures[menu.dataset.chart];
-      const shown = new Set(choices[menu.value]);
-      const node = $$(".plot").find((one) => one.dataset.key === menu.dataset.chart);
-      if (node.classList.contains("js-drawn")) Plotly.restyle(node, { visible: figure.data.map((_, place) => shown.has(place)) });
+      const visible = new Set(choices[menu.value]);
+      const node = $$(".plot").find((plot) => plot.dataset.key === menu.dataset.chart);
+      if (node.classList.contains("js-drawn")) Plotly.restyle(node, { visible: figure.data.map((_, index) => visible.has(index)) });
     };
   }
 
   // -------------------------------------------------------------------------------------------------- pictures
-  const picture = (place) => (place === null ? null : (pictures ??= read("pictures"))[place]);
+  const source = (index) => (index === null ? null : (pictures ??= read("pictures"))[index]);
   const sharp = (image) => {
     image.onload = () => image.classList.toggle("blocks", image.naturalWidth <= 128); // every pixel a sharp block
     return image;
   };
-  const shot = (one, caption) => {
+  const thumbnail = ({ picture, file }, caption) => {
     const button = make("button", { type: "button", class: "shot", title: caption });
-    const source = picture(one.picture);
-    if (source) button.append(sharp(make("img", { src: source, alt: caption, loading: "lazy" })));
-    button.onclick = () => enlarge(source, caption, one.file);
+    const src = source(picture);
+    if (src) button.append(sharp(make("img", { src, alt: caption, loading: "lazy" })));
+    button.onclick = () => enlarge(src, caption, file);
     return button;
   };
-  const enlarge = (source, caption, file) => {
+  const enlarge = (src, caption, file) => {
     const box = $("#large");
     const image = sharp($("img", box));
-    if (source) image.src = source;
+    if (src) image.src = src;
     else image.removeAttribute("src");
     $("figcaption", box).replaceChildren(caption, " ", make("a", { href: file }, "the file"));
     box.onclick = (event) => { if (event.target.tagName !== "A") box.close(); };
     box.showModal();
   };
-  const told = (one) => [one.title, one.prompt, `picture ${one.number + 1}`, one.scores].filter(Boolean).join(" · ");
-  const captioned = (one, text) => make("figure", {}, shot(one, told(one)), make("figcaption", {}, text));
+  const caption = ({ title, prompt, number, scores }) => [title, prompt, `picture ${number + 1}`, scores].filter(Boolean).join(" · ");
+  const figure = (image, text) => make("figure", {}, thumbnail(image, caption(image)), make("figcaption", {}, text));
 
-  const chosen = () => data.sheets[Number($("#sheet-choice")?.value ?? 0)];
+  const currentSheet = () => data.sheets[Number($("#sheet-choice")?.value ?? 0)];
   const sheet = (node) => {
-    const own = chosen();
+    const { columns, prompts, real } = currentSheet();
     const number = $("#seed-choice").value;
-    const columns = own.columns;
     const cells = (line) => columns.map((column) => {
-      const one = column.shots[line][number];
-      return make("td", column.run === "base" ? {} : { "data-run": column.run }, one ? shot(one, told(one)) : "–");
+      const image = column.images[line][number];
+      return make("td", column.run === "base" ? {} : { "data-run": column.run }, image ? thumbnail(image, caption(image)) : "–");
     });
     const headings = columns.map((column) =>
       make("th", { scope: "col", ...(column.run === "base" ? {} : { "data-run": column.run }) }, ...breakable(column.title)));
-    const rows = own.prompts.map((prompt, line) => make("tr", {}, make("th", { scope: "row" }, prompt), ...cells(line)));
+    const rows = prompts.map((prompt, line) => make("tr", {}, make("th", { scope: "row" }, prompt), ...cells(line)));
     node.replaceChildren(make("table", {}, make("thead", {}, make("tr", {}, make("th"), ...headings)), make("tbody", {}, ...rows)));
-    $("#real").replaceChildren(...own.real.map((one) => shot(one, "photograph of the subject")));
+    $("#real").replaceChildren(...real.map((image) => thumbnail(image, "photograph of the subject")));
     filter();
   };
   const seeds = () => {
-    const numbers = new Set(chosen().columns.flatMap((column) => column.shots.flatMap((shots) => Object.keys(shots))));
+    const numbers = new Set(currentSheet().columns.flatMap((column) => column.images.flatMap((images) => Object.keys(images))));
     $("#seed-choice").replaceChildren(...[...numbers].map((n) => make("option", { value: n }, `${Number(n) + 1}`)));
   };
   if (data.sheets.length) {
@@ -184,13 +183,13 @@
   }
   const extremes = (node) => {
     const [best, worst] = data.extremes[$("#extreme-choice").value];
-    const line = (name, shots) => [make("h3", {}, name),
-      make("div", { class: "strip" }, ...shots.map((one) => captioned(one, `${one.value} · ${one.title} ${one.prompt}`)))];
+    const line = (name, images) => [make("h3", {}, name),
+      make("div", { class: "strip" }, ...images.map((image) => figure(image, `${image.value} · ${image.title} ${image.prompt}`)))];
     node.replaceChildren(...line("best", best), ...line("worst", worst));
   };
   if ($("#extreme-choice")) $("#extreme-choice").onchange = () => extremes($("[data-lazy='extremes']"));
   const copies = (node) => node.replaceChildren(...data.copies.map(({ sample, original, similarity }) =>
-    make("figure", { class: "pair" }, shot(sample, told(sample)), shot(original, "the photograph"),
+    make("figure", { class: "pair" }, thumbnail(sample, caption(sample)), thumbnail(original, "the photograph"),
       make("figcaption", {}, `${similarity} · ${sample.title}`))));
 
   // ------------------------------------------------------------------------------------------------------ lazy
