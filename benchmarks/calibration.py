@@ -42,8 +42,8 @@ class Spreads:
     picture: float = 0.1
     subject_effect: float = 0.03
     """How far the effect differs between subjects."""
-    last_run: float | None = None
-    """Instead of `run`, at the last value of the parameter; None: the same."""
+    wild: float = 1.0
+    """How many times larger `run` is at the second value of the parameter."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,7 @@ def draw(design: Design, size: float, generator: np.random.Generator) -> tuple[d
     own, shared = np.sqrt(1 - s.shared), np.sqrt(s.shared)
     run = noise(s.run * own, 0, 1, 2, 3)
     run += noise(s.run * shared, 2, 3)
-    if s.last_run is not None:
-        run[:, :, -1] *= s.last_run / s.run
+    run[:, :, 1] *= s.wild
     half = s.prompt_setting / np.sqrt(2)
     of_subject = () if design.crossed else (0,)
     values = run + noise(s.seed, 3) + noise(s.prompt, *of_subject, 4) + noise(s.picture, 0, 1, 2, 3, 4, 5)

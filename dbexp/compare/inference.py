@@ -89,7 +89,6 @@ class EffectEstimate:
         counts: what it rests on.
         parts: of its variance. Where `counts.seeds` is 1 and nothing else tells how far seeds move a run, they are
             without rows, and the interval speaks of that seed alone.
-        fixed_subjects: parts of the same mean for these very subjects; equal to `parts` unless subjects are a sample.
         agreeing: pairs of runs whose own difference has the sign of the value.
         subjects_are_sample: whether the interval speaks of other subjects too.
     """
@@ -100,7 +99,6 @@ class EffectEstimate:
     rule: Rule
     counts: Counts
     parts: Parts
-    fixed_subjects: Parts
     agreeing: int
     subjects_are_sample: bool
 
@@ -112,7 +110,7 @@ class EffectEstimate:
     @property
     def covers_seeds(self) -> bool:
         """Whether the interval speaks of other training seeds."""
-        return self.fixed_subjects.rows.is_known
+        return self.parts.rows.is_known
 
     @property
     def standard_error(self) -> float:
@@ -135,7 +133,7 @@ class EffectEstimate:
         return _p_value(self.value, self._half_width_at) if math.isfinite(self.low) else math.nan
 
     def _half_width_at(self, confidence: float) -> float:
-        return _half_width(self.parts, self.fixed_subjects, replace(self.rule, confidence=confidence).quantile)
+        return self.parts.half_width(replace(self.rule, confidence=confidence).quantile)
 
     def half_width_with(self, seeds: int) -> float:
         """What to expect of the half width with another number of training seeds, spreads being what they seem.
@@ -240,14 +238,9 @@ def estimate(
     value, fixed, means = mean_difference(_tables(used, weights), spreads.blocks, spreads.settings)
     is_sample = rule.subjects_are_sample and len(used) > 1
     parts = _over_subjects(used, weights) if is_sample else fixed
-    half = _half_width(parts, fixed, rule.quantile)
+    half = parts.half_width(rule.quantile)
     agreeing = int((means * value > 0).sum())
-    return EffectEstimate(value, value - half, value + half, rule, _counts(used), parts, fixed, agreeing, is_sample)
-
-
-def _half_width(parts: Parts, fixed: Parts, quantile: Callable[[float], float]) -> float:
-    """For other subjects it cannot be smaller than for these."""
-    return max(parts.half_width(quantile), fixed.half_width(quantile))
+    return EffectEstimate(value, value - half, value + half, rule, _counts(used), parts, agreeing, is_sample)
 
 
 def _share_prompts(used: Sequence[tuple[Cube, Pairs]]) -> bool:
