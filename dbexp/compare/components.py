@@ -4,15 +4,15 @@ The model, of the difference between two settings for prompt p in the pair of ru
 
     d[c, r, p] = delta[c] + A[r] + B[c, r] + P[p] + e[c, r, p]
 
-A context is a combination of the other swept parameters, and their effects delta are fixed: averaged with equal weight.
-Random are P, what the setting does to a prompt beyond the mean (setting x prompt); B, a training run's own luck
-(setting x context x seed); A, luck that a seed has in all contexts alike (setting x seed); e, everything else, mostly the
-noise of single images. What runs of one seed share for both settings has cancelled in the difference.
+A context is a combination of the other swept parameters, and their effects delta are fixed: averaged with equal
+weight. Random are P, what the setting does to a prompt beyond the mean (setting x prompt); B, a training run's own luck
+(setting x context x seed); A, luck that a seed has in all contexts alike (setting x seed); e, everything else, mostly
+the noise of single images. What runs of one seed share for both settings has cancelled in the difference.
 
-The mean of all cells has variance  (row part) + (column part) - (cell part), each a mean square divided by counts: rows are
-pairs of runs, columns prompts, and the cells' noise is in both parts, so it is taken off once (two-way crossed random
-effects: Searle, Casella and McCulloch, Variance Components, 1992, chapter 4; prompts as a random factor like items in
-Clark, J. Verbal Learning and Verbal Behavior 12, 1973).
+The mean of all cells has variance (row part) + (column part) - (cell part), each a mean square divided by counts: rows
+are pairs of runs, columns prompts, and the cells' noise is in both parts, so it is taken off once (two-way crossed
+random effects: Searle, Casella and McCulloch, Variance Components, 1992, chapter 4; prompts as a random factor like the
+items of Clark, "The language-as-fixed-effect fallacy", J. Verbal Learning and Verbal Behavior 12, 1973).
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dbexp.compare.pairing import Cube, FloatArray, IntArray, mean_over, without_gaps
+from dbexp.compare.pairing import Cube, FloatArray, IntArray, Labels, mean_over, without_gaps
 from dbexp.compare.quantiles import f_tail
 
 SHARED = 0.25
 """Contexts do not count as replicates if an F test at this level sees luck that a seed has in all of them. Such tests
 before pooling should be lenient (Bancroft, "Analysis and inference for incompletely specified models involving the use
 of preliminary tests of significance", Biometrics 20, 1964, recommends .25)."""
-UNEQUAL = 0.1
-"""The spread of other settings is not used where a two-sided F test at this level finds it different."""
 FEW = 4
-"""Below this many degrees of freedom of their own, pairs borrow the spread of other settings."""
+"""Below this many degrees of freedom of their own, pairs borrow those of other settings, and take the larger of the two
+mean squares: runs at one value of a parameter may be wilder than at the others."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +73,11 @@ class Parts:
     def half_width(self, quantile: Callable[[float], float]) -> float:
         """Half the width of an interval; NaN where neither part is known.
 
-        sqrt(q(df rows)^2 rows + q(df columns)^2 columns - q(df cells)^2 cells): each part is stretched by the quantile of
-        its own degrees of freedom (Howe, "Approximate confidence limits on the mean of X + Y where X and Y are two tabled
-        independent random variables", JASA 69, 1974). Satterthwaite's single t is too narrow here whenever a seed part
-        with one or two degrees of freedom comes out small by luck: it then takes the many degrees of the prompts.
+        sqrt(q(df rows)^2 rows + q(df columns)^2 columns - q(df cells)^2 cells), and at least what rows or columns give
+        alone: each part is stretched by the quantile of its own degrees of freedom (Howe, "Approximate confidence
+        limits on the mean of X + Y where X and Y are two tabled independent random variables", JASA 69, 1974).
+        Satterthwaite's single t is too narrow here whenever a seed part with one or two degrees of freedom comes out
+        small by luck: it then takes the many degrees of the prompts.
 
         Args:
             quantile: degrees of freedom -> critical value, falling.
@@ -121,27 +121,45 @@ class Spread:
         return Spread(self.squares + other.squares, self.df + other.df)
 
     @property
+    def mean_square(self) -> float:
+        """0 where there are no degrees of freedom."""
+        return self.squares / self.df if self.df else 0.0
+
+    @property
     def doubled(self) -> Spread:
         """Of the difference between two runs, from that of one."""
         return Spread(2 * self.squares, self.df)
 
 
-NOTHING = Spread(0.0, 0)
+@dataclass(frozen=True)
+class Spreads:
+    """How far seeds move the difference of two runs, over the whole sweep.
+
+    Attributes:
+        blocks: of runs of equal seed (`block_spread`).
+        settings: of runs that differ in their seed alone (`setting_spread`); used if there is nothing better.
+    """
+
+    blocks: Spread
+    settings: Spread
 
 
-def mean_difference(tables: Sequence[Table], blocks: Spread, settings: Spread) -> tuple[float, Parts, FloatArray]:
+_EMPTY = Spread(0.0, 0)
+NOTHING = Spreads(_EMPTY, _EMPTY)
+
+
+def mean_difference(tables: Sequence[Table], spreads: Spreads) -> tuple[float, Parts, FloatArray]:
     """The value, the parts of its variance, and the mean of each row.
 
     Args:
         tables: one for each set of prompts that share no prompt with the others.
-        blocks: of the whole sweep (`block_spread`), the rows of the tables included.
-        settings: of the whole sweep (`setting_spread`); used if there is nothing better.
+        spreads: of the whole sweep, the rows of the tables included.
     """
     complete = [replace(table, differences=without_gaps(table.differences)) for table in tables]
     means = np.concatenate([table.differences.mean(axis=1) for table in complete])
     weights = np.concatenate([table.weights for table in complete])
     seeds = np.concatenate([table.seeds for table in complete])
-    rows = _rows(means, weights, _strata(complete), seeds, blocks, settings)
+    rows = _rows(means, weights, _strata(complete), seeds, spreads)
     return float(weights @ means), Parts(rows, _columns(complete), _cells(tables, complete)), means
 
 
@@ -160,33 +178,33 @@ def _strata(tables: Sequence[Table]) -> IntArray:
     return np.concatenate([table.strata + offset for table, offset in zip(tables, offsets, strict=False)])
 
 
-def _rows(
-    means: FloatArray, weights: FloatArray, strata: IntArray, seeds: IntArray, blocks: Spread, settings: Spread
-) -> Part:
+def _rows(means: FloatArray, weights: FloatArray, strata: IntArray, seeds: IntArray, spreads: Spreads) -> Part:
     """Variance of the weighted mean of rows from their spread within strata, or from that of other settings."""
     own, left = _residual(means, strata), _residual(means, strata, seeds)
     shared = Spread(own.squares - left.squares, own.df - left.df)
     if shared.df and left.df and _tail(shared, left) < SHARED:
         return _with_shared_luck(weights, strata, seeds, shared, left)
     spread = own
-    elsewhere = Spread(max(blocks.squares - own.squares, 0.0), max(blocks.df - own.df, 0))
-    if own.df < FEW and elsewhere.df and not _differ(own, elsewhere):
-        spread = own.plus(elsewhere)
+    elsewhere = Spread(max(spreads.blocks.squares - own.squares, 0.0), max(spreads.blocks.df - own.df, 0))
+    if own.df < FEW and elsewhere.df:
+        pooled = own.plus(elsewhere)
+        spread = Spread(max(own.mean_square, pooled.mean_square) * pooled.df, pooled.df)
     if not spread.df:
-        spread = settings
-    return Part(spread.squares / spread.df * float(weights @ weights), spread.df) if spread.df else UNKNOWN
+        spread = spreads.settings
+    return Part(spread.mean_square * float(weights @ weights), spread.df) if spread.df else UNKNOWN
 
 
 def _with_shared_luck(weights: FloatArray, strata: IntArray, seeds: IntArray, shared: Spread, left: Spread) -> Part:
     """Variance of the weighted mean of rows if a seed has luck A in all strata beside B in each.
 
-    E[mean square of seeds] = var B + var A (rows - strata) / df, so the variance, var A sum_r (sum of a seed's weights)^2
-    + var B sum w^2, is a sum of the two mean squares; its degrees of freedom are Satterthwaite's (Biometrics 2, 1946).
+    E[mean square of seeds] = var B + var A (rows - strata) / df. So the variance, var A times the sum over seeds of
+    (sum of a seed's weights)^2 + var B times the sum of squared weights, is a sum of the two mean squares; its degrees
+    of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946).
     """
     by_seed = np.bincount(seeds, weights)
     above = float(by_seed @ by_seed) * shared.df / (len(weights) - len(np.unique(strata)))
     below = max(float(weights @ weights) - above, 0.0)
-    terms = [(above * shared.squares / shared.df, shared.df), (below * left.squares / left.df, left.df)]
+    terms = [(above * shared.mean_square, shared.df), (below * left.mean_square, left.df)]
     variance = sum(term for term, _ in terms)
     spread = sum(term**2 / df for term, df in terms)
     return Part(variance, variance**2 / spread if spread else shared.df)
@@ -196,14 +214,7 @@ def _tail(above: Spread, below: Spread) -> float:
     """Probability of a larger ratio of the two mean squares if both estimate one variance."""
     if below.squares <= 0:
         return 0.0 if above.squares > 0 else 1.0
-    return f_tail(above.squares / above.df / (below.squares / below.df), above.df, below.df)
-
-
-def _differ(own: Spread, other: Spread) -> bool:
-    if not own.df:
-        return False
-    tail = _tail(own, other)
-    return min(tail, 1 - tail) < UNEQUAL / 2
+    return f_tail(above.mean_square / below.mean_square, above.df, below.df)
 
 
 def _residual(values: FloatArray, *factors: IntArray) -> Spread:
@@ -251,7 +262,7 @@ def block_spread(cubes: Sequence[Cube], parameter: str | None) -> Spread:
         cubes: a cube a subject.
         parameter: settings of a block differ in it alone; None: one block a subject.
     """
-    spread = NOTHING
+    spread = _EMPTY
     for cube in cubes:
         means = run_means(cube)
         context = np.full_like(cube.settings, "")
@@ -270,7 +281,7 @@ def setting_spread(cubes: Sequence[Cube]) -> Spread:
 
     What a seed does to all settings alike, and pairs would cancel, is part of it: rather too wide than too narrow.
     """
-    spread = NOTHING
+    spread = _EMPTY
     for cube in cubes:
         spread = spread.plus(_residual(run_means(cube), numbers_of(cube.settings)).doubled)
     return spread
@@ -282,7 +293,7 @@ def run_means(cube: Cube) -> FloatArray:
     return np.asarray(without_gaps(table[:, np.isfinite(table).any(axis=0)]).mean(axis=1))
 
 
-def numbers_of(labels: np.ndarray) -> IntArray:
+def numbers_of(labels: Labels) -> IntArray:
     """Number of each distinct row of labels, [rows, columns] -> [rows]."""
     if not labels.shape[1]:
         return np.zeros(len(labels), dtype=np.int64)

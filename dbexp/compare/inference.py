@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +24,7 @@ from dbexp.compare.components import (
     UNKNOWN,
     Part,
     Parts,
-    Spread,
+    Spreads,
     Table,
     block_spread,
     joined,
@@ -109,8 +109,13 @@ class EffectEstimate:
 
     @property
     def covers_seeds(self) -> bool:
-        """Whether the interval speaks of other training seeds."""
-        return self.parts.rows.is_known
+        """Whether the interval allows for other training seeds: from these, or from how far they move other settings."""
+        return self.counts.seeds > 1 or (self.parts.rows.is_known and not self.subjects_are_sample)
+
+    @property
+    def covers_prompts(self) -> bool:
+        """Whether the interval speaks of other prompts; those of a subject are part of the spread between subjects."""
+        return self.parts.columns.is_known or (self.subjects_are_sample and self.counts.prompts > 1)
 
     @property
     def standard_error(self) -> float:
@@ -157,8 +162,14 @@ class EffectEstimate:
 
     @property
     def scope(self) -> str:
-        """What the interval speaks of, as the end of a sentence: for prompts and training seeds like these (25, 3)."""
-        return _scope(self.counts, self.parts.columns.is_known, self.covers_seeds, self.subjects_are_sample)
+        """What the interval speaks of, for the end of a sentence: for prompts and training seeds like these
+        (25 prompts, 3 seeds); on these prompts (25), for this seed."""
+        sampled = {
+            "subjects": self.counts.subjects if self.subjects_are_sample else 0,
+            "prompts": self.counts.prompts if self.covers_prompts else 0,
+            "training seeds": self.counts.seeds if self.counts.seeds > 1 and self.covers_seeds else 0,
+        }
+        return _scope({name: count for name, count in sampled.items() if count}, self.counts, self.covers_seeds)
 
 
 def effect(
@@ -201,19 +212,6 @@ def effect(
     return estimate(cubes, pairs, spreads, Rule(confidence, subjects == "sample"))
 
 
-@dataclass(frozen=True)
-class Spreads:
-    """How far seeds move the difference of two runs, over the whole sweep.
-
-    Attributes:
-        blocks: of runs of equal seed (`components.block_spread`).
-        settings: of runs that differ in their seed alone (`components.setting_spread`).
-    """
-
-    blocks: Spread
-    settings: Spread
-
-
 def equal_weights(pairs: Pairs) -> FloatArray:
     """[pairs] weights that sum to 1: contexts count alike, and so do the pairs of a context."""
     context = numbers_of(pairs.contexts)
@@ -235,7 +233,7 @@ def estimate(
     """
     used = [(cube, each) for cube, each in zip(cubes, pairs, strict=True) if len(each.seeds)]
     weights = [weigh(each) for _, each in used]
-    value, fixed, means = mean_difference(_tables(used, weights), spreads.blocks, spreads.settings)
+    value, fixed, means = mean_difference(_tables(used, weights), spreads)
     is_sample = rule.subjects_are_sample and len(used) > 1
     parts = _over_subjects(used, weights) if is_sample else fixed
     half = parts.half_width(rule.quantile)
@@ -274,7 +272,7 @@ def _over_subjects(used: Sequence[tuple[Cube, Pairs]], weights: Sequence[FloatAr
     rows = [weight @ without_gaps(_present(pairs)) for (_, pairs), weight in zip(used, weights, strict=True)]
     if _share_prompts(used) and len({len(row) for row in rows}) == 1:
         table = Table(np.stack(rows), np.zeros(count, dtype=np.int64), np.arange(count), np.full(count, 1 / count))
-        return mean_difference([table], NOTHING, NOTHING)[1]
+        return mean_difference([table], NOTHING)[1]
     means = np.array([row.mean() for row in rows])
     return Parts(Part(float(means.var(ddof=1)) / count, count - 1), UNKNOWN, UNKNOWN)
 
@@ -295,27 +293,26 @@ def _counts(used: Sequence[tuple[Cube, Pairs]]) -> Counts:
         subjects=len(used),
         contexts=len({tuple(context) for _, pairs in used for context in pairs.contexts}),
         runs=sum(len(pairs.seeds) for _, pairs in used),
-        pictures=sum(pairs.pictures for _, pairs in used),
+        pictures=sum(int(pairs.pictures.sum()) for _, pairs in used),
     )
 
 
-def _scope(counts: Counts, covers_prompts: bool, covers_seeds: bool, covers_subjects: bool) -> str:
-    """Samples after "for", what the numbers are confined to after "on" and "for this"."""
-    sampled = [
-        (covers_subjects, "subjects", counts.subjects),
-        (covers_prompts, "prompts", counts.prompts),
-        (covers_seeds, "training seeds", counts.seeds),
-    ]
-    if not covers_seeds:
-        return "on these prompts, for this seed" if counts.prompts > 1 else "on this prompt, for this seed"
-    names = [name for is_sampled, name, _ in sampled if is_sampled]
-    numbers = [f"{number:,} {name.removeprefix('training ')}" for is_sampled, name, number in sampled if is_sampled]
-    text = f"for {_listed(names)} like these ({', '.join(numbers)})"
-    if not covers_prompts:
-        text += ", on this prompt"
-    if counts.subjects > 1 and not covers_subjects:
-        text += f", on these {counts.subjects} subjects"
-    return text
+def _scope(sampled: Mapping[str, int], counts: Counts, covers_seeds: bool) -> str:
+    """What is sampled stands after "for", what the numbers are confined to after it."""
+    confined = []
+    if "prompts" not in sampled:
+        confined.append("on this prompt" if counts.prompts == 1 else "on these prompts")
+    if "subjects" not in sampled and counts.subjects > 1:
+        confined.append(f"on these {counts.subjects} subjects")
+    if counts.seeds == 1:
+        confined.append("for this seed" if not covers_seeds else "with the spread of seeds of other settings")
+    if list(sampled) == ["prompts"]:
+        confined, sampled = [f"on these prompts ({counts.prompts})", *confined], {}
+    text = ""
+    if sampled:
+        numbers = ", ".join(f"{count:,} {name.removeprefix('training ')}" for name, count in sampled.items())
+        text = f"for {_listed(list(sampled))} like these ({numbers})"
+    return ", ".join(part for part in (text, *confined) if part)
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of a sweep as arrays, and the paired differences between its runs. Pure NumPy: a DataFrame will do, a dict too.
+"""Pictures of a sweep as arrays, and the paired differences between its runs. NumPy alone; a dict of columns will do.
 
 A run is a value of each swept parameter, a training seed and a subject. Two runs make a pair if they agree in all but
 what is compared; pictures make a pair if they agree in prompt and image as well. What both share then cancels: an easy
@@ -60,13 +60,17 @@ class Pairs:
         differences: [pairs, prompts], second minus first, mean over the images that both have; NaN for none.
         contexts: [pairs, P] values of the swept parameters that both share; empty text for what is compared.
         seeds: [pairs] training seeds.
-        pictures: pairs of pictures.
+        pictures: [pairs] number of pairs of pictures.
     """
 
     differences: FloatArray
     contexts: Labels
     seeds: Labels
-    pictures: int
+    pictures: IntArray
+
+    def only(self, chosen: NDArray[np.bool_]) -> Pairs:
+        """Some of the pairs, [pairs] of truth values."""
+        return Pairs(self.differences[chosen], self.contexts[chosen], self.seeds[chosen], self.pictures[chosen])
 
 
 def arrange(pictures: Columns) -> tuple[Cube, ...]:
@@ -202,14 +206,14 @@ def _pairs(cube: Cube, shared: Labels, is_low: NDArray[np.bool_], is_high: NDArr
     def key(run: int) -> tuple[str, ...]:
         return (*shared[run], cube.seeds[run])
 
-    partners = {key(run): run for run in np.flatnonzero(is_high)}
-    runs = [(run, partners[key(run)]) for run in np.flatnonzero(is_low) if key(run) in partners]
+    partners = {key(run): run for run in np.flatnonzero(is_high).tolist()}
+    runs = [(run, partners[key(run)]) for run in np.flatnonzero(is_low).tolist() if key(run) in partners]
     first, second = (np.array([pair[side] for pair in runs], dtype=np.int64) for side in (0, 1))
     differences = cube.values[second] - cube.values[first]
     means = mean_over(differences)
-    usable = np.isfinite(means).any(axis=1)  # a pair of runs without a common picture is none
-    first = first[usable]
-    return Pairs(means[usable], shared[first], cube.seeds[first], int(np.isfinite(differences).sum()))
+    usable = np.asarray(np.isfinite(means).any(axis=1))  # a pair of runs without a common picture is none
+    pictures = np.isfinite(differences).sum(axis=(1, 2))
+    return Pairs(means, shared[first], cube.seeds[first], pictures).only(usable)
 
 
 def mean_over(values: FloatArray) -> FloatArray:

@@ -10,7 +10,8 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from scipy import special
+from numpy.typing import NDArray
+from scipy import special  # type: ignore[import-untyped]
 
 _NODES = 64  # of each Gauss-Legendre rule; the tests hold the result within a thousandth of SciPy's
 
@@ -42,8 +43,8 @@ def range_quantile(probability: float, count: int, df: float) -> float:
 
 
 def _range_cdf(q: float, count: int, df: float) -> float:
-    """P(range <= q s): count * integral of phi(z) [Phi(z) - Phi(z - q s)]^(count - 1) dz, over s = chi_df / sqrt(df)."""
-    z, z_weights = _rule(-8.0, 8.0 + 1.0)
+    """P(range <= q s) = count * integral of phi(z) [Phi(z) - Phi(z - q s)]^(count - 1) dz, s = chi_df / sqrt(df)."""
+    z, z_weights = _rule(-8.0, 8.0)
     if math.isinf(df):
         s, s_weights = np.ones(1), np.ones(1)
     else:
@@ -56,6 +57,6 @@ def _range_cdf(q: float, count: int, df: float) -> float:
 
 
 @lru_cache(maxsize=8)
-def _rule(low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+def _rule(low: float, high: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
     return low + (high - low) * (nodes + 1) / 2, weights * (high - low) / 2
