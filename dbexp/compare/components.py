@@ -181,9 +181,6 @@ def _strata(tables: Sequence[Table]) -> IntArray:
 def _rows(means: FloatArray, weights: FloatArray, strata: IntArray, seeds: IntArray, spreads: Spreads) -> Part:
     """Variance of the weighted mean of rows from their spread within strata, or from that of other settings."""
     own, left = _residual(means, strata), _residual(means, strata, seeds)
-    shared = Spread(own.squares - left.squares, own.df - left.df)
-    if shared.df and left.df and _tail(shared, left) < SHARED:
-        return _with_shared_luck(weights, strata, seeds, shared, left)
     spread = own
     elsewhere = Spread(max(spreads.blocks.squares - own.squares, 0.0), max(spreads.blocks.df - own.df, 0))
     if own.df < FEW and elsewhere.df:
@@ -191,7 +188,13 @@ def _rows(means: FloatArray, weights: FloatArray, strata: IntArray, seeds: IntAr
         spread = Spread(max(own.mean_square, pooled.mean_square) * pooled.df, pooled.df)
     if not spread.df:
         spread = spreads.settings
-    return Part(spread.mean_square * float(weights @ weights), spread.df) if spread.df else UNKNOWN
+    part = Part(spread.mean_square * float(weights @ weights), spread.df) if spread.df else UNKNOWN
+    shared = Spread(own.squares - left.squares, own.df - left.df)
+    if shared.df and left.df and _tail(shared, left) < SHARED:
+        other = _with_shared_luck(weights, strata, seeds, shared, left)
+        # where it is smaller, luck that contexts share has cancelled, as in a contrast between them
+        part = other if other.variance > part.variance else part
+    return part
 
 
 def _with_shared_luck(weights: FloatArray, strata: IntArray, seeds: IntArray, shared: Spread, left: Spread) -> Part:

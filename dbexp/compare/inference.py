@@ -109,7 +109,7 @@ class EffectEstimate:
 
     @property
     def covers_seeds(self) -> bool:
-        """Whether the interval allows for other training seeds: from these, or from how far they move other settings."""
+        """Whether it allows for other training seeds, by these or by how far seeds move other settings."""
         return self.counts.seeds > 1 or (self.parts.rows.is_known and not self.subjects_are_sample)
 
     @property
