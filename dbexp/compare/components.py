@@ -24,15 +24,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dbexp.compare.pairing import Cube, FloatArray, IntArray, Labels, mean_over, without_gaps
-from dbexp.compare.quantiles import f_tail
-
-SHARED = 0.25
-"""Contexts do not count as replicates if an F test at this level sees luck that a seed has in all of them. Such tests
-before pooling should be lenient (Bancroft, "Analysis and inference for incompletely specified models involving the use
-of preliminary tests of significance", Biometrics 20, 1964, recommends .25)."""
-FEW = 4
-"""Below this many degrees of freedom of their own, pairs borrow those of other settings, and take the larger of the two
-mean squares: runs at one value of a parameter may be wilder than at the others."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +107,6 @@ class Spread:
     squares: float
     df: int
 
-    def plus(self, other: Spread) -> Spread:
-        """Pooled."""
-        return Spread(self.squares + other.squares, self.df + other.df)
-
     @property
     def mean_square(self) -> float:
         """0 where there are no degrees of freedom."""
@@ -136,16 +123,19 @@ class Spreads:
     """How far seeds move the difference of two runs, over the whole sweep.
 
     Attributes:
-        blocks: of runs of equal seed (`block_spread`).
-        settings: of runs that differ in their seed alone (`setting_spread`); used if there is nothing better.
+        parameters: parameter x seed: luck that a seed has at a value of a parameter, whatever the others are.
+        cells: setting x seed, the former included.
+        settings: of runs that differ in their seed alone. What a seed does to all settings alike, and pairs would
+            cancel, is part of it: rather too wide than too narrow; used if there is nothing better.
     """
 
-    blocks: Spread
+    parameters: Spread
+    cells: Spread
     settings: Spread
 
 
 _EMPTY = Spread(0.0, 0)
-NOTHING = Spreads(_EMPTY, _EMPTY)
+NOTHING = Spreads(_EMPTY, _EMPTY, _EMPTY)
 
 
 def mean_difference(tables: Sequence[Table], spreads: Spreads) -> tuple[float, Parts, FloatArray]:
@@ -179,53 +169,53 @@ def _strata(tables: Sequence[Table]) -> IntArray:
 
 
 def _rows(means: FloatArray, weights: FloatArray, strata: IntArray, seeds: IntArray, spreads: Spreads) -> Part:
-    """Variance of the weighted mean of rows from their spread within strata, or from that of other settings."""
-    own, left = _residual(means, strata), _residual(means, strata, seeds)
-    spread = own
-    elsewhere = Spread(max(spreads.blocks.squares - own.squares, 0.0), max(spreads.blocks.df - own.df, 0))
-    if own.df < FEW and elsewhere.df:
-        pooled = own.plus(elsewhere)
-        spread = Spread(max(own.mean_square, pooled.mean_square) * pooled.df, pooled.df)
-    if not spread.df:
-        spread = spreads.settings
-    part = Part(spread.mean_square * float(weights @ weights), spread.df) if spread.df else UNKNOWN
-    shared = Spread(own.squares - left.squares, own.df - left.df)
-    if shared.df and left.df and _tail(shared, left) < SHARED:
-        other = _with_shared_luck(weights, strata, seeds, shared, left)
-        # where it is smaller, luck that contexts share has cancelled, as in a contrast between them
-        part = other if other.variance > part.variance else part
-    return part
+    """Variance of the weighted mean of rows, A of the model being as large as it seems.
 
-
-def _with_shared_luck(weights: FloatArray, strata: IntArray, seeds: IntArray, shared: Spread, left: Spread) -> Part:
-    """Variance of the weighted mean of rows if a seed has luck A in all strata beside B in each.
-
-    E[mean square of seeds] = var B + var A (rows - strata) / df. So the variance, var A times the sum over seeds of
-    (sum of a seed's weights)^2 + var B times the sum of squared weights, is a sum of the two mean squares; its degrees
-    of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946).
+    Contexts are no replicates: luck that a seed has in all of them does not shrink with their number. The mean square
+    of seeds has the expectation var B + var A (rows - strata) / df, so the variance, var A times the sum over seeds of
+    (sum of a seed's weights)^2 + var B times the sum of squared weights, is a sum of two mean squares, of seeds and of
+    what is left; its degrees of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946). In a balanced mean only the
+    first counts, in a contrast between contexts only the second.
     """
+    own, left = _residual(means, strata), _residual(means, strata, seeds)
+    shared = Spread(own.squares - left.squares, own.df - left.df)
+    of_seeds, of_rest = _larger(shared, spreads.parameters), _larger(left, spreads.cells)
+    square = float(weights @ weights)
+    if not of_seeds.df:
+        return Part(spreads.settings.mean_square * square, spreads.settings.df) if spreads.settings.df else UNKNOWN
     by_seed = np.bincount(seeds, weights)
-    above = float(by_seed @ by_seed) * shared.df / (len(weights) - len(np.unique(strata)))
-    below = max(float(weights @ weights) - above, 0.0)
-    terms = [(above * shared.mean_square, shared.df), (below * left.mean_square, left.df)]
-    variance = sum(term for term, _ in terms)
-    spread = sum(term**2 / df for term, df in terms)
-    return Part(variance, variance**2 / spread if spread else shared.df)
+    balance = shared.df / (len(means) - len(np.unique(strata))) if shared.df else math.inf
+    above = min(float(by_seed @ by_seed) * balance, square)
+    terms = [(above, of_seeds), (square - above, of_rest)]
+    variance = sum(share * spread.mean_square for share, spread in terms)
+    doubt = sum((share * spread.mean_square) ** 2 / spread.df for share, spread in terms if spread.df)
+    return Part(variance, variance**2 / doubt if doubt else of_seeds.df)
 
 
-def _tail(above: Spread, below: Spread) -> float:
-    """Probability of a larger ratio of the two mean squares if both estimate one variance."""
-    if below.squares <= 0:
-        return 0.0 if above.squares > 0 else 1.0
-    return f_tail(above.mean_square / below.mean_square, above.df, below.df)
+def _larger(own: Spread, sweep: Spread) -> Spread:
+    """The spread of some pairs, made surer by those of the whole sweep, which they are part of.
+
+    It has the degrees of freedom of all, and the larger of the two mean squares: runs at one value of a parameter may
+    be wilder than at the others. (Pooling only where a test sees no difference holds less often; with two or three
+    seeds such tests see nothing.)
+    """
+    df = max(own.df, sweep.df)
+    return Spread(max(own.mean_square, sweep.mean_square) * df, df)
 
 
-def _residual(values: FloatArray, *factors: IntArray) -> Spread:
-    """Squares about the least-squares fit of additive factors."""
-    design = np.concatenate([factor[:, None] == np.unique(factor) for factor in factors], axis=1).astype(np.float64)
-    solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
-    df = len(values) - int(rank)
-    return Spread(float(((values - design @ solution) ** 2).sum()) if df else 0.0, df)
+def _residual(values: FloatArray, cells: IntArray, *factors: IntArray) -> Spread:
+    """Squares about the least-squares fit of cell means and of additive factors."""
+    counts = np.bincount(cells)
+    columns = [values[:, None], *(factor[:, None] == np.unique(factor) for factor in factors)]
+    table = np.concatenate(columns, axis=1).astype(np.float64)
+    sums = np.stack([np.bincount(cells, column) for column in table.T], axis=1)
+    centred = table - (sums / np.maximum(counts, 1)[:, None])[cells]  # Frisch, Waugh and Lovell: cells are out
+    df = len(values) - int((counts > 0).sum())
+    rest = centred[:, 0]
+    if factors and df:
+        solution, _, rank, _ = np.linalg.lstsq(centred[:, 1:], rest, rcond=1e-10)
+        rest, df = rest - centred[:, 1:] @ solution, df - int(rank)
+    return Spread(float(rest @ rest) if df else 0.0, df)
 
 
 def _columns(tables: Iterable[Table]) -> Part:
@@ -255,39 +245,27 @@ def _cells(tables: Sequence[Table], complete: Sequence[Table]) -> Part:
     return Part(squares / df * share, df) if df > 0 else UNKNOWN
 
 
-def block_spread(cubes: Sequence[Cube], parameter: str | None) -> Spread:
-    """Spread of differences between runs of equal seed, over all settings.
+def seed_spreads(cubes: Sequence[Cube]) -> Spreads:
+    """Of a whole sweep, from the means of its runs; doubled, for a difference has two runs.
 
-    Blocks are contexts of a parameter, and runs within a block settings x seeds: what is left of their means when
-    setting and seed are taken out, doubled, for a difference has two runs.
+    What is left of run means when setting and seed are taken out, subject by subject, and how much of that follows the
+    values of single parameters.
 
     Args:
         cubes: a cube a subject.
-        parameter: settings of a block differ in it alone; None: one block a subject.
     """
-    spread = _EMPTY
-    for cube in cubes:
-        means = run_means(cube)
-        context = np.full_like(cube.settings, "")
-        if parameter is not None:
-            context = cube.settings.copy()
-            context[:, cube.parameters.index(parameter)] = ""
-        block, setting, seed = (numbers_of(labels) for labels in (context, cube.settings, cube.seeds[:, None]))
-        for number in range(int(block.max()) + 1):
-            there = block == number
-            spread = spread.plus(_residual(means[there], setting[there], seed[there]).doubled)
-    return spread
-
-
-def setting_spread(cubes: Sequence[Cube]) -> Spread:
-    """Spread of differences between runs, from runs that differ in their seed alone.
-
-    What a seed does to all settings alike, and pairs would cancel, is part of it: rather too wide than too narrow.
-    """
-    spread = _EMPTY
-    for cube in cubes:
-        spread = spread.plus(_residual(run_means(cube), numbers_of(cube.settings)).doubled)
-    return spread
+    means = np.concatenate([run_means(cube) for cube in cubes])
+    settings = np.concatenate([cube.settings for cube in cubes])
+    subject = np.repeat([str(number) for number in range(len(cubes))], [len(cube.seeds) for cube in cubes])
+    seed = np.concatenate([cube.seeds for cube in cubes])
+    cell = numbers_of(np.column_stack([subject, settings]))
+    seed_of_subject = numbers_of(np.column_stack([subject, seed]))
+    luck = [numbers_of(np.column_stack([column, seed])) for column in settings.T]
+    cells = _residual(means, cell, seed_of_subject)
+    left = _residual(means, cell, seed_of_subject, *luck)
+    return Spreads(
+        Spread(cells.squares - left.squares, cells.df - left.df).doubled, cells.doubled, _residual(means, cell).doubled
+    )
 
 
 def run_means(cube: Cube) -> FloatArray:

@@ -26,11 +26,10 @@ from dbexp.compare.components import (
     Parts,
     Spreads,
     Table,
-    block_spread,
     joined,
     mean_difference,
     numbers_of,
-    setting_spread,
+    seed_spreads,
 )
 from dbexp.compare.pairing import Columns, Cube, FloatArray, Pairs, arrange, level_of, step_pairs, without_gaps
 from dbexp.compare.quantiles import range_quantile, t_quantile
@@ -208,8 +207,7 @@ def effect(
             f"{parameter} {first} → {second}: no two runs differ in it alone; "
             f"runs must share seed, subject and {', '.join(n for n in cubes[0].parameters if n != parameter) or 'all'}"
         )
-    spreads = Spreads(block_spread(cubes, parameter), setting_spread(cubes))
-    return estimate(cubes, pairs, spreads, Rule(confidence, subjects == "sample"))
+    return estimate(cubes, pairs, seed_spreads(cubes), Rule(confidence, subjects == "sample"))
 
 
 def equal_weights(pairs: Pairs) -> FloatArray:

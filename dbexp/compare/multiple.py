@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from dbexp.compare.components import Spreads, block_spread, run_means, setting_spread
+from dbexp.compare.components import run_means, seed_spreads
 from dbexp.compare.inference import CONFIDENCE, EffectEstimate, Rule, estimate
 from dbexp.compare.pairing import Columns, Cube, FloatArray, Pairs, arrange, levels_of, setting_pairs, step_pairs
 
@@ -59,7 +59,8 @@ def rank(
     means = _setting_means(cubes)
     sign = -1 if better == "higher" else 1
     order = sorted(means, key=lambda setting: (sign * means[setting], setting))
-    spreads = Spreads(block_spread(cubes, None), setting_spread(cubes))
+    spreads = seed_spreads(cubes)
+    spreads = replace(spreads, parameters=spreads.cells)  # two settings may differ in any of the parameters
     rule = Rule(confidence, count=max(len(order), 2))
     ranked = []
     for setting in order:
@@ -138,7 +139,7 @@ def _between(
     cubes: Sequence[Cube], parameter: str, other: str, steps: Mapping[str, Sequence[tuple[str, str]]], rule: Rule
 ) -> Iterator[Interaction]:
     column = cubes[0].parameters.index(other)
-    spreads = Spreads(block_spread(cubes, parameter), setting_spread(cubes))
+    spreads = seed_spreads(cubes)
     for low, high in steps[parameter]:
         pairs = [step_pairs(cube, parameter, low, high) for cube in cubes]
         for ends in steps[other]:
