@@ -183,9 +183,10 @@ def _rows(means: FloatArray, weights: FloatArray, strata: IntArray, seeds: IntAr
     square = float(weights @ weights)
     if not of_seeds.df:
         return Part(spreads.settings.mean_square * square, spreads.settings.df) if spreads.settings.df else UNKNOWN
-    by_seed = np.bincount(seeds, weights)
-    balance = shared.df / (len(means) - len(np.unique(strata))) if shared.df else math.inf
-    above = min(float(by_seed @ by_seed) * balance, square)
+    above = square
+    if shared.df:
+        by_seed = np.bincount(seeds, weights)
+        above = min(float(by_seed @ by_seed) * shared.df / (len(means) - len(np.unique(strata))), square)
     terms = [(above, of_seeds), (square - above, of_rest)]
     variance = sum(share * spread.mean_square for share, spread in terms)
     doubt = sum((share * spread.mean_square) ** 2 / spread.df for share, spread in terms if spread.df)
@@ -269,9 +270,16 @@ def seed_spreads(cubes: Sequence[Cube]) -> Spreads:
 
 
 def run_means(cube: Cube) -> FloatArray:
-    """Mean over prompts of the mean over images, [runs], gaps filled as in `without_gaps`."""
+    """Mean over prompts of the mean over images, [runs]; gaps filled from runs of the same setting, else from all."""
     table = mean_over(cube.values)
-    return np.asarray(without_gaps(table[:, np.isfinite(table).any(axis=0)]).mean(axis=1))
+    table = table[:, np.isfinite(table).any(axis=0)]
+    if not np.isfinite(table).all():
+        setting = numbers_of(cube.settings)
+        for number in range(int(setting.max()) + 1):
+            runs = np.flatnonzero(setting == number)
+            cells = np.ix_(runs, np.isfinite(table[runs]).any(axis=0))
+            table[cells] = without_gaps(table[cells])
+    return np.asarray(without_gaps(table).mean(axis=1))
 
 
 def numbers_of(labels: Labels) -> IntArray:

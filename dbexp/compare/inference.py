@@ -142,27 +142,27 @@ class EffectEstimate:
     def half_width_with(self, seeds: int) -> float:
         """What to expect of the half width with another number of training seeds, spreads being what they seem.
 
-        NaN where nothing tells how far seeds move a run.
+        NaN where nothing tells how far seeds move a run, and where subjects are a sample: then these set the width.
+
+        Raises:
+            ConfigError: `seeds` is not positive.
         """
-        factor = self.counts.seeds / seeds
+        if seeds < 1:
+            raise ConfigError(f"seeds={seeds}: must be at least 1")
         if not self.covers_seeds or self.subjects_are_sample:
             return math.nan
-        more = (seeds - self.counts.seeds) * self.counts.contexts * self.counts.subjects
+        now, factor = self.counts.seeds, self.counts.seeds / seeds
         rows, columns, cells = self.parts.rows, self.parts.columns, self.parts.cells
-        noise = cells.variance if cells.is_known else 0.0
-        expected = Parts(
-            Part(rows.variance * factor, rows.df + more),
-            replace(columns, variance=max(columns.variance - noise * (1 - factor), 0.0))
-            if columns.is_known
-            else UNKNOWN,
-            replace(cells, variance=cells.variance * factor),
-        )
-        return expected.half_width(self.rule.quantile)
+        df = rows.df * (seeds - 1) / (now - 1) if now > 1 else rows.df + seeds - 1
+        if columns.is_known and cells.is_known:
+            columns = Part(max(columns.variance - cells.variance * (1 - factor), 0.0), columns.df)
+            cells = Part(cells.variance * factor, cells.df)
+        return Parts(Part(rows.variance * factor, df), columns, cells).half_width(self.rule.quantile)
 
     @property
     def scope(self) -> str:
         """What the interval speaks of, for the end of a sentence: for prompts and training seeds like these
-        (25 prompts, 3 seeds); on these prompts (25), for this seed."""
+        (25 prompts, 3 seeds); on these prompts, for this seed."""
         sampled = {
             "subjects": self.counts.subjects if self.subjects_are_sample else 0,
             "prompts": self.counts.prompts if self.covers_prompts else 0,
@@ -268,11 +268,14 @@ def _over_subjects(used: Sequence[tuple[Cube, Pairs]], weights: Sequence[FloatAr
     """
     count = len(used)
     rows = [weight @ without_gaps(_present(pairs)) for (_, pairs), weight in zip(used, weights, strict=True)]
-    if _share_prompts(used) and len({len(row) for row in rows}) == 1:
-        table = Table(np.stack(rows), np.zeros(count, dtype=np.int64), np.arange(count), np.full(count, 1 / count))
-        return mean_difference([table], NOTHING)[1]
-    means = np.array([row.mean() for row in rows])
-    return Parts(Part(float(means.var(ddof=1)) / count, count - 1), UNKNOWN, UNKNOWN)
+    if not _share_prompts(used):
+        means = np.array([row.mean() for row in rows])
+        return Parts(Part(float(means.var(ddof=1)) / count, count - 1), UNKNOWN, UNKNOWN)
+    table = np.full((count, len(used[0][0].prompts)), np.nan)
+    for place, ((_, pairs), row) in enumerate(zip(used, rows, strict=True)):
+        table[place, np.isfinite(pairs.differences).any(axis=0)] = row
+    one_stratum, shares = np.zeros(count, dtype=np.int64), np.full(count, 1 / count)
+    return mean_difference([_with_filled_columns(Table(table, one_stratum, np.arange(count), shares))], NOTHING)[1]
 
 
 def _present(pairs: Pairs) -> FloatArray:
@@ -305,7 +308,7 @@ def _scope(sampled: Mapping[str, int], counts: Counts, covers_seeds: bool) -> st
     if counts.seeds == 1:
         confined.append("for this seed" if not covers_seeds else "with the spread of seeds of other settings")
     if list(sampled) == ["prompts"]:
-        confined, sampled = [f"on these prompts ({counts.prompts})", *confined], {}
+        confined, sampled = ["on these prompts", *confined], {}
     text = ""
     if sampled:
         numbers = ", ".join(f"{count:,} {name.removeprefix('training ')}" for name, count in sampled.items())
@@ -328,8 +331,10 @@ def _matching_df(ratio: float, rule: Rule) -> float:
 
 
 def _p_value(value: float, half_width: Callable[[float], float]) -> float:
-    """Where half_width(1 - p) = |value|, by bisection of log p."""
+    """Where half_width(1 - p) = |value|, by bisection of log p; what is smaller than 1e-12 is called 1e-12."""
     low, high = math.log(1e-12), 0.0
+    if value == 0:
+        return 1.0
     if half_width(1 - math.exp(low)) <= abs(value):
         return math.exp(low)
     for _ in range(40):

@@ -90,6 +90,8 @@ def arrange(pictures: Columns) -> tuple[Cube, ...]:
     columns = {str(name): np.asarray(pictures[name]) for name in pictures}
     _check_lengths(columns)
     values = _numbers(columns["value"])
+    if not np.isfinite(values).any():
+        raise ConfigError("pictures: no picture has a value; column value is empty")
     labels = {name: _labels(name, column) for name, column in columns.items() if name != "value"}
     labels.setdefault("subject", np.full(len(values), ""))
     parameters = tuple(sorted(name for name in labels if name not in RESERVED))
