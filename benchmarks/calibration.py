@@ -238,8 +238,8 @@ MAIN = (
 STRESS = (
     *(Design(f"{n} seeds, runs 3 times wilder at one of 3 values", seeds=n, levels=3, spreads=Spreads(wild=3.0))
       for n in (2, 3, 5)),
-    *(Design(f"{n} seeds, 4 contexts, half of a run's luck the same in all", seeds=n, contexts=4,
-             spreads=Spreads(shared=0.5)) for n in (2, 3, 5)),
+    *(Design(f"{n} seeds, 4 contexts, {words} of a run's luck the same in all", seeds=n, contexts=4,
+             spreads=Spreads(shared=share)) for share, words in ((0.5, "half"), (1.0, "all")) for n in (2, 3, 5)),
     *(Design(f"{n} seeds that do not matter", seeds=n, spreads=Spreads(run=0.0)) for n in (2, 3)),
     Design("3 seeds, 5 prompts", prompts=5),
 )  # fmt: skip

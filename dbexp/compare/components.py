@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dbexp.compare.pairing import Cube, FloatArray, IntArray, Labels, mean_over, without_gaps
+from dbexp.compare.quantiles import f_tail
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,13 @@ class Spreads:
         cells: setting x seed, the former included.
         settings: of runs that differ in their seed alone. What a seed does to all settings alike, and pairs would
             cancel, is part of it: rather too wide than too narrow; used if there is nothing better.
+        apart: level of the test that keeps pairs to their own spread where it is larger than the others'.
     """
 
     parameters: Spread
     cells: Spread
     settings: Spread
+    apart: float = 0.25  # lenient, as tests before pooling should be (Bancroft, Biometrics 20, 1964, recommends .25)
 
 
 _EMPTY = Spread(0.0, 0)
@@ -179,7 +182,8 @@ def _rows(means: FloatArray, weights: FloatArray, strata: IntArray, seeds: IntAr
     """
     own, left = _residual(means, strata), _residual(means, strata, seeds)
     shared = Spread(own.squares - left.squares, own.df - left.df)
-    of_seeds, of_rest = _larger(shared, spreads.parameters), _larger(left, spreads.cells)
+    of_seeds = _surer(shared, spreads.parameters, spreads.apart)
+    of_rest = _surer(left, spreads.cells, 0.0)  # luck that contexts share is in the sweep's: rather too wide
     square = float(weights @ weights)
     if not of_seeds.df:
         return Part(spreads.settings.mean_square * square, spreads.settings.df) if spreads.settings.df else UNKNOWN
@@ -193,15 +197,25 @@ def _rows(means: FloatArray, weights: FloatArray, strata: IntArray, seeds: IntAr
     return Part(variance, variance**2 / doubt if doubt else of_seeds.df)
 
 
-def _larger(own: Spread, sweep: Spread) -> Spread:
-    """The spread of some pairs, made surer by those of the whole sweep, which they are part of.
+def _surer(own: Spread, sweep: Spread, apart: float) -> Spread:
+    """The spread of some pairs, made surer by that of the whole sweep, which they are part of.
 
     It has the degrees of freedom of all, and the larger of the two mean squares: runs at one value of a parameter may
-    be wilder than at the others. (Pooling only where a test sees no difference holds less often; with two or three
-    seeds such tests see nothing.)
+    be wilder than at the others. Where the pairs' own spread is above that of the rest by an F test at level `apart`,
+    it stands alone.
     """
+    rest = Spread(max(sweep.squares - own.squares, 0.0), max(sweep.df - own.df, 0))
+    if own.df and rest.df and _tail(own, rest) < apart:
+        return own
     df = max(own.df, sweep.df)
     return Spread(max(own.mean_square, sweep.mean_square) * df, df)
+
+
+def _tail(above: Spread, below: Spread) -> float:
+    """Probability of a larger ratio of the two mean squares if both estimate one variance."""
+    if below.squares <= 0:
+        return 0.0 if above.squares > 0 else 1.0
+    return f_tail(above.mean_square / below.mean_square, above.df, below.df)
 
 
 def _residual(values: FloatArray, cells: IntArray, *factors: IntArray) -> Spread:

@@ -60,7 +60,8 @@ def rank(
     sign = -1 if better == "higher" else 1
     order = sorted(means, key=lambda setting: (sign * means[setting], setting))
     spreads = seed_spreads(cubes)
-    spreads = replace(spreads, parameters=spreads.cells)  # two settings may differ in any of the parameters
+    # two settings may differ in any parameter, and of many pairs some are bound to look wilder than the rest
+    spreads = replace(spreads, parameters=spreads.cells, apart=0.0)
     rule = Rule(confidence, count=max(len(order), 2))
     ranked = []
     for setting in order:

@@ -1,6 +1,6 @@
-"""Quantiles that intervals need: Student's t, and the studentised range for comparisons of several settings.
+"""Quantiles that intervals need: Student's t, F, and the studentised range for comparisons of several settings.
 
-t comes from SciPy's special functions (an `import scipy.stats` would cost every command half a second); the
+t and F come from SciPy's special functions (an `import scipy.stats` would cost every command half a second); the
 studentised range is integrated here, in milliseconds, and tested against `scipy.stats.studentized_range`.
 """
 
@@ -19,6 +19,11 @@ _NODES = 64  # of each Gauss-Legendre rule; the tests hold the result within a t
 def t_quantile(probability: float, df: float) -> float:
     """Of Student's t with `df` > 0 degrees of freedom, which need not be a whole number; inf for the normal."""
     return float(special.ndtri(probability) if math.isinf(df) else special.stdtrit(df, probability))
+
+
+def f_tail(ratio: float, df_above: float, df_below: float) -> float:
+    """Probability that F with these degrees of freedom exceeds a ratio of mean squares."""
+    return float(special.fdtrc(df_above, df_below, ratio))
 
 
 @lru_cache(maxsize=512)

@@ -17,7 +17,7 @@ from dbexp.compare.components import Part, Parts
 from dbexp.compare.inference import EffectEstimate, effect
 from dbexp.compare.multiple import interactions, rank
 from dbexp.compare.pairing import without_gaps
-from dbexp.compare.quantiles import range_quantile, t_quantile
+from dbexp.compare.quantiles import f_tail, range_quantile, t_quantile
 from dbexp.errors import ConfigError
 
 Columns = dict[str, Any]
@@ -261,6 +261,7 @@ def test_options_are_checked() -> None:
 @pytest.mark.parametrize("df", [1, 2.5, 7, 24, 400])
 def test_quantiles_are_those_of_scipy(df: float) -> None:
     assert t_quantile(0.975, df) == pytest.approx(stats.t.ppf(0.975, df))
+    assert f_tail(1.7, 2, df) == pytest.approx(stats.f.sf(1.7, 2, df))
     assert range_quantile(0.95, 2, df) == pytest.approx(stats.t.ppf(0.975, df), rel=1e-3)
     for count in (3, 8):
         wanted = stats.studentized_range.ppf(0.95, count, df) / math.sqrt(2)
@@ -305,10 +306,10 @@ def test_p_values_of_interactions_are_those_of_holm() -> None:
 
 # ------------------------------------------------------------------------------------------------ how often they hold
 
-SWEEPS = 300
-# With a true coverage of 95 to 98 %, 300 sweeps fall below 92 % or above 99.7 % about once in a hundred seeds; the seed
-# is fixed, so the test always sees the same sweeps. benchmarks/calibration.py has 2,000 of each kind.
-BOUNDS = (0.92, 0.997)
+SWEEPS = 200
+# With a true coverage of 95 to 98 %, 200 sweeps leave these bounds once or twice in a hundred seeds; the seed is fixed, so
+# the test always sees the same sweeps. benchmarks/calibration.py has 2,000 of each kind.
+BOUNDS = (0.915, 0.996)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +331,7 @@ BOUNDS = (0.92, 0.997)
 def test_intervals_hold(design: Design) -> None:
     new, _ = calibrate(design, SWEEPS, seed=1, with_former=False)
     assert BOUNDS[0] <= new.covered / new.sweeps <= BOUNDS[1]
-    assert new.alarms / new.sweeps <= 0.08
+    assert new.alarms / new.sweeps <= 1 - BOUNDS[0]
 
 
 def test_the_former_rule_did_not_hold() -> None:
