@@ -200,15 +200,11 @@ def _rows(means: FloatArray, weights: FloatArray, strata: IntArray, seeds: IntAr
 def _surer(own: Spread, sweep: Spread, apart: float) -> Spread:
     """The spread of some pairs, made surer by that of the whole sweep, which they are part of.
 
-    It has the degrees of freedom of all, and the larger of the two mean squares: runs at one value of a parameter may
-    be wilder than at the others. Where the pairs' own spread is above that of the rest by an F test at level `apart`,
-    it stands alone.
+    Where the pairs' own spread is above that of the rest by an F test at level `apart`, it stands alone: runs at one
+    value of a parameter may be wilder than at the others, or a seed's luck be that of the parameter.
     """
     rest = Spread(max(sweep.squares - own.squares, 0.0), max(sweep.df - own.df, 0))
-    if own.df and rest.df and _tail(own, rest) < apart:
-        return own
-    df = max(own.df, sweep.df)
-    return Spread(max(own.mean_square, sweep.mean_square) * df, df)
+    return own if not rest.df or (own.df and _tail(own, rest) < apart) else sweep
 
 
 def _tail(above: Spread, below: Spread) -> float:
