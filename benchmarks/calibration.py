@@ -1,6 +1,6 @@
 """How often intervals of effects hold: simulated sweeps with known effects, `dbexp.effect` beside the former rule.
 
-    python benchmarks/calibration.py --sweeps 2000 --out benchmarks/2026-11-27_calibration.md
+    python benchmarks/calibration.py --sweeps 1000 --out FILE
 
 Spreads are like those of the reference sweep (multirun/reference). Coverage is the share of 95 % intervals that hold
 the true effect; a false alarm is a difference called significant where there is none. The former rule resampled prompts
@@ -261,7 +261,7 @@ HEAD_OF_SETTINGS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sweeps", type=int, default=2000, help="of each kind")
+    parser.add_argument("--sweeps", type=int, default=1000, help="of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="file of the tables; default: print alone")
     arguments = parser.parse_args()

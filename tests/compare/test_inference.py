@@ -307,7 +307,7 @@ def test_p_values_of_interactions_are_those_of_holm() -> None:
 
 SWEEPS = 200
 # With a true coverage of 95 to 98 %, 200 sweeps leave these bounds once or twice in a hundred seeds; the seed is fixed,
-# so the test always sees the same sweeps. benchmarks/calibration.py has 2,000 of each kind.
+# so the test always sees the same sweeps. benchmarks/calibration.py has 1,000 of each kind.
 BOUNDS = (0.915, 0.996)
 
 
