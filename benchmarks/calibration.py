@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import scipy  # type: ignore[import-untyped]
+import scipy
 
 from dbexp.compare.inference import effect
 from dbexp.compare.multiple import interactions, rank

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special  # type: ignore[import-untyped]
+from scipy import special
 
 _NODES = 64  # of each Gauss-Legendre rule; the tests hold the result within a thousandth of SciPy's
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from benchmarks.calibration import Design, Spreads, Tally, calibrate, draw
 from dbexp.compare.components import Part, Parts
