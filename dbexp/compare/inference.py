@@ -33,7 +33,7 @@ from dbexp.compare.components import (
 )
 from dbexp.compare.pairing import Columns, Cube, FloatArray, Pairs, arrange, level_of, step_pairs, without_gaps
 from dbexp.compare.quantiles import range_quantile, t_quantile
-from dbexp.errors import ConfigError
+from dbexp.core.errors import ConfigError
 
 CONFIDENCE = 0.95
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dbexp.errors import ConfigError
+from dbexp.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas

@@ -18,7 +18,7 @@ from dbexp.compare.inference import EffectEstimate, effect
 from dbexp.compare.multiple import interactions, rank
 from dbexp.compare.pairing import without_gaps
 from dbexp.compare.quantiles import f_tail, range_quantile, t_quantile
-from dbexp.errors import ConfigError
+from dbexp.core.errors import ConfigError
 
 Columns = dict[str, Any]
 
