@@ -42,7 +42,7 @@ from dbexp.core.images import prepare, read_rgb
 from dbexp.core.store import Store
 from dbexp.dataset import load as load_subject
 from dbexp.evaluate.evaluate import load_backbones
-from dbexp.sample import sample
+from dbexp.pipeline.requests import sample_request
 
 _PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
 _PAIRS_AT_ONCE = 16
@@ -223,7 +223,7 @@ def main() -> None:
             classes = draw(pipe, prompt, config.prior.count, config.prior.batch_size, place, config.seeds.prior, config)
     with measured(seconds, "train"):
         lora = train(pipe, subject.paths, classes, folder, config, arguments.caches)
-    prompts, each = [prompt.text for prompt in sample.prompts(config)], config.sample.images_per_prompt
+    prompts, each = list(sample_request(config).sampling.prompts), config.sample.images_per_prompt
     class_prompt, count = fill(config.sample.class_prompt, config.dataset), config.sample.class_images
     seed = config.seeds.sample
 

@@ -11,9 +11,8 @@ from dbexp import dataset
 from dbexp.config.schema import Config
 from dbexp.core.store import Store
 from dbexp.pipeline import run
-from dbexp.sample import sets
-from dbexp.sample.prior import _sampling
-from dbexp.sample.sample import _draw
+from dbexp.pipeline.requests import prior_request, sample_request
+from dbexp.sample import sample, sets
 from dbexp.sample.shots import Sampling
 from dbexp.train.result import inputs_of
 from tests import builders
@@ -28,6 +27,7 @@ COMMON = (
     "dataset.class_noun=dog",
     "dataset.live=true",
     "prior.count=3",
+    'sample.prompts=["a sks dog"]',
 )
 
 
@@ -42,31 +42,28 @@ def keys(checked: Checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         scale = more.get("lora_scale", 1.0)
         assert isinstance(scale, float)
         inputs = sets.inputs_of(sampling, model, store, lora, scale)
-        return (store.path(stage, inputs) / "0.png",)
+        return (store.path(stage, inputs) / "prompt" / "0.png",)
 
     monkeypatch.setattr("dbexp.sample.sample.draw_set", find)
 
     def of(*overrides: str) -> dict[str, str]:
         config = checked(*COMMON, *overrides)
+        request, of_prior = sample_request(config), prior_request(config)
+        assert of_prior is not None
         subject = dataset.load(config.dataset, store)
         training = run.training_of(config, subject.paths, subject.prompt, classes)
         drawn = {
-            "sample": _first(config, model, lora, store, "sample"),
-            "base": _first(config, model, None, store, "sample"),
-            "class": _first(config, model, lora, store, "class"),
+            "sample": str(sample.sample_prompts(request, model, lora, store).folder),
+            "base": str(sample.sample_prompts(request, model, None, store).folder),
+            "class": str(sample.sample_class(request, model, lora, store)[0]),
         }
         return {
-            "prior": str(store.path("prior", sets.inputs_of(_sampling(config), model, store, None, 1.0))),
+            "prior": str(store.path("prior", sets.inputs_of(of_prior.sampling, model, store, None, 1.0))),
             "train": str(store.path("train", inputs_of(training, model))),
             **drawn,
         }
 
     return of
-
-
-def _first(config: Config, model: object, lora: Path | None, store: Store, stream: str) -> str:
-    files = _draw(config, model, lora, store, stream=stream, prompts=("a sks dog",), each=2)  # type: ignore[arg-type]
-    return str(files[0].parent)
 
 
 @pytest.mark.parametrize(

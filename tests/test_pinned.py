@@ -21,6 +21,7 @@ from dbexp.config.schema import Config
 from dbexp.core.hashing import key_of
 from dbexp.core.store import Store
 from dbexp.models import Model, sd
+from dbexp.pipeline.requests import prior_request, sample_request
 from dbexp.sample import prior, sample
 from dbexp.train import latents
 from dbexp.train.data import Training
@@ -81,6 +82,7 @@ def keys(checked: Callable[..., Config], tmp_path: Path) -> Callable[..., dict[s
 
     def of(*overrides: str) -> dict[str, str]:
         cfg = checked(*overrides)
+        request = sample_request(cfg)
         photographs, class_images = tuple(files), tuple(files[:2])
         given = Training(
             photographs, "a photo of sks dog", class_images, "a photo of dog", cfg.prior.weight,
@@ -92,12 +94,12 @@ def keys(checked: Callable[..., Config], tmp_path: Path) -> Callable[..., dict[s
             "latents": lambda: asked(
                 lambda: latents.encode(files, model, cfg.train, cfg.model.resolution, cfg.seeds.data, store, title="x")
             ),
-            "sample": lambda: asked(lambda: sample.sample_prompts(cfg, model, lora, store)),
-            "class": lambda: asked(lambda: sample.sample_class(cfg, model, lora, store)),
-            "base": lambda: asked(lambda: sample.sample_prompts(cfg, model, None, store)),
+            "sample": lambda: asked(lambda: sample.sample_prompts(request, model, lora, store)),
+            "class": lambda: asked(lambda: sample.sample_class(request, model, lora, store)),
+            "base": lambda: asked(lambda: sample.sample_prompts(request, model, None, store)),
         }
         if cfg.prior.weight:
-            kinds["prior"] = lambda: asked(lambda: prior.class_images(cfg, model, store))
+            kinds["prior"] = lambda: asked(lambda: prior.prior_images(prior_request(cfg), model, store))
         if cfg.dataset.source == "storybook":
             kinds["dataset"] = lambda: asked(lambda: dataset.load(cfg.dataset, store))
         if cfg.model.path == "random":

@@ -16,6 +16,7 @@ from dbexp.core.store import Store
 from dbexp.dataset import Subject
 from dbexp.evaluate.pictures import Pictures
 from dbexp.models import Model
+from dbexp.pipeline.requests import sample_request
 from dbexp.runs.folder import RunFolder
 from dbexp.sample import sample
 from dbexp.sample.oracle import oracle_samples
@@ -39,12 +40,13 @@ def gather(
         folder: of the run.
         name: of the run.
     """
-    samples = _linked(sample.sample_prompts(config, model, lora, store), folder.sample)
+    request = sample_request(config)
+    samples = _linked(sample.sample_prompts(request, model, lora, store), folder.sample)
     base = None
     if config.sample.base:
-        base = _linked(sample.sample_prompts(config, model, None, store), folder.base_samples)
-    class_on = _linked_files(sample.sample_class(config, model, lora, store), folder.class_samples)
-    class_off = _linked_files(sample.sample_class(config, model, None, store), folder.base_class_samples)
+        base = _linked(sample.sample_prompts(request, model, None, store), folder.base_samples)
+    class_on = _linked_files(sample.sample_class(request, model, lora, store), folder.class_samples)
+    class_off = _linked_files(sample.sample_class(request, model, None, store), folder.base_class_samples)
     columns = [SheetColumn("base model", base.images, limit=1)] if base else []
     columns.append(SheetColumn("with the LoRA", samples.images))
     label = joined(config.model.label, config.evaluate.label)

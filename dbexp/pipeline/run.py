@@ -6,23 +6,20 @@ goes on where it was stopped. The run's folder gets links to it, one sub-folder 
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 from dbexp import dataset, models, tracking
 from dbexp.compare import table
 from dbexp.config.check import advice, fill, plain
 from dbexp.config.schema import Config
-from dbexp.core import provenance
 from dbexp.core.device import main_process_first, processes
 from dbexp.core.errors import ConfigError, Problems
-from dbexp.core.files import link, link_tree, write_atomic
+from dbexp.core.files import link, link_tree
 from dbexp.core.store import MANIFEST, Store
 from dbexp.dataset import Subject
 from dbexp.evaluate import evaluate
@@ -32,6 +29,7 @@ from dbexp.evaluate.report import Report
 from dbexp.models import Model
 from dbexp.pipeline import pictures as run_pictures
 from dbexp.pipeline import view
+from dbexp.pipeline.requests import prior_request, sample_request
 from dbexp.runs.folder import RunFolder
 from dbexp.runs.outcome import Outcome
 from dbexp.sample import prior, sample
@@ -41,10 +39,8 @@ from dbexp.train.train import train
 
 log = logging.getLogger(__name__)
 
-_SAID = "said.json"
 _warned: set[str] = set()
 """What the user of this process has read: the jobs of a sweep need not all say it."""
-_CODE = provenance.code_hash("sample/sample.py", "pipeline/run.py")
 
 
 class Times:
@@ -91,7 +87,7 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
                 log.warning("%s", sentence)
             _warned.add(sentence)
         with times.measure("prior"), main_process_first():
-            class_images = prior.class_images(config, model, store)
+            class_images = prior.prior_images(prior_request(config), model, store)
         if processes()[0] > 0:
             _train(config, subject, class_images, model, store, tracking.Disabled())
             return {}
@@ -121,9 +117,9 @@ def check_inputs(config: Config) -> None:
     for name in config.objective:
         problems.require(name in COLUMNS, f"objective={name}: choose one of {', '.join(COLUMNS)}")
     problems.messages += dataset.problems(config.dataset)
-    problems.messages += prior.problems(config)
+    problems.messages += prior.problems(prior_request(config))
     try:
-        sample.prompts(config)
+        sample_request(config)
     except ConfigError as error:
         problems.messages += error.problems
     problems.messages += tracking.problems(config)
@@ -156,32 +152,8 @@ def _warnings(config: Config, subject: Subject, model: Model, store: Store) -> I
     """Allowed, but rarely meant."""
     yield from advice(config, len(subject.paths))
     yield from dataset.warnings(subject, config.model.resolution)
-    yield from prior.warnings(config)
-    yield from _said_of_tokens(config, subject.token, model, store)
-
-
-def _said_of_tokens(config: Config, token: str, model: Model, store: Store) -> list[str]:
-    """What is odd about the tokens of a run; noted in the store, for importing a tokenizer takes seconds."""
-
-    def make(folder: Path) -> None:
-        said = sample.warnings(config, model)
-        count = model.token_count(token)
-        if count > 1:
-            said.append(
-                f"dataset.token={token} is {count} tokens of this text encoder; a rare word of one token, such as "
-                "sks, binds faster"
-            )
-        write_atomic(folder / _SAID, json.dumps(said, ensure_ascii=False))
-
-    inputs = {
-        "code": _CODE,
-        "transformers": version("transformers"),
-        "model": model.identity,
-        "token": token,
-        "prompts": [prompt.text for prompt in sample.prompts(config)],
-    }
-    said: list[str] = json.loads((store.get("tokens", inputs, make) / _SAID).read_text(encoding="utf-8"))
-    return said
+    yield from prior.warnings(prior_request(config))
+    yield from sample.token_notes(sample_request(config).prompts, subject.token, model, store)
 
 
 def _train(
@@ -240,12 +212,12 @@ def make_training(config: Config, model: Model, store: Store) -> Training:
         ConfigError: as `run` would.
     """
     subject = dataset.load(config.dataset, store)
-    return training_of(config, subject.paths, subject.prompt, prior.class_images(config, model, store))
+    return training_of(config, subject.paths, subject.prompt, prior.prior_images(prior_request(config), model, store))
 
 
 def find_training(config: Config, model: Model, store: Store) -> Training | None:
     """The same, if nothing has to be drawn for it."""
-    class_images = prior.find_class_images(config, model, store)
+    class_images = prior.find_prior_images(prior_request(config), model, store)
     if class_images is None:
         return None
     subject = dataset.load(config.dataset, store)

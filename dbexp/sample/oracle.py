@@ -1,4 +1,4 @@
-"""Pictures of the true subject in the scenes of the prompts: what a perfect model would draw.
+"""Images of the true subject in the scenes of the prompts: what a perfect model would draw.
 
 Only a drawn world has them, so only the storybook's subjects do. They bound from above what any training can reach.
 """
@@ -17,12 +17,12 @@ from dbexp.sample.shots import slug
 def oracle_samples(
     cfg: DatasetConfig, prompts: Sequence[str], each: int, store: Store
 ) -> dict[str, tuple[Path, ...]] | None:
-    """Pictures of the subject for every prompt, from the store where they were drawn before.
+    """Images of the subject for every prompt, from the store where they were drawn before.
 
     Args:
         cfg: the subject.
         prompts: filled in, as samples are drawn from them.
-        each: pictures per prompt.
+        each: images per prompt.
         store: where they are kept.
 
     Returns:
@@ -43,9 +43,9 @@ def oracle_samples(
     folders = {prompt: f"{number:02}-{slug(prompt)}" for number, prompt in enumerate(prompts)}
 
     def make(folder: Path) -> None:
-        for prompt, place in folders.items():
-            oracle(name, prompt, each, folder / place)
+        for prompt, subfolder in folders.items():
+            oracle(name, prompt, each, folder / subfolder)
 
     inputs = {"version": 1, "storybook": VERSION, "oracle": name, "prompts": list(prompts), "each": each}
     entry = store.get("dataset", inputs, make)
-    return {prompt: tuple(sorted((entry / place).glob("*.png"))) for prompt, place in folders.items()}
+    return {prompt: tuple(sorted((entry / subfolder).glob("*.png"))) for prompt, subfolder in folders.items()}

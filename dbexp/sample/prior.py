@@ -1,4 +1,4 @@
-"""The prior stage: class images for prior preservation (DreamBooth, arXiv 2208.12242, section 3.2).
+"""The prior stage: images of the class for prior preservation (DreamBooth, arXiv 2208.12242, section 3.2).
 
 The base model draws them from a seed stream of their own and touches no global random state, so a run trains the same
 whether they were drawn now or found in the store.
@@ -6,10 +6,9 @@ whether they were drawn now or found in the store.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from dbexp.config.check import fill
-from dbexp.config.schema import Config, PriorConfig
 from dbexp.core.errors import ConfigError, count
 from dbexp.core.images import image_files
 from dbexp.core.inspection import image_problems, image_warnings, unread_warnings
@@ -19,75 +18,76 @@ from dbexp.sample.sets import draw_set, find_set
 from dbexp.sample.shots import Sampling
 
 
-def class_images(cfg: Config, model: Model, store: Store) -> tuple[Path, ...]:
-    """The files of the class images, in a fixed order; none when `prior.weight` is 0.
+@dataclass(frozen=True)
+class PriorRequest:
+    """The prior images of a run."""
+
+    sampling: Sampling
+    """How the base model draws them."""
+    batch_size: int
+    """Images drawn at once."""
+    path: str | None = None
+    """Folder of the user's images, in place of drawn ones."""
+    use_all: bool = False
+    """All images of `path`; false: the first `sampling.images_per_prompt` by file name."""
+
+
+def prior_images(request: PriorRequest | None, model: Model, store: Store) -> tuple[Path, ...]:
+    """The files of the prior images, in a fixed order.
 
     Args:
-        cfg: a checked config.
-        model: the base model that draws them; not used when `prior.path` names a folder.
-        store: shares them between all runs whose model, prompt, count, seed and sampling agree.
+        request: None: the run trains without prior preservation and gets none.
+        model: the base model that draws them; not used when `path` names a folder.
+        store: shares them between all runs whose model and sampling agree.
 
     Raises:
-        ConfigError: the folder `prior.path` holds no picture, or memory does not suffice for `prior.batch_size`.
+        ConfigError: the folder holds no image, or memory does not suffice for `prior.batch_size`.
     """
-    prior = cfg.prior
-    if prior.weight == 0:
+    if request is None:
         return ()
-    if prior.path is not None:
-        return _files(prior)
-    return draw_set("prior", _sampling(cfg), model, store, batch_size=prior.batch_size, description="prior")
+    if request.path is not None:
+        return _files(request, request.path)
+    return draw_set("prior", request.sampling, model, store, batch_size=request.batch_size, description="prior")
 
 
-def find_class_images(cfg: Config, model: Model, store: Store) -> tuple[Path, ...] | None:
-    """What `class_images` would return without drawing anything; None if it would draw.
+def find_prior_images(request: PriorRequest | None, model: Model, store: Store) -> tuple[Path, ...] | None:
+    """What `prior_images` would return without drawing anything; None if it would draw.
 
     Raises:
-        ConfigError: the folder `prior.path` holds no picture.
+        ConfigError: the folder holds no image.
     """
-    if cfg.prior.weight == 0 or cfg.prior.path is not None:
-        return class_images(cfg, model, store)
-    return find_set("prior", _sampling(cfg), model, store)
+    if request is None or request.path is not None:
+        return prior_images(request, model, store)
+    return find_set("prior", request.sampling, model, store)
 
 
-def _sampling(cfg: Config) -> Sampling:
-    prior = cfg.prior
-    return Sampling(
-        stream="prior",
-        seed=cfg.seeds.prior,
-        prompts=(fill(prior.prompt, cfg.dataset),),
-        images_per_prompt=prior.count,
-        steps=prior.steps,
-        guidance_scale=prior.guidance_scale,
-        sampler=prior.sampler,
-        resolution=cfg.model.resolution,
-    )
-
-
-def problems(cfg: Config) -> list[str]:
-    """What keeps class images of the user's from being used, one message each; every one of them is read for it."""
-    if cfg.prior.weight == 0 or cfg.prior.path is None:
+def problems(request: PriorRequest | None) -> list[str]:
+    """What keeps prior images of the user's from being used, one message each; every one of them is read for it."""
+    if request is None or request.path is None:
         return []
     try:
-        return image_problems(_files(cfg.prior), f"prior.path={cfg.prior.path}")
+        return image_problems(_files(request, request.path), f"prior.path={request.path}")
     except ConfigError as error:
         return list(error.problems)
 
 
-def warnings(cfg: Config) -> list[str]:
-    """What a person would want to know of class images of their own, one sentence each."""
-    if cfg.prior.weight == 0 or cfg.prior.path is None:
+def warnings(request: PriorRequest | None) -> list[str]:
+    """What a person would want to know of prior images of their own, one sentence each."""
+    if request is None or request.path is None:
         return []
-    files = _files(cfg.prior)
-    sentences = image_warnings(files, cfg.model.resolution) + unread_warnings(files[0].parent, files, "prior.prompt")
-    if len(files) < cfg.prior.count and not cfg.prior.use_all:
-        few = f"holds {count(len(files), 'picture')}, fewer than prior.count={cfg.prior.count}: all of them are used"
-        return [f"prior.path={cfg.prior.path} {few}", *(f"class images: {sentence}" for sentence in sentences)]
-    return [f"class images: {sentence}" for sentence in sentences]
+    files, wanted = _files(request, request.path), request.sampling.images_per_prompt
+    sentences = image_warnings(files, request.sampling.resolution)
+    sentences += unread_warnings(files[0].parent, files, "prior.prompt")
+    sentences = [f"prior images: {sentence}" for sentence in sentences]
+    if len(files) < wanted and not request.use_all:
+        few = f"holds {count(len(files), 'picture')}, fewer than prior.count={wanted}: all of them are used"
+        return [f"prior.path={request.path} {few}", *sentences]
+    return sentences
 
 
-def _files(prior: PriorConfig) -> tuple[Path, ...]:
-    """Class images of the user's: the first `count` of the folder by file name, or all."""
-    files = tuple(image_files(Path(prior.path or "").expanduser()))
+def _files(request: PriorRequest, path: str) -> tuple[Path, ...]:
+    """The user's images."""
+    files = tuple(image_files(Path(path).expanduser()))
     if not files:
-        raise ConfigError(f"prior.path={prior.path}: the folder holds no picture; put some there, or prior.path=null")
-    return files if prior.use_all else files[: prior.count]
+        raise ConfigError(f"prior.path={path}: the folder holds no picture; put some there, or prior.path=null")
+    return files if request.use_all else files[: request.sampling.images_per_prompt]

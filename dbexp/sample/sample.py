@@ -1,30 +1,47 @@
-"""The sample stage: pictures of every prompt with the adapter on, and class images with it on and off for PRES.
+"""The sample stage: images of every prompt with the adapter on, and class samples with it on and off for PRES.
 
-The base model and every LoRA draw the same prompts from the same noise, so that their pictures compare in pairs.
+The base model and every LoRA draw the same prompts from the same noise, so that their images compare in pairs.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-from dbexp.config.check import fill
-from dbexp.config.schema import Config
+from dbexp.core.files import write_atomic
 from dbexp.core.store import Store
 from dbexp.models import Model
-from dbexp.sample.prompts import Prompt, choose
+from dbexp.sample.prompts import Prompt
 from dbexp.sample.sets import draw_set
 from dbexp.sample.shots import Sampling
 
-FEWEST_CLASS_IMAGES = 25
-"""Unless fewer are asked for: the mean similarity of a handful of pictures says little of a class."""
+_NOTES = "notes.json"
+_NOTES_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What a run samples, with its LoRA and without."""
+
+    prompts: tuple[Prompt, ...]
+    """Filled in, in order."""
+    sampling: Sampling
+    """Of the prompts."""
+    class_sampling: Sampling | None
+    """Of the class samples, on noise that no sample and no prior image has; None: there are none."""
+    lora_scale: float
+    """Strength of the LoRA."""
+    batch_size: int
+    """Images drawn at once."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The pictures of one model on the prompts of a run."""
+    """The images of one model on the prompts of a run."""
 
     folder: Path
     """Of the store's entry; one folder per prompt."""
@@ -33,110 +50,94 @@ class Samples:
     groups: Mapping[str, str]
     """Prompt -> recontextualisation, accessory, property or other."""
     images: Mapping[str, tuple[Path, ...]]
-    """Prompt -> its `sample.images_per_prompt` PNG files, by number."""
+    """Prompt -> its PNG files, by number."""
 
 
-def prompts(cfg: Config) -> tuple[Prompt, ...]:
-    """The prompts of a run, filled in. Needs no weights, so a bad list is told before anything is computed.
-
-    Raises:
-        ConfigError: `sample.prompts` names no list, or holds an entry that is empty, doubled or wrongly braced.
-    """
-    return choose(cfg.sample.prompts, cfg.dataset)
-
-
-def warnings(cfg: Config, model: Model) -> list[str]:
-    """What is allowed but rarely meant about the prompts, as sentences for the log.
+def sample_prompts(request: SampleRequest, model: Model, lora: Path | None, store: Store) -> Samples:
+    """Images of every prompt, from the store where they were drawn before.
 
     Args:
-        cfg: a checked config.
-        model: its tokenizer counts; no weights are loaded.
-    """
-    room = model.max_tokens - 2  # a start and an end mark
-    token = re.compile(rf"(?<!\w){re.escape(cfg.dataset.token)}(?!\w)")
-    said = []
-    for prompt in prompts(cfg):
-        if not token.search(prompt.text):
-            said.append(f"{prompt.text!r} does not contain the token {cfg.dataset.token!r}, so it asks for no subject")
-        count = model.token_count(prompt.text)
-        if count > room:
-            said.append(f"{prompt.text!r} has {count} tokens: the text encoder reads only the first {room}")
-    return said
-
-
-def sample_prompts(cfg: Config, model: Model, lora: Path | None, store: Store) -> Samples:
-    """Pictures of every prompt, from the store where they were drawn before.
-
-    Args:
-        cfg: a checked config.
+        request: of the run.
         model: the base model.
         lora: the LoRA file merged into it meanwhile; None: the base model alone, on the same noise.
-        store: where the pictures are kept.
-
-    Raises:
-        ConfigError: the prompts are wrong, or memory does not suffice for `sample.batch_size`.
-    """
-    listed = prompts(cfg)
-    texts = tuple(prompt.text for prompt in listed)
-    files = _draw(cfg, model, lora, store, stream="sample", prompts=texts, each=cfg.sample.images_per_prompt)
-    each = cfg.sample.images_per_prompt
-    return Samples(
-        folder=files[0].parent.parent,
-        prompts=texts,
-        groups={prompt.text: prompt.group for prompt in listed},
-        images={text: files[i * each : (i + 1) * each] for i, text in enumerate(texts)},
-    )
-
-
-def sample_class(cfg: Config, model: Model, lora: Path | None, store: Store) -> tuple[Path, ...]:
-    """Pictures of `sample.class_prompt` for PRES, on noise that class images for prior preservation never have.
-
-    Args:
-        cfg: a checked config.
-        model: the base model.
-        lora: the LoRA file merged into it meanwhile; None: the adapter is off. Both draw from the same noise.
-        store: where the pictures are kept.
-
-    Returns:
-        `class_count` PNG files; none when `sample.class_images` is 0.
+        store: where the images are kept.
 
     Raises:
         ConfigError: memory does not suffice for `sample.batch_size`.
     """
-    count = class_count(cfg)
-    prompt = fill(cfg.sample.class_prompt, cfg.dataset)
-    return _draw(cfg, model, lora, store, stream="class", prompts=(prompt,), each=count) if count else ()
+    files, each = _draw(request, request.sampling, model, lora, store), request.sampling.images_per_prompt
+    texts = request.sampling.prompts
+    return Samples(
+        folder=files[0].parent.parent,
+        prompts=texts,
+        groups={prompt.text: prompt.group for prompt in request.prompts},
+        images={text: files[i * each : (i + 1) * each] for i, text in enumerate(texts)},
+    )
 
 
-def class_count(cfg: Config) -> int:
-    """Class images of a run: `sample.class_images`, or as many as it has samples, where that gives PRES some ground."""
-    chosen = cfg.sample.class_images
-    return max(FEWEST_CLASS_IMAGES, len(prompts(cfg)) * cfg.sample.images_per_prompt) if chosen is None else chosen
+def sample_class(request: SampleRequest, model: Model, lora: Path | None, store: Store) -> tuple[Path, ...]:
+    """The PNG files of the class samples; arguments and errors as those of `sample_prompts`."""
+    sampling = request.class_sampling
+    return () if sampling is None else _draw(request, sampling, model, lora, store)
 
 
 def _draw(
-    cfg: Config, model: Model, lora: Path | None, store: Store, *, stream: str, prompts: tuple[str, ...], each: int
+    request: SampleRequest, sampling: Sampling, model: Model, lora: Path | None, store: Store
 ) -> tuple[Path, ...]:
-    chosen = cfg.sample
-    sampling = Sampling(
-        stream=stream,
-        seed=cfg.seeds.sample,
-        prompts=prompts,
-        images_per_prompt=each,
-        steps=chosen.steps,
-        guidance_scale=chosen.guidance_scale,
-        sampler=chosen.sampler,
-        resolution=chosen.resolution,
-        negative_prompt=chosen.negative_prompt or "",
-    )
-    what = "sample" if stream == "sample" else "sample, class images"
+    what = "sample" if sampling.stream == "sample" else "sample, class samples"
     return draw_set(
         "sample",
         sampling,
         model,
         store,
         lora=lora,
-        lora_scale=chosen.lora_scale,
-        batch_size=chosen.batch_size,
+        lora_scale=request.lora_scale,
+        batch_size=request.batch_size,
         description=f"{what}, {'base model' if lora is None else 'adapter on'}",
     )
+
+
+def token_notes(prompts: Sequence[Prompt], token: str, model: Model, store: Store) -> list[str]:
+    """What is allowed but rarely meant about prompts and token, as sentences for the log.
+
+    They are noted in the store, for importing a tokenizer takes seconds.
+
+    Args:
+        prompts: of a run.
+        token: of its subject.
+        model: its tokenizer counts; no weights are loaded.
+        store: where they are noted.
+    """
+    inputs = {
+        "version": _NOTES_VERSION,
+        "transformers": version("transformers"),
+        "model": model.identity,
+        "token": token,
+        "prompts": [prompt.text for prompt in prompts],
+    }
+
+    def make(folder: Path) -> None:
+        notes = _token_notes([prompt.text for prompt in prompts], token, model)
+        write_atomic(folder / _NOTES, json.dumps(notes, ensure_ascii=False))
+
+    notes: list[str] = json.loads((store.get("tokens", inputs, make) / _NOTES).read_text(encoding="utf-8"))
+    return notes
+
+
+def _token_notes(prompts: Sequence[str], token: str, model: Model) -> list[str]:
+    room = model.max_tokens - 2  # a start and an end mark
+    word = re.compile(rf"(?<!\w){re.escape(token)}(?!\w)")
+    notes = []
+    for prompt in prompts:
+        if not word.search(prompt):
+            notes.append(f"{prompt!r} does not contain the token {token!r}, so it asks for no subject")
+        count = model.token_count(prompt)
+        if count > room:
+            notes.append(f"{prompt!r} has {count} tokens: the text encoder reads only the first {room}")
+    count = model.token_count(token)
+    if count > 1:
+        notes.append(
+            f"dataset.token={token} is {count} tokens of this text encoder; a rare word of one token, such as sks, "
+            "binds faster"
+        )
+    return notes

@@ -23,7 +23,7 @@ from dbexp.evaluate.columns import COLUMNS
 from dbexp.evaluate.report import Report
 from dbexp.models import random_weights
 from dbexp.pipeline import run
-from dbexp.sample import sample
+from dbexp.pipeline.requests import sample_request
 from dbexp.train import train
 
 PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "dreambooth"
@@ -228,7 +228,7 @@ def test_real_photographs(config: Config, tmp_path: Path) -> None:
 
 
 def test_prompts_of_ones_own_are_sampled_in_order(config: Config, tmp_path: Path) -> None:
-    assert [prompt.text for prompt in sample.prompts(config)] == [
+    assert [prompt.text for prompt in sample_request(config).prompts] == [
         "a sks dog in the snow",
         "a red sks dog",
         "a sks dog in a chef outfit",

@@ -1,8 +1,8 @@
-"""Samples of a run: which pictures, in which folders, and how base model and adapter pair up."""
+"""Samples of a run: which images, in which folders, and how base model and adapter pair up."""
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dbexp.config.schema import Config, DatasetConfig, ModelConfig, SampleConfig, SeedsConfig
-from dbexp.core.errors import ConfigError
+from dbexp.config.schema import DatasetConfig
 from dbexp.core.store import Store
 from dbexp.models import Model
 from dbexp.sample import sample
 from dbexp.sample.png import read_metadata
+from dbexp.sample.prompts import choose
+from dbexp.sample.sample import SampleRequest
+from dbexp.sample.shots import Sampling
 
 PROMPTS = ["a {token} {class} in the snow", "a red {token} {class}", "a {class} on the beach"]
+DOG = DatasetConfig(name="d", path="unused", token="sks", class_noun="dog", live=True)
 
 
-@pytest.fixture
-def cfg() -> Config:
-    return Config(
-        model=ModelConfig(name="tiny", path="unused", resolution=32),
-        dataset=DatasetConfig(name="d", path="unused", token="sks", class_noun="dog", live=True),
-        sample=SampleConfig(prompts=PROMPTS, images_per_prompt=2, steps=2, resolution=32, batch_size=4, class_images=3),
-    )
+def asked(*, prompts: Any = PROMPTS, class_images: int = 3, lora_scale: float = 1.0, **changes: Any) -> SampleRequest:
+    """Two images each of three prompts, and three of the class; `changes` are fields of Sampling."""
+    chosen = choose(prompts, DOG)
+    texts = tuple(prompt.text for prompt in chosen)
+    sampling = Sampling("sample", 42, texts, 2, steps=2, guidance_scale=7.5, sampler=None, resolution=32)
+    sampling = replace(sampling, **changes)
+    of_class = replace(sampling, stream="class", prompts=("a dog",), images_per_prompt=class_images)
+    return SampleRequest(chosen, sampling, of_class if class_images else None, lora_scale, batch_size=4)
 
 
 def distance(a: Path, b: Path) -> int:
@@ -39,8 +43,8 @@ def seeds(paths: tuple[Path, ...]) -> list[str]:
     return [read_metadata(path)["seed"] for path in paths]
 
 
-def test_every_prompt_has_its_pictures_in_a_folder_of_its_own(cfg: Config, model: Model, store: Store) -> None:
-    samples = sample.sample_prompts(cfg, model, None, store)
+def test_every_prompt_has_its_images_in_a_folder_of_its_own(model: Model, store: Store) -> None:
+    samples = sample.sample_prompts(asked(), model, None, store)
     assert samples.prompts == ("a sks dog in the snow", "a red sks dog", "a dog on the beach")
     assert samples.groups == {
         "a sks dog in the snow": "recontextualisation",
@@ -63,21 +67,19 @@ def test_every_prompt_has_its_pictures_in_a_folder_of_its_own(cfg: Config, model
         ]
 
 
-def test_settings_reach_the_pictures(cfg: Config, model: Model, lora: Path, store: Store) -> None:
-    cfg.sample = dataclasses.replace(
-        cfg.sample, steps=3, guidance_scale=2.0, sampler="ddim", negative_prompt="wet", resolution=64, lora_scale=0.5
-    )
-    samples = sample.sample_prompts(cfg, model, lora, store)
+def test_settings_reach_the_images(model: Model, lora: Path, store: Store) -> None:
+    request = asked(steps=3, guidance_scale=2.0, sampler="ddim", negative_prompt="wet", resolution=64, lora_scale=0.5)
+    samples = sample.sample_prompts(request, model, lora, store)
     path = samples.images["a red sks dog"][0]
-    said = read_metadata(path)
+    metadata = read_metadata(path)
     names = ("steps", "guidance_scale", "sampler", "negative_prompt", "lora_scale")
-    assert [said[name] for name in names] == ["3", "2.0", "ddim", "wet", "0.5"]
+    assert [metadata[name] for name in names] == ["3", "2.0", "ddim", "wet", "0.5"]
     with Image.open(path) as image:
         assert image.size == (64, 64)
 
 
 def test_base_and_lora_start_from_the_same_noise(
-    cfg: Config, model: Model, lora: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+    model: Model, lora: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noise: list[list[bytes]] = []
     original = model.pipeline
@@ -93,104 +95,74 @@ def test_base_and_lora_start_from_the_same_noise(
             return self.pipe(**arguments)
 
     monkeypatch.setattr(model, "pipeline", Spy)
-    off = sample.sample_prompts(cfg, model, None, store)
-    on = sample.sample_prompts(cfg, model, lora, store)
+    off = sample.sample_prompts(asked(), model, None, store)
+    on = sample.sample_prompts(asked(), model, lora, store)
     assert noise[0] == noise[1]
     assert len(set(noise[0])) == 6
     assert distance(off.images["a red sks dog"][0], on.images["a red sks dog"][0]) > 2
 
 
-def test_the_base_model_ignores_the_strength_and_a_lora_does_not(
-    cfg: Config, model: Model, lora: Path, store: Store
-) -> None:
-    base, strong = (sample.sample_prompts(cfg, model, path, store) for path in (None, lora))
-    cfg.sample.lora_scale = 0.5
-    assert sample.sample_prompts(cfg, model, None, store) == base
-    weak = sample.sample_prompts(cfg, model, lora, store)
-    cfg.sample.lora_scale = 0.0
-    silent = sample.sample_prompts(cfg, model, lora, store)
-    pictures = [samples.images["a red sks dog"][0] for samples in (base, silent, weak, strong)]
-    assert distance(pictures[0], pictures[1]) == 0
-    assert distance(pictures[1], pictures[2]) > 0
-    assert distance(pictures[2], pictures[3]) > 0
-
-
-def test_an_empty_negative_prompt_is_none(cfg: Config, model: Model, store: Store) -> None:
-    none = sample.sample_prompts(cfg, model, None, store)
-    cfg.sample.negative_prompt = ""
-    assert sample.sample_prompts(cfg, model, None, store) == none
+def test_the_base_model_ignores_the_strength_and_a_lora_does_not(model: Model, lora: Path, store: Store) -> None:
+    base, strong = (sample.sample_prompts(asked(), model, path, store) for path in (None, lora))
+    assert sample.sample_prompts(asked(lora_scale=0.5), model, None, store) == base
+    weak, silent = (sample.sample_prompts(asked(lora_scale=scale), model, lora, store) for scale in (0.5, 0.0))
+    images = [samples.images["a red sks dog"][0] for samples in (base, silent, weak, strong)]
+    assert distance(images[0], images[1]) == 0
+    assert distance(images[1], images[2]) > 0
+    assert distance(images[2], images[3]) > 0
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])
-def test_without_guidance_the_negative_prompt_does_nothing(
-    scale: float, cfg: Config, model: Model, store: Store
-) -> None:
-    cfg.sample.guidance_scale = scale
-    plain = sample.sample_prompts(cfg, model, None, store)
-    cfg.sample.negative_prompt = "a red dog"
-    negative = sample.sample_prompts(cfg, model, None, store)
+def test_without_guidance_the_negative_prompt_does_nothing(scale: float, model: Model, store: Store) -> None:
+    plain, negative = (
+        sample.sample_prompts(asked(guidance_scale=scale, negative_prompt=text), model, None, store)
+        for text in ("", "a red dog")
+    )
     assert plain.folder != negative.folder
     assert all(distance(paths[0], negative.images[prompt][0]) == 0 for prompt, paths in plain.images.items())
 
 
-def test_only_the_sample_seed_decides(cfg: Config, model: Model, store: Store) -> None:
-    first = sample.sample_prompts(cfg, model, None, store)
-    same = dataclasses.replace(cfg, seeds=SeedsConfig(init=7, noise=7, data=7, prior=7))
-    other = dataclasses.replace(cfg, seeds=SeedsConfig(sample=7))
-    assert sample.sample_prompts(same, model, None, store) == first
-    changed = sample.sample_prompts(other, model, None, store)
-    assert distance(first.images["a red sks dog"][0], changed.images["a red sks dog"][0]) > 10
-    assert seeds(sample.sample_class(cfg, model, None, store)) != seeds(sample.sample_class(other, model, None, store))
+def test_another_seed_gives_other_images(model: Model, store: Store) -> None:
+    first, other = (sample.sample_prompts(asked(seed=seed), model, None, store) for seed in (42, 7))
+    assert distance(first.images["a red sks dog"][0], other.images["a red sks dog"][0]) > 10
+    of_class = [sample.sample_class(asked(seed=seed), model, None, store) for seed in (42, 7)]
+    assert seeds(of_class[0]) != seeds(of_class[1])
 
 
-def test_class_images_pair_up_and_share_no_noise_with_samples(
-    cfg: Config, model: Model, lora: Path, store: Store
-) -> None:
-    cfg.sample.prompts = ["a {class}", *PROMPTS]
-    on, off = (sample.sample_class(cfg, model, path, store) for path in (lora, None))
+def test_class_samples_pair_up_and_share_no_noise_with_samples(model: Model, lora: Path, store: Store) -> None:
+    request = asked(prompts=["a {class}", *PROMPTS])
+    on, off = (sample.sample_class(request, model, path, store) for path in (lora, None))
     assert [path.name for path in on] == ["0000.png", "0001.png", "0002.png"]
     assert seeds(on) == seeds(off)
     assert on != off
     assert distance(on[0], off[0]) > 2
     assert read_metadata(on[0])["prompt"] == "a dog"
-    samples = sample.sample_prompts(cfg, model, None, store)
+    samples = sample.sample_prompts(request, model, None, store)
     assert not set(seeds(on)) & set(seeds(samples.images["a dog"]))
 
 
-def test_no_class_images_when_none_are_wanted(cfg: Config, model: Model, store: Store) -> None:
-    cfg.sample.class_images = 0
-    assert sample.sample_class(cfg, model, None, store) == ()
+def test_no_class_samples_when_none_are_wanted(model: Model, store: Store) -> None:
+    assert sample.sample_class(asked(class_images=0), model, None, store) == ()
     assert not store.root.exists()
 
 
-@pytest.mark.parametrize(
-    ("asked", "listed", "each", "count"),
-    [
-        (None, "live", 4, 100),
-        (None, "live", 1, 25),
-        (None, ["a {token} {class}"], 2, 25),
-        (7, "live", 4, 7),
-        (0, "live", 4, 0),
-    ],
-)
-def test_there_are_as_many_class_images_as_samples(
-    cfg: Config, asked: int | None, listed: Any, each: int, count: int
-) -> None:
-    cfg.sample.class_images, cfg.sample.prompts, cfg.sample.images_per_prompt = asked, listed, each
-    assert sample.class_count(cfg) == count
+class TestTokenNotes:
+    def notes(self, prompts: Any, model: Model, store: Store, token: str = "sks") -> list[str]:
+        return sample.token_notes(choose(prompts, replace(DOG, token=token)), token, model, store)
 
+    def test_prompts_that_miss_the_subject_or_are_too_long(self, model: Model, store: Store) -> None:
+        prompts = ["a {token}, red", "a sksy dog", "a {token} {class} " + "in the snow " * 20]
+        notes = self.notes(prompts, model, store)
+        assert len(notes) == 2
+        assert notes[0].startswith("'a sksy dog' does not contain the token 'sks'")
+        assert "has 63 tokens: the text encoder reads only the first 30" in notes[1]
+        assert self.notes("auto", model, store) == []
 
-def test_prompts_that_miss_the_subject_or_are_too_long_are_warned_about(cfg: Config, model: Model) -> None:
-    cfg.sample.prompts = ["a {token}, red", "a sksy dog", "a {token} {class} " + "in the snow " * 20]
-    said = sample.warnings(cfg, model)
-    assert len(said) == 2
-    assert said[0].startswith("'a sksy dog' does not contain the token 'sks'")
-    assert "has 63 tokens: the text encoder reads only the first 30" in said[1]
-    assert sample.warnings(dataclasses.replace(cfg, sample=SampleConfig()), model) == []
+    def test_a_token_of_several_pieces(self, model: Model, store: Store) -> None:
+        (note,) = self.notes(PROMPTS[:2], model, store, token="xqzzyj")
+        assert note.startswith("dataset.token=xqzzyj is ") and "such as sks, binds faster" in note
 
-
-def test_prompt_mistakes_are_told_together_and_without_a_model(cfg: Config) -> None:
-    cfg.sample.prompts = ["a {token} {breed}", "a dog", "a dog"]
-    with pytest.raises(ConfigError) as caught:
-        sample.prompts(cfg)
-    assert len(caught.value.problems) == 2
+    def test_they_are_counted_once(self, model: Model, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = self.notes(PROMPTS, model, store)
+        monkeypatch.setattr(model, "token_count", None)
+        assert first and self.notes(PROMPTS, model, store) == first

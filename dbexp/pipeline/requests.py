@@ -1,0 +1,59 @@
+"""What the stages are asked for: small frozen requests, taken from the config of a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dbexp.config.check import fill
+from dbexp.config.schema import Config
+from dbexp.sample.prior import PriorRequest
+from dbexp.sample.prompts import choose
+from dbexp.sample.sample import SampleRequest
+from dbexp.sample.shots import Sampling
+
+FEWEST_CLASS_SAMPLES = 25
+"""Unless fewer are asked for: the mean similarity of a handful of images says little of a class."""
+
+
+def prior_request(config: Config) -> PriorRequest | None:
+    """The prior images of a run; None without prior preservation."""
+    prior = config.prior
+    if prior.weight == 0:
+        return None
+    sampling = Sampling(
+        stream="prior",
+        seed=config.seeds.prior,
+        prompts=(fill(prior.prompt, config.dataset),),
+        images_per_prompt=prior.count,
+        steps=prior.steps,
+        guidance_scale=prior.guidance_scale,
+        sampler=prior.sampler,
+        resolution=config.model.resolution,
+    )
+    return PriorRequest(sampling, prior.batch_size, prior.path, prior.use_all)
+
+
+def sample_request(config: Config) -> SampleRequest:
+    """The samples of a run. Needs no weights, so a bad list of prompts is told before anything is computed.
+
+    Raises:
+        ConfigError: `sample.prompts` names no list, or holds an entry that is empty, doubled or wrongly braced.
+    """
+    sample, prompts = config.sample, choose(config.sample.prompts, config.dataset)
+    sampling = Sampling(
+        stream="sample",
+        seed=config.seeds.sample,
+        prompts=tuple(prompt.text for prompt in prompts),
+        images_per_prompt=sample.images_per_prompt,
+        steps=sample.steps,
+        guidance_scale=sample.guidance_scale,
+        sampler=sample.sampler,
+        resolution=sample.resolution,
+        negative_prompt=sample.negative_prompt or "",
+    )
+    count = sample.class_images
+    if count is None:
+        count = max(FEWEST_CLASS_SAMPLES, len(prompts) * sample.images_per_prompt)
+    class_prompt = fill(sample.class_prompt, config.dataset)
+    of_class = replace(sampling, stream="class", prompts=(class_prompt,), images_per_prompt=count)
+    return SampleRequest(prompts, sampling, of_class if count else None, sample.lora_scale, sample.batch_size)
