@@ -23,7 +23,7 @@ import dbexp
 from dbexp.core.errors import Interrupted
 from dbexp.evaluate import evaluate
 from dbexp.pipeline import sweep
-from dbexp.train import train
+from dbexp.train import lane, train
 from tests import builders
 from tests.sweeps import Outcome, dbexp_command, results, tiny
 
@@ -178,7 +178,7 @@ class TestFinished:
 def lanes_trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by the number of lanes whenever a pack is trained."""
     counts: list[int] = []
-    whole = train.open_slots
+    whole = lane.open_slots
 
     def counted(lanes: Sequence[Any], *others: Any) -> Any:
         counts.append(len(lanes))

@@ -92,7 +92,7 @@ def test_a_photograph_in_another_colour_space_is_known_by_its_converted_pixels(
     bank = encode(base, store, (plain, wide))
     for number, pixels in enumerate((colour, np.broadcast_to(converted, colour.shape))):
         torch.testing.assert_close(bank.mean[number], posterior(Image.fromarray(pixels))[0], rtol=1e-5, atol=2e-3)
-    inputs = inputs_of(builders.task(images=(plain, wide), class_images=(wide, plain)), base)
+    inputs = inputs_of(builders.training(images=(plain, wide), class_images=(wide, plain)), base)
     assert inputs["images"] == [file_hash(plain), image_hash(wide)] != [file_hash(plain), file_hash(wide)]
     assert inputs["class_images"] == [image_hash(wide), file_hash(plain)]
     assert [inspect(path).sha256 for path in (plain, wide)] == inputs["images"]
