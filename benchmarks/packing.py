@@ -89,8 +89,8 @@ def main() -> None:
             packed_seconds.append(max(result.record["seconds"] for result in packed))
             solo_seconds.append(sum(result.record["seconds"] for result in solo))
             ratios.append(solo_seconds[-1] / packed_seconds[-1])
-            for one, other in zip(packed, solo, strict=True):
-                for a, b in zip(one.history, other.history, strict=True):
+            for in_pack, by_itself in zip(packed, solo, strict=True):
+                for a, b in zip(in_pack.history, by_itself.history, strict=True):
                     difference = max(difference, abs(a["loss"] / b["loss"] - 1))
         summary = {
             "lanes": arguments.lanes,

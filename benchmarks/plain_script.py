@@ -168,10 +168,10 @@ def evaluate(
     flat = [path for paths in samples.values() for path in paths]
     real = {}
     for name, encoder in (("dino", backbones.dino), ("clip", backbones.clip)):
-        kept = shared / f"real_{name}.npy"
-        if not kept.exists():
-            np.save(kept, encoder.embed_images(list(photos), size).numpy())
-        real[name] = unit(torch.from_numpy(np.load(kept)))
+        features = shared / f"real_{name}.npy"
+        if not features.exists():
+            np.save(features, encoder.embed_images(list(photos), size).numpy())
+        real[name] = unit(torch.from_numpy(np.load(features)))
     dino, clip = unit(backbones.dino.embed_images(flat, size)), unit(backbones.clip.embed_images(flat, size))
     texts = unit(backbones.clip.embed_texts(list(samples)))
     prompt_of = [number for number, paths in enumerate(samples.values()) for _ in paths]
@@ -219,20 +219,22 @@ def main() -> None:
     if config.prior.weight > 0:
         with measured(seconds, "prior"):
             prompt = fill(config.prior.prompt, config.dataset)
-            place = shared / f"prior-{config.seeds.prior}"
-            classes = draw(pipe, prompt, config.prior.count, config.prior.batch_size, place, config.seeds.prior, config)
+            images = shared / f"prior-{config.seeds.prior}"
+            classes = draw(
+                pipe, prompt, config.prior.count, config.prior.batch_size, images, config.seeds.prior, config
+            )
     with measured(seconds, "train"):
         lora = train(pipe, subject.paths, classes, folder, config, arguments.caches)
     prompts, each = list(sample_request(config).sampling.prompts), config.sample.images_per_prompt
     class_prompt, count = fill(config.sample.class_prompt, config.dataset), config.sample.class_images
     seed = config.seeds.sample
 
-    def pictures(place: Path) -> tuple[dict[str, list[Path]], list[Path]]:
-        drawn = {
-            prompt: draw(pipe, prompt, each, each, place / f"{number:02}", seed, config)
+    def pictures(images: Path) -> tuple[dict[str, list[Path]], list[Path]]:
+        by_prompt = {
+            prompt: draw(pipe, prompt, each, each, images / f"{number:02}", seed, config)
             for number, prompt in enumerate(prompts)
         }
-        return drawn, draw(pipe, class_prompt, count, config.sample.batch_size, place / "class", seed, config)
+        return by_prompt, draw(pipe, class_prompt, count, config.sample.batch_size, images / "class", seed, config)
 
     with measured(seconds, "sample"):
         if config.sample.base:

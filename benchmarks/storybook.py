@@ -30,7 +30,8 @@ from dbexp.compare.markdown import MARKDOWN
 from dbexp.core import provenance
 from dbexp.core.store import Store
 from dbexp.evaluate.functional import Resampling, estimate_pairs
-from dbexp.evaluate.report import Report
+from dbexp.runs import record
+from dbexp.runs.folder import RunFolder
 from dbexp.storybook.pretrain.export import sample_sheet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,7 +43,7 @@ QUESTIONS = {
     "text_encoder": ("Should the text encoder be trained?", "lora=attention,text_encoder"),
 }
 """Name -> what it asks, and what is swept around the defaults."""
-DONE = "questions.json"
+_RECORD = "questions.json"
 
 
 def main() -> None:
@@ -75,19 +76,19 @@ def run(arguments: argparse.Namespace) -> None:
             QUESTIONS[name][1],
             f"seed={','.join(arguments.seeds)}",
         ]
-        places = [f"store={out.parent / 'store'}", "tracking=disabled", f"hydra.sweep.dir={out / name}"]
+        folders = [f"store={out.parent / 'store'}", "tracking=disabled", f"hydra.sweep.dir={out / name}"]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
-        subprocess.run([sys.executable, "-m", "dbexp", "-m", *words, *places], env=environment, check=True)
+        subprocess.run([sys.executable, "-m", "dbexp", "-m", *words, *folders], env=environment, check=True)
         record = _record(out)
         record[name] = " ".join(words)
-        (out / DONE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        (out / _RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def write(out: Path, report: Path) -> None:
     """The report of everything that was run."""
     report.mkdir(parents=True, exist_ok=True)
     parts = [f"- Hardware and versions: {_machine()}", _base_model(report)]
-    for folder in sorted(path.parent for path in out.glob(f"*/{DONE}")):
+    for folder in sorted(path.parent for path in out.glob(f"*/{_RECORD}")):
         parts.append(f"## {folder.name}")
         for name, words in _record(folder).items():
             body = (folder / name / MARKDOWN).read_text(encoding="utf-8").partition("\n\n")[2].strip()
@@ -98,14 +99,14 @@ def write(out: Path, report: Path) -> None:
 
 
 def _record(folder: Path) -> dict[str, str]:
-    path = folder / DONE
+    path = folder / _RECORD
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def _machine() -> str:
-    found: dict[str, Any] = provenance.collect(torch.device("cpu"))
-    packages = ", ".join(f"{name} {found['packages'][name]}" for name in ("torch", "diffusers", "transformers"))
-    return f"{found['device']['name']}, {found['cpus']} cores; Python {found['python']}, {packages}"
+    machine: dict[str, Any] = provenance.collect(torch.device("cpu"))
+    packages = ", ".join(f"{name} {machine['packages'][name]}" for name in ("torch", "diffusers", "transformers"))
+    return f"{machine['device']['name']}, {machine['cpus']} cores; Python {machine['python']}, {packages}"
 
 
 def _base_model(report: Path) -> str:
@@ -118,16 +119,15 @@ def _base_model(report: Path) -> str:
 
 def _class_diversity(sweep: Path) -> str:
     """`div_prior` with prior preservation less without, paired by seed and class image, whose noise is the same."""
-    found: dict[str, dict[str, dict[int, float]]] = {"prior.weight=0": {}, "prior.weight=1": {}}
-    for path in sorted(sweep.glob("*/evaluate/metrics.json")):
-        overrides = json.loads((path.parents[1] / "result.json").read_text(encoding="utf-8"))["overrides"]
-        report = Report.from_json(json.dumps(json.loads(path.read_text(encoding="utf-8"))["report"]))
-        (weight,) = (word for word in overrides if word in found)
-        (seed,) = (word for word in overrides if word.startswith("seed="))
-        found[weight][seed] = {one.index: one.values["div_prior"] for one in report.class_images if one.row == "run"}
+    diversity: dict[tuple[float, int], dict[int, float]] = {}
+    for run in record.load(sweep):
+        images = run.report.class_images if run.report else ()
+        values = {scores.index: scores.values["div_prior"] for scores in images if scores.row == "run"}
+        diversity[run.config["prior.weight"], run.config["seed"]] = values
     differences = [
-        found["prior.weight=1"][seed][k] - value
-        for seed, values in found["prior.weight=0"].items()
+        diversity[1, seed][k] - value
+        for (weight, seed), values in diversity.items()
+        if weight == 0
         for k, value in values.items()
     ]
     estimate = estimate_pairs(np.array(differences), Resampling())
@@ -140,20 +140,14 @@ def _class_diversity(sweep: Path) -> str:
 def _sheets(sweep: Path, report: Path, name: str) -> str:
     """Contact sheets of the first run of each setting, as JPEG."""
     lines = []
-    for folder in sorted(path for path in sweep.iterdir() if (path / "result.json").exists()):
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        if f"seed={min(_seeds(sweep))}" not in result["overrides"]:
-            continue
-        target = report / f"{name}_{folder.name}.jpg"
-        with Image.open(folder / "sample" / "contact_sheet.png") as sheet:
-            sheet.convert("RGB").save(target, quality=85)
-        lines.append(f"{result['name']}:\n\n![contact sheet]({report.name}/{target.name})")
+    runs = record.load(sweep)
+    for run in runs:
+        if run.config["seed"] == min(other.config["seed"] for other in runs):
+            target = report / f"{name}_{run.folder.name}.jpg"
+            with Image.open(RunFolder(run.folder).contact_sheet) as sheet:
+                sheet.convert("RGB").save(target, quality=85)
+            lines.append(f"{run.name}:\n\n![contact sheet]({report.name}/{target.name})")
     return "\n\n".join(lines)
-
-
-def _seeds(sweep: Path) -> list[int]:
-    overrides = [json.loads(path.read_text(encoding="utf-8"))["overrides"] for path in sweep.glob("*/result.json")]
-    return [int(word.partition("=")[2]) for words in overrides for word in words if word.startswith("seed=")]
 
 
 if __name__ == "__main__":

@@ -42,11 +42,11 @@ def timed(command: list[str], folder: Path) -> tuple[float, str]:
     """Seconds that a command takes, start of the interpreter included, and what it prints on standard output."""
     started = time.perf_counter()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - started
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-    return seconds, done.stdout
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{process.stderr[-3000:]}")
+    return seconds, process.stdout
 
 
 def dbexp(folder: Path, *words: str) -> float:
@@ -77,9 +77,9 @@ def compared(summary: dict[str, Any]) -> list[tuple[str, float, float]]:
 
 def table(summary: dict[str, Any]) -> str:
     """The ratios in Markdown."""
-    title = f"{summary['model']}, {summary['unet_parameters'] / 1e6:.2f} M parameters, {summary['threads']} thread(s)"
-    lines = [f"| {title} | ratio | seconds |", "|---|---|---|"]
-    lines += [f"| {what} | {one / other:.2f} | {one:.2f} / {other:.2f} |" for what, one, other in compared(summary)]
+    head = f"{summary['model']}, {summary['unet_parameters'] / 1e6:.2f} M parameters, {summary['threads']} thread(s)"
+    lines = [f"| {head} | ratio | seconds |", "|---|---|---|"]
+    lines += [f"| {title} | {a / b:.2f} | {a:.2f} / {b:.2f} |" for title, a, b in compared(summary)]
     return "\n".join(lines)
 
 
@@ -113,27 +113,27 @@ def main() -> None:
         model = models.load(api.compose(common).model, Store(folder / "store"))
         model.stock_pipeline(None).save_pretrained(folder / "pipeline")
         plain = []
-        script = [sys.executable, str(ROOT / "benchmarks" / "plain_script.py")]
-        script += ["--model", "pipeline", "--shared", "shared", *(["--caches"] if arguments.caches else [])]
+        command = [sys.executable, str(ROOT / "benchmarks" / "plain_script.py")]
+        command += ["--model", "pipeline", "--shared", "shared", *(["--caches"] if arguments.caches else [])]
         for at, run in enumerate(runs):
-            took, said = timed([*script, "--folder", f"plain/{at}", *common, *run], folder)
-            plain.append({"wall": took, **json.loads(said.splitlines()[-1])})
+            took, output = timed([*command, "--folder", f"plain/{at}", *common, *run], folder)
+            plain.append({"wall": took, **json.loads(output.splitlines()[-1])})
             print(f"plain script, {' '.join(run)}: {took:.1f} s", file=sys.stderr, flush=True)
         with (folder / "sweep" / "results.csv").open(newline="") as file:
             scored = {row["job"]: row for row in csv.DictReader(file)}
         unet = sum(parameter.numel() for parameter in model.part("unet").parameters())
-    ours = {
+    of_sweep = {
         column: statistics.mean(float(scored[str(at)][column] or "nan") for at in range(len(runs)))
         for column in COLUMNS
     }
-    theirs = {column: statistics.mean(one["scores"][column] for one in plain) for column in COLUMNS}
+    of_scripts = {column: statistics.mean(script["scores"][column] for script in plain) for column in COLUMNS}
     summary = {
         "model": arguments.model,
         "runs": len(runs),
         "unet_parameters": unet,
-        "seconds": seconds | {"plain": [round(one["wall"], 1) for one in plain]},
-        "plain_stages": [one["seconds"] for one in plain],
-        "scores": {"dbexp": ours, "plain": theirs},
+        "seconds": seconds | {"plain": [round(script["wall"], 1) for script in plain]},
+        "plain_stages": [script["seconds"] for script in plain],
+        "scores": {"dbexp": of_sweep, "plain": of_scripts},
         "threads": torch.get_num_threads(),
         "provenance": provenance.collect(model.device),
     }

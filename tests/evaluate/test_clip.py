@@ -58,17 +58,17 @@ def to_transformers(weights: dict[str, Tensor]) -> CLIPModel:
     }
     for tower, prefix in (("text_model", ""), ("vision_model", "visual.")):
         for i in range(2):
-            theirs, ours = f"{tower}.encoder.layers.{i}", f"{prefix}transformer.resblocks.{i}"
+            target, source = f"{tower}.encoder.layers.{i}", f"{prefix}transformer.resblocks.{i}"
             names |= {
-                f"{theirs}.layer_norm1": f"{ours}.ln_1",
-                f"{theirs}.layer_norm2": f"{ours}.ln_2",
-                f"{theirs}.mlp.fc1": f"{ours}.mlp.c_fc",
-                f"{theirs}.mlp.fc2": f"{ours}.mlp.c_proj",
-                f"{theirs}.self_attn.out_proj": f"{ours}.attn.out_proj",
+                f"{target}.layer_norm1": f"{source}.ln_1",
+                f"{target}.layer_norm2": f"{source}.ln_2",
+                f"{target}.mlp.fc1": f"{source}.mlp.c_fc",
+                f"{target}.mlp.fc2": f"{source}.mlp.c_proj",
+                f"{target}.self_attn.out_proj": f"{source}.attn.out_proj",
             }
             for leaf in ("weight", "bias"):
-                thirds = weights[f"{ours}.attn.in_proj_{leaf}"].chunk(3)
-                whole |= {f"{theirs}.self_attn.{x}_proj.{leaf}": third for x, third in zip("qkv", thirds, strict=True)}
+                thirds = weights[f"{source}.attn.in_proj_{leaf}"].chunk(3)
+                whole |= {f"{target}.self_attn.{x}_proj.{leaf}": third for x, third in zip("qkv", thirds, strict=True)}
     state = {}
     for name, tensor in model.state_dict().items():
         stem, _, leaf = name.rpartition(".")

@@ -94,17 +94,17 @@ def test_a_note_is_of_these_files_settings_libraries_and_code(
         monkeypatch.setattr(provenance, "package_versions", lambda: {"timm": "0"})
     else:
         monkeypatch.setattr(deferred, "_CODE", "other code")
-    found = open_backbone(cfg, CPU, store)
-    assert isinstance(found, Network)
-    assert found.text == ("another" if change == "file" else "one")
+    result = open_backbone(cfg, CPU, store)
+    assert isinstance(result, Network)
+    assert result.text == ("another" if change == "file" else "one")
 
 
 def test_weights_that_change_between_note_and_use_are_refused(loader: Loader, cfg: DinoConfig, store: Store) -> None:
     open_backbone(cfg, CPU, store)
-    known = open_backbone(cfg, CPU, store)
+    noted = open_backbone(cfg, CPU, store)
     Path(str(cfg.weights)).write_text("another")
     with pytest.raises(ConfigError, match=r"network/one changed while this ran"):
-        known.embed_images([Path("a")])
+        noted.embed_images([Path("a")])
 
 
 @pytest.mark.parametrize(
@@ -134,5 +134,5 @@ def test_only_files_of_this_machine_have_an_identity_before_they_are_loaded(
         for name, value in vars(cfg).items()
         if isinstance(value, str) and "{" in value
     }
-    found = deferred._files(replace(cfg, **filled))
-    assert files == (None if found is None else [path.name for path in found])
+    result = deferred._files(replace(cfg, **filled))
+    assert files == (None if result is None else [path.name for path in result])

@@ -51,13 +51,13 @@ def to_transformers(weights: dict[str, Tensor]) -> ViTModel:
         "layernorm": "norm",
     }
     for i in range(2):
-        ours, theirs = f"blocks.{i}", f"layers.{i}"
+        source, target = f"blocks.{i}", f"layers.{i}"
         names |= {
-            f"{theirs}.layernorm_before": f"{ours}.norm1",
-            f"{theirs}.layernorm_after": f"{ours}.norm2",
-            f"{theirs}.attention.o_proj": f"{ours}.attn.proj",
-            f"{theirs}.mlp.fc1": f"{ours}.mlp.fc1",
-            f"{theirs}.mlp.fc2": f"{ours}.mlp.fc2",
+            f"{target}.layernorm_before": f"{source}.norm1",
+            f"{target}.layernorm_after": f"{source}.norm2",
+            f"{target}.attention.o_proj": f"{source}.attn.proj",
+            f"{target}.mlp.fc1": f"{source}.mlp.fc1",
+            f"{target}.mlp.fc2": f"{source}.mlp.fc2",
         }
     state = {}
     for their_name, tensor in model.state_dict().items():

@@ -21,7 +21,7 @@ from torch import Tensor
 from dbexp.config.schema import ClipConfig, DinoConfig, EvaluateConfig, LpipsConfig
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
-from dbexp.evaluate import cached as kept
+from dbexp.evaluate import cached
 from dbexp.evaluate.columns import COLUMNS
 from dbexp.evaluate.evaluate import Backbones, evaluate, find_or_evaluate, load_backbones
 from dbexp.evaluate.feature_cache import DiskCache
@@ -51,20 +51,20 @@ def colour_of(path: Path) -> FloatArray:
 
 @dataclass
 class StubEncoder:
-    """Embeds a picture as its colour and a text as it is told; remembers what it was asked."""
+    """Embeds a picture as its colour and a text as it is told; remembers what it was requests."""
 
     id: str = "stub"
     transform: str = "1"
     random: bool = False
     context_length: int = 77
     texts: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     error: Exception | None = None
 
     def embed_images(self, paths: Sequence[Path], batch_size: int = 32) -> Tensor:
         if self.error:
             raise self.error
-        self.asked += [path.name for path in paths]
+        self.requests += [path.name for path in paths]
         return torch.tensor(np.array([colour_of(path) for path in paths]), dtype=torch.float32)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
@@ -329,14 +329,14 @@ def test_without_samples_the_class_columns_remain(pictures: Pictures, stubs: Bac
 
 def test_missing_samples_are_counted_and_too_many_are_an_error(pictures: Pictures, stubs: Backbones) -> None:
     gone = pictures.samples["a red sks dog"][0]
-    kept = [path for paths in pictures.samples.values() for path in paths if path != gone]
+    rest = [path for paths in pictures.samples.values() for path in paths if path != gone]
     gone.unlink()
     with pytest.raises(ConfigError, match=rf"1 of 4 run samples are missing \({gone}\).*evaluate\.allow_partial=true"):
         evaluate(pictures, stubs, CFG)
     for cfg in (replace(CFG, allow_partial=True), replace(CFG, max_missing=0.25)):
         row = evaluate(pictures, stubs, cfg).rows["run"]
         assert row["n_missing"].value == 1 and row["n_missing"].n == 6
-        assert row["dino"].value == pytest.approx(np.mean([cosine(a, r) for a in kept for r in pictures.real]))
+        assert row["dino"].value == pytest.approx(np.mean([cosine(a, r) for a in rest for r in pictures.real]))
         assert row["div"].value == pytest.approx(1) and row["div"].n == 1
 
 
@@ -462,16 +462,16 @@ def test_random_weights_always_show(pictures: Pictures, stubs: Backbones) -> Non
 def test_features_are_computed_once_by_content_and_kept(tmp_path: Path, pictures: Pictures, stubs: Backbones) -> None:
     cache = DiskCache(tmp_path / "cache")
     first = evaluate(pictures, stubs, CFG, cache)
-    assert isinstance(stubs.dino, StubEncoder) and len(stubs.dino.asked) == 2 + 8 + 4
-    stubs.dino.asked.clear()
+    assert isinstance(stubs.dino, StubEncoder) and len(stubs.dino.requests) == 2 + 8 + 4
+    stubs.dino.requests.clear()
     paint(pictures.samples["a red sks dog"][0], (200, 100, 50))
     changed = evaluate(pictures, stubs, CFG, cache)
-    assert stubs.dino.asked == ["1-0.png"], "one file has new content"
+    assert stubs.dino.requests == ["1-0.png"], "one file has new content"
     assert changed.rows["run"]["dino"].value != first.rows["run"]["dino"].value
     assert changed.to_json() == evaluate(pictures, stubs, CFG).to_json()
     other = replace(stubs, dino=StubEncoder(id="another"))
     evaluate(pictures, other, CFG, cache)
-    assert isinstance(other.dino, StubEncoder) and len(other.dino.asked) == 14, "another backbone shares nothing"
+    assert isinstance(other.dino, StubEncoder) and len(other.dino.requests) == 14, "another backbone shares nothing"
 
 
 class TestAReportIsFoundAgain:
@@ -508,9 +508,9 @@ class TestAReportIsFoundAgain:
             class_images=tuple(map(moved, pictures.class_images)),
             class_images_base=tuple(map(moved, pictures.class_images_base)),
         )
-        found = find_or_evaluate(elsewhere, self.BROKEN, CFG, store)
-        assert found.to_json() == first.to_json().replace(str(tmp_path), str(tmp_path / "elsewhere"))
-        assert found.to_json() == evaluate(elsewhere, stubs, CFG).to_json()
+        report = find_or_evaluate(elsewhere, self.BROKEN, CFG, store)
+        assert report.to_json() == first.to_json().replace(str(tmp_path), str(tmp_path / "elsewhere"))
+        assert report.to_json() == evaluate(elsewhere, stubs, CFG).to_json()
 
     @pytest.mark.parametrize("change", ["picture", "order", "seed", "label", "backbone", "library", "code", "group"])
     def test_not_when_anything_else_changed(
@@ -533,10 +533,10 @@ class TestAReportIsFoundAgain:
         elif change == "group":
             other = replace(pictures, groups={})
         else:
-            monkeypatch.setattr(kept, "_CODE", "other formulas")
-        found = find_or_evaluate(other, stubs, cfg, store)
+            monkeypatch.setattr(cached, "_CODE", "other formulas")
+        report = find_or_evaluate(other, stubs, cfg, store)
         assert len(list((store.root / "evaluate").glob("??/*/report.json"))) == 2
-        assert found.to_json() == evaluate(other, stubs, cfg).to_json()
+        assert report.to_json() == evaluate(other, stubs, cfg).to_json()
 
     def test_not_when_a_backbone_failed(self, pictures: Pictures, stubs: Backbones, store: Store) -> None:
         short = replace(stubs, lpips=StubDistance(error=RuntimeError("out of memory")))

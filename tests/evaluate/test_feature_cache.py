@@ -15,9 +15,9 @@ from dbexp.evaluate.feature_cache import DiskCache, feature_key
 def test_what_is_put_comes_back_in_another_process(tmp_path: Path) -> None:
     array = np.arange(6, dtype=np.float32)
     DiskCache(tmp_path).put("abcd", array)
-    found = DiskCache(tmp_path).get("abcd")
-    assert found is not None and found.dtype == np.float32
-    np.testing.assert_array_equal(found, array)
+    loaded = DiskCache(tmp_path).get("abcd")
+    assert loaded is not None and loaded.dtype == np.float32
+    np.testing.assert_array_equal(loaded, array)
     assert DiskCache(tmp_path).get("abce") is None
     assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.npy")] == [Path("ab/cd.npy")]
 
@@ -64,12 +64,12 @@ def test_a_batch_is_remembered_whole_or_not_at_all(
 ) -> None:
     """What a dead process left is finished by the next: part of a batch, computed again, has other last bits."""
     batch = {"aaaa": np.ones(3), "bbbb": np.zeros(2), "cccc": np.arange(4.0)}
-    replace, done = os.replace, 0
+    replace, count = os.replace, 0
 
     def dies(source: Path, target: Path) -> None:
-        nonlocal done
-        done += 1
-        if done > writes:
+        nonlocal count
+        count += 1
+        if count > writes:
             raise KeyboardInterrupt
         replace(source, target)
 
@@ -81,9 +81,9 @@ def test_a_batch_is_remembered_whole_or_not_at_all(
     assert cache.get("cccc") is None
     after = DiskCache(tmp_path)
     for key, array in batch.items():
-        found = after.get(key)
-        assert found is not None
-        np.testing.assert_array_equal(found, array)
+        loaded = after.get(key)
+        assert loaded is not None
+        np.testing.assert_array_equal(loaded, array)
     assert not list(tmp_path.rglob("*.npz")), "and nothing else stays"
 
 

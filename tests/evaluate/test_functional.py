@@ -166,7 +166,7 @@ def test_the_difference_of_aligned_lists_is_resampled_together() -> None:
 
 def test_draws_without_a_value_are_left_out() -> None:
     values = np.array([1.0, math.nan])
-    low, high = bootstrap(lambda drawn: values[drawn].mean(axis=1), 2, HOW)
+    low, high = bootstrap(lambda indices: values[indices].mean(axis=1), 2, HOW)
     assert low == high == 1.0
 
 

@@ -21,8 +21,8 @@ def test_the_transform_is_torchvisions_on_pil_images(size: tuple[int, int]) -> N
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     bicubic = T.InterpolationMode.BICUBIC
-    theirs = T.Compose([T.Resize(256, bicubic), T.CenterCrop(224), T.ToTensor(), T.Normalize(MEAN, STD)])(image)
-    torch.testing.assert_close(to_tensor(square(image, 256, 224), MEAN, STD), theirs, rtol=0, atol=1e-6)
+    expected = T.Compose([T.Resize(256, bicubic), T.CenterCrop(224), T.ToTensor(), T.Normalize(MEAN, STD)])(image)
+    torch.testing.assert_close(to_tensor(square(image, 256, 224), MEAN, STD), expected, rtol=0, atol=1e-6)
 
 
 def test_inspection_tells_content_size_and_blackness(tmp_path: Path) -> None:
