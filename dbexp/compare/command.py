@@ -6,9 +6,13 @@ import argparse
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dbexp.config import words
 from dbexp.core.errors import ConfigError, Problems
+
+if TYPE_CHECKING:
+    from dbexp.compare.comparison import Comparison
 
 _DESCRIPTION = """\
 Rebuild the comparison of one or more sweeps from disk: results.csv, results.md (ready to paste) and report.html (one
@@ -83,6 +87,7 @@ def _store(options: argparse.Namespace, prunes: bool) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     from dbexp.compare import table
+    from dbexp.compare.gather import compare
     from dbexp.compare.statements import statements
     from dbexp.compare.write import write_comparison
 
@@ -99,19 +104,21 @@ def _compare(options: argparse.Namespace) -> None:
     table.print_plain(f"\ntable          {files.csv}\nto paste       {files.markdown}\npage           {files.page}\n")
     if options.sync:
         for sweep in options.sweeps:
-            _sync(sweep)
+            _sync(sweep, comparison if len(options.sweeps) == 1 else compare([sweep], options.objective))
     if options.open:
         webbrowser.open(files.page.resolve().as_uri())
 
 
-def _sync(sweep: Path) -> None:
-    """Upload a sweep, and say what became of it.
+def _sync(sweep: Path, comparison: Comparison) -> None:
+    """Upload a sweep and the summary of it, and say what became of them.
 
     Raises:
         ConfigError: nothing can be uploaded, or a run could not.
     """
     from dbexp import tracking
+    from dbexp.compare.summary import summarise
 
+    summarise(comparison)
     result = tracking.sync(sweep)
     for folder, address in result.uploaded.items():
         print(f"uploaded       {folder}  {address}", flush=True)

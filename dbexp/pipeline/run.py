@@ -105,7 +105,7 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
                 report = evaluate.find_or_evaluate(pictures, backbones, config.evaluate, store)
             report = replace(report, label=run_pictures.joined(config.model.label, report.label))
             outcome.finished(subject, model, trained, report, times.seconds)
-            tracker.result(report, contact_sheet=place.contact_sheet, lora=place.lora)
+            tracker.result()
     if sweep is None:
         _print(name, report, place, config)
     return evaluate.summary(report)

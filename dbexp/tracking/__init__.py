@@ -25,28 +25,21 @@ metrics/* are defined with their direction: W&B keeps the maximum of what should
 low. `workspace` makes the view that sorts by them.
 
 Modules: `records` is the disk, `session` opens W&B runs, `content` makes tables and pictures, `writer` writes to a run;
-`live`, `upload` and `comparison` use them while a job runs, later, and for a sweep.
+`tracker`, `upload` and `summary` use them while a run goes on, later, and for a sweep.
 """
 
-from dbexp.runs.names import run_name, sweep_name
-from dbexp.tracking.records import FOLDER
 from dbexp.tracking.session import problems
-from dbexp.tracking.summary import REFERENCE, Comparison, Row, summarise
+from dbexp.tracking.summary import Summary, summarise
 from dbexp.tracking.tracker import Disabled, Tracker, start
 from dbexp.tracking.upload import Synced, sync
 
 __all__ = [
-    "FOLDER",
-    "REFERENCE",
-    "Comparison",
     "Disabled",
-    "Row",
+    "Summary",
     "Synced",
     "Tracker",
     "problems",
-    "run_name",
     "start",
     "summarise",
-    "sweep_name",
     "sync",
 ]

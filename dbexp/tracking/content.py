@@ -51,11 +51,16 @@ def metric_table(report: Report, name: str) -> wandb.Table:
     )
 
 
-def prompt_table(report: Report) -> wandb.Table:
-    """A row per prompt: the base model's first picture beside the run's pictures, and the paper's columns."""
+def prompt_table(report: Report, folder: Path) -> wandb.Table:
+    """A row per prompt: the base model's first picture beside the run's pictures, and the paper's columns.
+
+    Args:
+        report: of the run.
+        folder: that the paths of its pictures are relative to.
+    """
     import wandb
 
-    paths = {(image.row, image.prompt, image.index): Path(image.path) for image in report.images}
+    paths = {(image.row, image.prompt, image.index): folder / image.path for image in report.images}
     numbers = sorted({index for row, _, index in paths if row == "run"})
     prompts = [scores for scores in report.prompts if scores.row == "run"]
     columns = [column for column in PAPER if any(column in scores.values for scores in prompts)]
@@ -90,7 +95,7 @@ def picture(path: Path, largest: int | None, caption: str | None = None) -> wand
     return wandb.Image(shown, file_type="jpg", caption=caption)
 
 
-def artifact(config: Mapping[str, Any], report: Report, lora: Path) -> wandb.Artifact:
+def lora_artifact(config: Mapping[str, Any], report: Report, lora: Path) -> wandb.Artifact:
     """The LoRA, versioned by W&B under its subject and model.
 
     Args:
@@ -100,7 +105,7 @@ def artifact(config: Mapping[str, Any], report: Report, lora: Path) -> wandb.Art
     """
     import wandb
 
-    made = wandb.Artifact(
+    artifact = wandb.Artifact(
         name=re.sub(r"[^\w.-]", "-", f"lora-{config['dataset.name']}-{config['model.name']}"),
         type="lora",
         metadata={
@@ -112,8 +117,8 @@ def artifact(config: Mapping[str, Any], report: Report, lora: Path) -> wandb.Art
         },
     )
     # the run's file is never changed, so W&B needs no copy of it
-    made.add_file(str(lora), name=lora.name, policy="immutable")
-    return made
+    artifact.add_file(str(lora), name=lora.name, policy="immutable")
+    return artifact
 
 
 def number(value: float | None) -> float | None:

@@ -3,20 +3,19 @@
 | file | what |
 |---|---|
 | run.json | id, name, group, tags, config; how the run ended |
-| history.jsonl | the rows of training as they came, with the time of each |
-| result.json | the evaluation, and where its pictures and the LoRA are |
-| comparison.json | of a sweep: the table of its runs, and where their contact sheets are |
+| history.jsonl | rows of training, each with its time; by the end, of those in the run's own history, the time alone |
+| summary.json | of a sweep: what its summary run shows |
 | synced.json | what of all this is on the server |
 | lock | held while a process tracks the run or uploads it |
 
-Paths in these files are relative to the folder that holds `tracking/`, so it may be moved. An upload needs nothing
-else, and no file of W&B's own, which names what it stages by absolute paths.
+The evaluation, its pictures and the LoRA are read from the run's folder, where they are already. Paths are relative to
+the folder that holds `tracking/`, so it may be moved. An upload needs nothing else, and no file of W&B's own, which
+names what it stages by absolute paths.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,11 +28,12 @@ from filelock import FileLock, Timeout
 
 from dbexp.core.files import readable, write_atomic
 from dbexp.core.hashing import file_hash, key_of
-from dbexp.evaluate.report import Report
+from dbexp.runs import record as runs
+from dbexp.runs.folder import RunFolder
 from dbexp.runs.names import matters
+from dbexp.runs.record import Run
 
-FOLDER = "tracking"
-"""Sub-folder of a run, or of a sweep, that holds its records and everything W&B writes."""
+_RUN, _HISTORY, _SUMMARY, _SYNCED = "run.json", "history.jsonl", "summary.json", "synced.json"
 
 TIME = "_timestamp"
 """W&B's name for the time of a row, seconds since 1970."""
@@ -86,7 +86,8 @@ class Records:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
-        self.path = self.folder / FOLDER
+        self._run_folder = RunFolder(self.folder)
+        self.path = self._run_folder.tracking
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
@@ -109,27 +110,35 @@ class Records:
         """Write run.json of a run that begins, and take back what an earlier attempt left.
 
         Returns:
-            The record, with the id of the earlier attempt if that was the same job.
+            The record, with the id of the earlier attempt if that was the same run.
         """
         before = self.run()
-        if before is not None and _same_job(before, record):
+        if before is not None and _same_run(before, record):
             record = replace(record, id=before.id)
-        for name in ("history.jsonl", "result.json"):
-            (self.path / name).unlink(missing_ok=True)
+        (self.path / _HISTORY).unlink(missing_ok=True)
         self.write(record)
         return record
 
     def write(self, record: RunRecord) -> None:
         """Write run.json."""
-        self._write("run.json", asdict(record))
+        self._write(_RUN, asdict(record))
 
     def run(self) -> RunRecord | None:
         """run.json; None where there is none, or one that cannot be read."""
-        read = self._read("run.json")
+        content = _read(self.path / _RUN)
         try:
-            return None if read is None else RunRecord(**{**read, "tags": tuple(read["tags"])})
+            return None if content is None else RunRecord(**{**content, "tags": tuple(content["tags"])})
         except (TypeError, KeyError):
             return None
+
+    def result(self) -> Run | None:
+        """The run with its report, as its folder tells it; None: it has no result.
+
+        Raises:
+            OSError, ValueError, KeyError: a file is damaged, or of another metric version.
+        """
+        run = runs.read(self.folder) if self._run_folder.result.is_file() else None
+        return run if run is not None and run.report is not None else None
 
     # -- its history --------------------------------------------------------------------------------------------------
 
@@ -138,76 +147,60 @@ class Records:
         now = round(time.time(), 3)
         timed = [{TIME: now, **row} for row in rows]
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "history.jsonl").open("a", encoding="utf-8") as file:
+        with (self.path / _HISTORY).open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(row) + "\n" for row in timed))
         return timed
 
     def history(self) -> list[dict[str, float]]:
         """Rows by step, each step once, the last one that was written; a torn last line is left out."""
-        path = self.path / "history.jsonl"
-        rows: dict[float, dict[str, float]] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            try:
-                row = json.loads(line)
-                rows[row["step"]] = row
-            except (ValueError, KeyError):
-                continue
-        return [rows[step] for step in sorted(rows)]
+        known = _rows(self._run_folder.history)
+        timed = _rows(self.path / _HISTORY)
+        return [{**known.get(step, {}), **timed[step]} for step in sorted(timed)]
 
-    # -- its result ---------------------------------------------------------------------------------------------------
+    def condense(self) -> None:
+        """Leave to the run's own history what it has, now that the run has ended."""
+        known = _rows(self._run_folder.history)
+        timed = _rows(self.path / _HISTORY)
+        for step, row in timed.items():
+            if {TIME: row.get(TIME), **known.get(step, {})} == row:
+                timed[step] = {TIME: row[TIME], "step": step}
+        if timed:
+            write_atomic(self.path / _HISTORY, "".join(json.dumps(row) + "\n" for row in timed.values()))
 
-    def write_result(self, report: Report, contact_sheet: Path | None, lora: Path) -> None:
-        """Write result.json."""
-        images = tuple(replace(image, path=self._relative(Path(image.path))) for image in report.images)
-        content = {
-            "report": replace(report, images=images).plain(),
-            "contact_sheet": contact_sheet and self._relative(contact_sheet),
-            "lora": self._relative(lora),
-        }
-        self._write("result.json", content)
+    # -- the summary of a sweep ---------------------------------------------------------------------------------------
 
-    def result(self) -> tuple[Report, Path | None, Path] | None:
-        """Report, contact sheet and LoRA with paths that can be opened; None: the run has no result.
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json."""
+        self._write(_SUMMARY, summary)
 
-        Raises:
-            ValueError: it was written by another metric version.
-        """
-        read = self._read("result.json")
-        if read is None:
-            return None
-        report = Report.from_plain(read["report"])
-        images = tuple(replace(image, path=str(self.folder / image.path)) for image in report.images)
-        sheet = read["contact_sheet"]
-        return replace(report, images=images), sheet and self.folder / sheet, self.folder / read["lora"]
-
-    # -- a sweep's comparison -----------------------------------------------------------------------------------------
-
-    def write_comparison(self, comparison: Mapping[str, Any]) -> None:
-        """Write comparison.json."""
-        self._write("comparison.json", comparison)
-
-    def comparison(self) -> dict[str, Any] | None:
-        """comparison.json; None where there is none."""
-        return self._read("comparison.json")
+    def summary(self) -> dict[str, Any] | None:
+        """summary.json; None where there is none."""
+        return _read(self.path / _SUMMARY)
 
     # -- what is on the server ----------------------------------------------------------------------------------------
 
     def signature(self) -> str:
         """A hash of everything an upload would send."""
-        read = {name: self._read(name) for name in ("run.json", "result.json", "comparison.json")}
-        result = read["result.json"] or {}
-        files = [self.folder / result[name] for name in ("contact_sheet", "lora") if result.get(name)]
-        hashes = [file_hash(path) for path in [self.path / "history.jsonl", *files] if path.is_file()]
-        return key_of({"records": read, "files": hashes})
+        run = self._run_folder
+        evaluated = (_read(run.metrics) or {}).get("report") if run.result.is_file() else None
+        files = (self.path / _HISTORY, run.contact_sheet, run.lora)
+        return key_of(
+            {
+                "run": _read(self.path / _RUN),
+                "summary": self.summary(),
+                "report": evaluated,
+                "files": [file_hash(path) for path in files if path.is_file()],
+            }
+        )
 
     def synced(self) -> bool:
         """Whether all of it is on the server."""
-        read = self._read("synced.json")
-        return read is not None and read.get("signature") == self.signature()
+        mark = _read(self.path / _SYNCED)
+        return mark is not None and mark.get("signature") == self.signature()
 
     def mark_synced(self, url: str) -> None:
         """Note that all of it is on the server; W&B's own offline files of the run are marked for `wandb sync` too."""
-        self._write("synced.json", {"signature": self.signature(), "url": url})
+        self._write(_SYNCED, {"signature": self.signature(), "url": url})
         for path in self.offline_files():
             path.with_name(f"{path.name}.synced").touch()
 
@@ -216,33 +209,43 @@ class Records:
         record = self.run()
         return [] if record is None else sorted(self.path.glob(f"wandb/offline-run-*/run-{record.id}.wandb"))
 
-    # -- files --------------------------------------------------------------------------------------------------------
-
-    def _relative(self, path: Path) -> str:
-        return Path(os.path.relpath(path, self.folder)).as_posix()
-
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         write_atomic(self.path / name, readable(content))
-
-    def _read(self, name: str) -> dict[str, Any] | None:
-        try:
-            read = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return read if isinstance(read, dict) else None
 
 
 def find(folder: Path) -> list[Records]:
     """The records of every run and sweep at or below a folder, in the order of their paths."""
-    return [Records(path.parent.parent) for path in sorted(folder.rglob(f"{FOLDER}/run.json"))]
+    place = RunFolder(folder).tracking.name
+    return [Records(path.parent.parent) for path in sorted(folder.rglob(f"{place}/{_RUN}"))]
 
 
-def _same_job(one: RunRecord, other: RunRecord) -> bool:
-    """Whether two records are of the same run: a job's folder may be used again for another one."""
+def _read(path: Path) -> dict[str, Any] | None:
+    """A file of JSON with a dict in it; None where there is none, or another."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
-    def what(record: RunRecord) -> tuple[Any, ...]:
+
+def _rows(path: Path) -> dict[float, dict[str, float]]:
+    """Step -> row of a history, the last one that was written; what is torn is left out."""
+    rows: dict[float, dict[str, float]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+            rows[row["step"]] = row
+        except (ValueError, KeyError):
+            continue
+    return rows
+
+
+def _same_run(before: RunRecord, after: RunRecord) -> bool:
+    """Whether two records are of the same run: its folder may be used again for another one."""
+
+    def identity(record: RunRecord) -> tuple[Any, ...]:
         config = {key: value for key, value in record.config.items() if matters(key)}
         content = json.dumps(config, sort_keys=True, default=str) if record.kind == "job" else None
         return record.kind, record.project, record.entity, content
 
-    return what(one) == what(other)
+    return identity(before) == identity(after)

@@ -60,8 +60,8 @@ def problems(cfg: Config) -> list[str]:
     """What stands in the way of tracking, to be told before anything is computed. Asks no one and nothing online."""
     if cfg.tracking.mode != "online":
         return []
-    said = login_problem()
-    return [f"tracking.mode=online: {said}, or use tracking.mode=offline and upload later"] if said else []
+    problem = login_problem()
+    return [f"tracking.mode=online: {problem}, or use tracking.mode=offline and upload later"] if problem else []
 
 
 def login_problem() -> str | None:
@@ -71,26 +71,26 @@ def login_problem() -> str | None:
         import wandb
 
         try:
-            found = wandb.login(prompt=False, verify=False)
+            logged_in = wandb.login(prompt=False, verify=False)
         except wandb.Error as error:
             return f"W&B refuses the login it finds ({first_line(error)}); {remedy}"
-    return None if found else f"there is no W&B login on this machine; {remedy}"
+    return None if logged_in else f"there is no W&B login on this machine; {remedy}"
 
 
-def open_run(record: RunRecord, mode: Mode, place: Path) -> wandb.Run:
+def open_run(record: RunRecord, mode: Mode, folder: Path) -> wandb.Run:
     """Begin a W&B run, or go on with it where the server has it already.
 
     Args:
         record: of the run. Under an agent of a W&B Sweep the run has the id that the agent gave it.
         mode: online or offline.
-        place: folder for what W&B writes.
+        folder: for what W&B writes.
     """
     import wandb
 
     logging.getLogger("wandb").propagate = False  # its own log file has what it says; the run's log is for the user
     run = wandb.init(
         mode=mode,
-        dir=place,
+        dir=folder,
         id=record.id,
         resume="allow" if mode == "online" else None,  # offline there is nothing to go on with, and W&B would say so
         project=record.project,
@@ -135,10 +135,10 @@ def forget_offline_files(records: Records) -> None:
         shutil.rmtree(records.path / staged, ignore_errors=True)
 
 
-def inside(place: Path, mode: str) -> dict[str, str]:
+def inside(folder: Path, mode: str) -> dict[str, str]:
     """Environment that keeps what W&B stages for upload beside the run, and an offline run off the network."""
-    kept = {"WANDB_DATA_DIR": str(place / "data"), "WANDB_CACHE_DIR": str(place / "cache"), "WANDB_SILENT": "true"}
-    return kept if mode == "online" else kept | {"WANDB_ERROR_REPORTING": "false"}
+    values = {"WANDB_DATA_DIR": str(folder / "data"), "WANDB_CACHE_DIR": str(folder / "cache"), "WANDB_SILENT": "true"}
+    return values if mode == "online" else values | {"WANDB_ERROR_REPORTING": "false"}
 
 
 @contextmanager

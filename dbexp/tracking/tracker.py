@@ -12,7 +12,6 @@ from typing import Protocol, cast
 from dbexp.config.check import flatten, plain
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError, first_line
-from dbexp.evaluate.report import Report
 from dbexp.runs import names
 from dbexp.tracking import session
 from dbexp.tracking.records import Records, RunRecord, new_id
@@ -28,24 +27,16 @@ class Tracker(Protocol):
     def train(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Log rows of the training history, in the order of their `step`; each has whatever else was measured then."""
 
-    def result(self, report: Report, *, contact_sheet: Path | None, lora: Path) -> None:
-        """Log the metric table, the pictures that the report names, and the LoRA.
-
-        Args:
-            report: the evaluation; the pictures must still be where it found them.
-            contact_sheet: a picture file; None: there is none.
-            lora: the LoRA file. It is not copied, so it must stay as it is until it is uploaded.
-        """
+    def result(self) -> None:
+        """Log the metric table, the pictures and the LoRA, which the run's folder has by now."""
 
 
 class Disabled:
     """The tracker of a run that is not tracked: takes everything, does nothing."""
 
-    def train(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Do nothing."""
+    def train(self, rows: Sequence[Mapping[str, float]]) -> None: ...
 
-    def result(self, report: Report, *, contact_sheet: Path | None, lora: Path) -> None:
-        """Do nothing."""
+    def result(self) -> None: ...
 
 
 @contextmanager
@@ -70,8 +61,8 @@ def start(
     if cfg.tracking.mode == "disabled":
         yield Disabled()
         return
-    if said := session.problems(cfg):
-        raise ConfigError(said)
+    if problems := session.problems(cfg):
+        raise ConfigError(problems)
     records, attempts = Records(folder), session.Attempts()
     with ExitStack() as stack:
         stack.enter_context(session.environment(session.inside(records.path, cfg.tracking.mode)))
@@ -136,21 +127,21 @@ class _Tracker:
             if self._writer is not None:
                 self._writer.rows(timed)
 
-    def result(self, report: Report, *, contact_sheet: Path | None, lora: Path) -> None:
-        with self._attempts.attempt("the record of the result"):
-            self._records.write_result(report, contact_sheet, lora)
-        if self._writer is not None:
-            self._writer.result(report, contact_sheet, lora)
+    def result(self) -> None:
+        with self._attempts.attempt("the result"):
+            if self._writer is not None and (run := self._records.result()) is not None:
+                self._writer.result(run)
 
     def finish(self, error: BaseException | None) -> None:
         """End the run, failed if there was an exception, and note whether the server has everything."""
         exit_code = 0 if error is None else 1
-        said = None if error is None else first_line(error, typed=True)
-        self._record = replace(self._record, exit_code=exit_code, error=said)
+        reason = None if error is None else first_line(error, typed=True)
+        self._record = replace(self._record, exit_code=exit_code, error=reason)
         with self._attempts.attempt("how the run ended"):
             self._records.write(self._record)
+            self._records.condense()
         if self._writer is not None:
-            self._writer.finish(exit_code, said)
+            self._writer.finish(exit_code, reason)
         if self._url is not None and not self._attempts.failed:
             with self._attempts.attempt("a note that it has everything"):
                 self._records.mark_synced(self._url)

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbexp.core.errors import ConfigError, first_line
-from dbexp.tracking import records as _records
 from dbexp.tracking import session, summary
-from dbexp.tracking.records import Records, RunRecord
+from dbexp.tracking.records import Records, RunRecord, find
 from dbexp.tracking.session import Attempts
 from dbexp.tracking.writer import Writer
 
@@ -46,17 +45,17 @@ def sync(folder: Path) -> Synced:
     Raises:
         ConfigError: there is no login, nothing was tracked here, or there is no such folder.
     """
-    found = _records.find(folder)
-    if not found:
+    all_records = find(folder)
+    if not all_records:
         missing = "has no tracked runs" if folder.is_dir() else "there is no such folder"
         raise ConfigError(f"{folder}: {missing}; give the folder of a run or of a sweep")
     uploaded: dict[Path, str] = {}
     present: list[Path] = []
     failed: dict[Path, str] = {}
-    todo = [records for records in found if not records.synced()]
-    if todo and (said := session.login_problem()):
-        raise ConfigError(f"cannot upload: {said}")
-    for records in found:
+    todo = [records for records in all_records if not records.synced()]
+    if todo and (problem := session.login_problem()):
+        raise ConfigError(f"cannot upload: {problem}")
+    for records in all_records:
         if records not in todo:
             present.append(records.folder)
             continue
@@ -73,12 +72,12 @@ class Incomplete(Exception):
 
 def _upload(records: Records) -> str:
     """Upload one run and mark it; returns its address."""
-    with records.lock() as held, tempfile.TemporaryDirectory(prefix="dbexp-", ignore_cleanup_errors=True) as scratch:
-        if not held:
+    with records.lock() as locked, tempfile.TemporaryDirectory(prefix="dbexp-", ignore_cleanup_errors=True) as scratch:
+        if not locked:
             raise Incomplete("it is still running, or another process uploads it")
         record = records.run()
         if record is None:
-            raise Incomplete(f"{records.path / 'run.json'} is damaged")
+            raise Incomplete(f"the record in {records.path} is damaged")
         # W&B's own files go to a passing place: these records are what is kept
         with session.environment(session.inside(Path(scratch), "online")):
             return _send(records, record, Path(scratch))
@@ -92,10 +91,10 @@ def _send(records: Records, record: RunRecord, scratch: Path) -> str:
     writer.rows(records.history())
     with attempts.attempt("the result"):
         if (result := records.result()) is not None:
-            writer.result(*result)
-    with attempts.attempt("the comparison"):
-        if (compared := records.comparison()) is not None:
-            summary.write(writer, summary.Comparison.from_json(compared), records.folder)
+            writer.result(result)
+    with attempts.attempt("the summary of the sweep"):
+        if (shown := records.summary()) is not None:
+            summary.write(writer, summary.Summary(**shown), records.folder)
     # a run whose end is not on record was killed
     writer.finish(1 if record.exit_code is None else record.exit_code, record.error)
     if attempts.failed:

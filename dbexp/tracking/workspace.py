@@ -110,12 +110,12 @@ def main() -> None:
     """Save the view and print its address."""
     with words.told("dbexp.tracking.workspace"):
         settings = words.parse(Settings, sys.argv[1:], USAGE)
-        made = workspace(settings)
+        view = workspace(settings)
         try:
-            made.save()
+            view.save()
         except Exception as error:  # whatever the server or the way to it has to say
             raise ConfigError(f"{settings.entity}/{settings.project}: the view was not saved: {error}") from error
-        print(f"{COLUMNS[settings.objective].title} sorts {made.url}")
+        print(f"{COLUMNS[settings.objective].title} sorts {view.url}")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbexp.evaluate.report import Report
+from dbexp.runs.folder import RunFolder
+from dbexp.runs.record import Run
 from dbexp.tracking import content
 from dbexp.tracking.records import TIME, RunRecord
 from dbexp.tracking.session import Attempts
@@ -58,8 +58,14 @@ class Writer:
         """What lists of runs show."""
         self._run.summary.update(dict(values))
 
-    def result(self, report: Report, contact_sheet: Path | None, lora: Path) -> None:
-        """The evaluation, the pictures and the LoRA, as the record wants them."""
+    def result(self, run: Run) -> None:
+        """The evaluation, the pictures and the LoRA, as the record wants them.
+
+        Args:
+            run: evaluated. Its LoRA is not copied, so it must stay as it is until it is uploaded.
+        """
+        assert run.report is not None
+        report, folder = run.report, RunFolder(run.folder)
         with self.attempt("the metrics"):
             numbers = content.scalars(report)
             self.log(numbers)
@@ -69,15 +75,15 @@ class Writer:
             self.log({"tables/metrics": content.metric_table(report, self.record.name)})
         if self.record.images:
             with self.attempt("the pictures"):
-                self.log({"tables/prompts": content.prompt_table(report)})
-            if contact_sheet is not None:
+                self.log({"tables/prompts": content.prompt_table(report, folder.path)})
+            if folder.contact_sheet.is_file():
                 with self.attempt("the contact sheet"):
-                    sheet = content.picture(contact_sheet, largest=None)
+                    sheet = content.picture(folder.contact_sheet, largest=None)
                     self.log({"pictures/contact_sheet": sheet})
         if self.record.artifact:
             with self.attempt("the LoRA"):
-                made = content.artifact(self.record.config, report, lora)
-                self._uploads.append(self._run.log_artifact(made))
+                artifact = content.lora_artifact(self.record.config, report, folder.lora)
+                self._uploads.append(self._run.log_artifact(artifact))
 
     def finish(self, exit_code: int, error: str | None) -> None:
         """End the run: 0 finished, 1 failed. Returns when everything has been sent."""

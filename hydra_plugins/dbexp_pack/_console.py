@@ -71,8 +71,8 @@ def show_results(folder: Path, objective: str) -> None:
     """Print the table of all runs of a sweep, and where its results are."""
     from dbexp.compare import table
     from dbexp.compare.results import RESULTS
+    from dbexp.compare.summary import summarise
     from dbexp.compare.write import write_comparison
-    from dbexp.pipeline import summary as dashboard
     from dbexp.runs import record
 
     print(flush=True)
@@ -83,10 +83,11 @@ def show_results(folder: Path, objective: str) -> None:
     except (OSError, ValueError, KeyError) as error:
         log.warning("results of %s: %s: %s", folder, type(error).__name__, error)
     try:
-        print(f"page           {write_comparison([folder]).page}", flush=True)
+        written = write_comparison([folder])
+        print(f"page           {written.page}", flush=True)
+        summarise(written.comparison)
     except Exception as error:  # every number is on disk; whatever a page may stumble over must not fail a sweep
         log.warning("page of %s: %s: %s; `dbexp-compare %s` tries again", folder, type(error).__name__, error, folder)
-    dashboard.summarise(folder)
 
 
 def summary(planned: Plan, returns: Mapping[int, JobReturn], cfg: DictConfig) -> None:

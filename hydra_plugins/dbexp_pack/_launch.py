@@ -93,9 +93,8 @@ def _is_dbexp(cfg: DictConfig) -> bool:
 
 def _plan(settings: PackLauncherConf, composed: Sequence[DictConfig]) -> Plan:
     """Check all jobs, decide what trains with what, and show it."""
-    from dbexp import tracking
     from dbexp.pipeline import sweep
-    from dbexp.runs.names import what_differs
+    from dbexp.runs.names import sweep_name, what_differs
 
     overrides = [tuple(str(word) for word in cfg.hydra.overrides.task) for cfg in composed]
     problems = _executors.problems(settings)
@@ -109,7 +108,7 @@ def _plan(settings: PackLauncherConf, composed: Sequence[DictConfig]) -> Plan:
         number = int(cfg.hydra.job.num)
         try:
             sweep_dir, run_dir = _work.folders(cfg, Path.cwd())
-            name = tracking.sweep_name(sweep_dir)
+            name = sweep_name(sweep_dir)
             jobs.append(sweep.PlannedRun(number, words, differs, _checked(cfg), run_dir, name))
         except ConfigError as error:
             problems += [f"{sweep.title(number, differs)}: {problem}" for problem in error.problems]

@@ -15,32 +15,33 @@ from wandb.util import get_core_path
 
 from dbexp import tracking
 from dbexp.config.schema import Config
+from dbexp.core.files import write_atomic
 from dbexp.evaluate.functional import Estimate
 from dbexp.evaluate.report import ImageScores, PromptScores, Report
+from dbexp.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 _PATIENCE = 10.0  # seconds
 KEY = "0123456789abcdef" * 2 + "fedcba98"
 ROWS = [{"step": step, "loss": 1 / step, "lr": 1e-4} for step in range(1, 21)]
 PROMPTS = ("a sks dog in the snow", "a red sks dog")
-COMPARISON = tracking.Comparison(
+SUMMARY = tracking.Summary(
     objective="dino",
-    settings=("lora.rank", "train.betas"),
-    rows=(
-        tracking.Row(
-            "0: rank=4",
-            "finished",
-            {"lora.rank": 4, "train.betas": [0.9, 0.99]},
-            {"dino": (0.5, 0.4, 0.6), "clip_t": (0.25, None, None)},
-            "random weights",
-            "0/sample/run-0-0.png",
-        ),
-        tracking.Row("1: rank=8", "failed", {"lora.rank": 8, "train.betas": None}, {}, error="ZeroDivisionError"),
-        tracking.Row("base model", tracking.REFERENCE, {}, {"dino": (0.25, 0.2, 0.3)}),
-    ),
-    front=("0: rank=4",),
+    counts={"finished": 1, "failed": 1},
+    best={"dino": 0.5, "clip_t": 0.25},
+    title="0: rank=4",
+    label="random weights",
+    columns=["run", "status", "lora.rank", "train.betas", "DINO ↑", "dino low", "Pareto front", "label", "error"],
+    rows=[
+        ["0: rank=4", "finished", 4, "[0.9, 0.99]", 0.5, 0.4, "yes", "random weights", None],
+        ["1: rank=8", "failed", 8, None, None, None, "", None, "ZeroDivisionError"],
+        ["base model", "reference", None, None, 0.25, 0.2, "", None, None],
+    ],
+    axes=["CLIP-T", "DINO"],
+    points=[["0: rank=4", 0.25, 0.5, True]],
+    sheets=[["0: rank=4", "0/sample/contact_sheet.png"]],
 )
-"""Of a sweep in whose folder the first job has a picture."""
+"""Of a sweep in whose folder the first run has a contact sheet."""
 
 
 def config(mode: str = "offline") -> Config:
@@ -52,16 +53,20 @@ def config(mode: str = "offline") -> Config:
     return cfg
 
 
-def evaluation(folder: Path, *, samples: int = 2) -> Report:
-    """A report whose pictures exist: `samples` per prompt and row."""
+def evaluate(folder: Path, *, samples: int = 2, lora: bytes = b"weights") -> RunFolder:
+    """Leave in a run's folder what a run has left when it is evaluated: `samples` per prompt and row, LoRA, report."""
+    place = RunFolder(folder)
     images = []
-    for row in ("run", "base"):
+    for row, where in (("run", place.sample), ("base", place.base_samples)):
         for p, prompt in enumerate(PROMPTS):
             for k in range(samples):
-                path = folder / f"{row}-{p}-{k}.png"
+                path = where / str(p) / f"{k}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.new("RGB", (1024, 512), (60 * k, 100 * p, 200 if row == "base" else 20)).save(path)
-                images.append(ImageScores(row, prompt, k, str(path), {"dino": 0.5}, None))
+                images.append(ImageScores(row, prompt, k, place.relative(path), {"dino": 0.5}, None))
+    Image.new("RGB", (2000, 900)).save(place.contact_sheet)
+    place.train.mkdir(exist_ok=True)
+    place.lora.write_bytes(lora)
     prompts = tuple(
         PromptScores(row, prompt, "other", samples, {"dino": 0.25 + p, "div": math.nan})
         for row in ("run", "base")
@@ -73,9 +78,12 @@ def evaluation(folder: Path, *, samples: int = 2) -> Report:
         "real": {"dino": Estimate(0.75, 0.7, 0.8, 3)},
     }
     settings = {"resamples": 1000, "confidence": 0.95, "seed": 0}
-    return Report(
+    report = Report(
         "random weights", "sks", "dog", {}, settings, rows, {}, prompts, tuple(images), (), copy_threshold=math.nan
     )
+    write_atomic(place.metrics, json.dumps({"report": report.plain(), "config": {}}))
+    write_atomic(place.result, json.dumps({"name": "rank=4", "overrides": [], "status": "finished"}))
+    return place
 
 
 def inspect(folder: Path) -> list[list[dict[str, Any]]]:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,16 @@ from PIL import Image
 
 from dbexp import tracking
 from dbexp.evaluate.columns import COLUMNS
-from dbexp.tracking import summary as comparison
+from dbexp.runs.folder import RunFolder
+from dbexp.tracking import summary as wandb_summary
+from dbexp.tracking.records import Records
 from tests.tracking.runs import (
-    COMPARISON,
     KEY,
     PROMPTS,
     ROWS,
+    SUMMARY,
     config,
-    evaluation,
+    evaluate,
     exit_code,
     history,
     inspect,
@@ -61,11 +63,8 @@ class Tracked:
 
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> Tracked:
-    outside = tmp_path_factory.mktemp("samples")
     folder = tmp_path_factory.mktemp("run")
-    sheet, lora = outside / "contact_sheet.png", outside / "lora.safetensors"
-    Image.new("RGB", (2000, 900)).save(sheet)
-    lora.write_bytes(b"weights" * 100)
+    evaluate(folder, lora=b"weights" * 100)
     cfg = config()
     cfg.lora.rank = 4
     cfg.tracking.tags = ["mine", "dog3"]
@@ -73,7 +72,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Tracked:
     with tracking.start(cfg, folder=folder, name="rank=4", group="10-00-00", overrides=overrides) as tracker:
         tracker.train(ROWS[:10])
         tracker.train(ROWS[10:])
-        tracker.result(evaluation(outside), contact_sheet=sheet, lora=lora)
+        tracker.result()
     (records,) = inspect(folder)
     return Tracked(folder, records)
 
@@ -155,7 +154,7 @@ def test_the_lora_is_an_artifact_that_is_not_copied(tracked: Tracked) -> None:
     (entry,) = artifact["manifest"]["contents"]
     assert entry["path"] == "lora.safetensors"
     assert Path(entry["local_path"]).read_bytes() == b"weights" * 100
-    assert not Path(entry["local_path"]).is_relative_to(tracked.folder)
+    assert Path(entry["local_path"]) == RunFolder(tracked.folder).lora
     metadata = json.loads(artifact["metadata"])
     assert metadata["metrics"] == {"dino": 0.5}
     assert (metadata["token"], metadata["class"], metadata["label"]) == ("sks", "dog", "random weights")
@@ -173,7 +172,8 @@ def test_the_host_is_in_no_record(tracked: Tracked) -> None:
 
 
 def test_everything_is_in_the_runs_folder(tracked: Tracked) -> None:
-    assert [path.name for path in tracked.folder.iterdir()] == ["tracking"]
+    files = {path.name for path in tracked.folder.iterdir()}
+    assert files == {"evaluate", "result.json", "sample", "tracking", "train"}
     assert list(Path.home().rglob("*")) == []
 
 
@@ -244,10 +244,9 @@ def test_the_config_wins_over_environment_and_sweep(tmp_path: Path, monkeypatch:
 def test_pictures_and_artifact_can_be_left_out(tmp_path: Path) -> None:
     cfg = config()
     cfg.tracking.images = cfg.tracking.artifact = False
-    lora = tmp_path / "lora.safetensors"
-    lora.write_bytes(b"weights")
+    evaluate(tmp_path / "run")
     with tracking.start(cfg, folder=tmp_path / "run", name="run", group=None) as tracker:
-        tracker.result(evaluation(tmp_path / "samples"), contact_sheet=tmp_path / "none.png", lora=lora)
+        tracker.result()
     (records,) = inspect(tmp_path / "run")
     assert [artifact["type"] for artifact in of_type(records, "artifact")] == ["run_table"]
     logged = {key.split(".")[0] for row in history(records) for key in row}
@@ -255,12 +254,10 @@ def test_pictures_and_artifact_can_be_left_out(tmp_path: Path) -> None:
 
 
 def test_one_lost_picture_costs_the_pictures_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    report = evaluation(tmp_path / "samples")
-    (tmp_path / "samples" / "run-0-0.png").unlink()
-    lora = tmp_path / "lora.safetensors"
-    lora.write_bytes(b"weights")
-    with tracking.start(config(), folder=tmp_path / "run", name="run", group=None) as tracker:
-        tracker.result(report, contact_sheet=None, lora=lora)
+    run = evaluate(tmp_path / "run")
+    (run.sample / "0" / "0.png").unlink()
+    with tracking.start(config(), folder=run.path, name="run", group=None) as tracker:
+        tracker.result()
     assert ["the pictures" in message for message in caplog.messages if "lacks" in message] == [True]
     (records,) = inspect(tmp_path / "run")
     assert {artifact["type"] for artifact in of_type(records, "artifact")} == {"run_table", "lora"}
@@ -273,13 +270,13 @@ def test_one_lost_picture_costs_the_pictures_alone(tmp_path: Path, caplog: pytes
 def summed(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Any]]]:
     """W&B's files of a summary that was made, made again with nothing new, and made anew."""
     sweep = tmp_path_factory.mktemp("sweep")
-    evaluation(sweep / "0" / "sample")
+    evaluate(sweep / "0")
     cfg = config()
     cfg.tracking.group = "paper"
     with tracking.start(cfg, folder=sweep / "0", name="rank=4", group="10-00-00"):
         pass
-    first = replace(COMPARISON, front=())
-    for shown in (first, first, COMPARISON):
+    first = replace(SUMMARY, points=[])
+    for shown in (first, first, SUMMARY):
         tracking.summarise(sweep, shown, [sweep / "0", sweep / "1"])
     assert [path.name for path in sorted(sweep.iterdir())] == ["0", "tracking"]
     return inspect(sweep / "tracking")
@@ -298,23 +295,16 @@ def test_the_summary_tells_of_the_best_job_and_counts_all(summed: list[list[dict
     assert (shown["jobs/finished"], shown["jobs/failed"]) == (1, 1)
 
 
-def test_the_comparison_has_every_job_and_what_they_are_measured_against() -> None:
-    table = comparison.table(COMPARISON)
-    assert table.columns == [
-        *("run", "status", "lora.rank", "train.betas", "DINO ↑", "CLIP-T ↑"),
-        *("dino low", "dino high", "Pareto front", "label", "error"),
-    ]
-    assert table.data == [
-        ["0: rank=4", "finished", 4, "[0.9, 0.99]", 0.5, 0.25, 0.4, 0.6, "yes", "random weights", None],
-        ["1: rank=8", "failed", 8, None, None, None, None, None, "", None, "ZeroDivisionError"],
-        ["base model", "reference", None, None, 0.25, None, 0.2, 0.3, "", None, None],
-    ]
+def test_the_table_of_a_summary_takes_cells_of_any_kind() -> None:
+    table = wandb_summary.table(SUMMARY)
+    assert (table.columns, table.data) == (SUMMARY.columns, SUMMARY.rows)
 
 
-def test_a_comparison_survives_the_disk() -> None:
-    assert tracking.Comparison.from_json(json.loads(json.dumps(COMPARISON.to_json()))) == COMPARISON
+def test_a_summary_survives_the_disk(tmp_path: Path) -> None:
+    Records(tmp_path).write_summary(asdict(SUMMARY))
+    assert tracking.Summary(**(Records(tmp_path).summary() or {})) == SUMMARY
 
 
 def test_jobs_that_are_not_tracked_have_no_summary(tmp_path: Path) -> None:
-    tracking.summarise(tmp_path, COMPARISON, [tmp_path / "0"])
+    tracking.summarise(tmp_path, SUMMARY, [tmp_path / "0"])
     assert list(tmp_path.iterdir()) == []

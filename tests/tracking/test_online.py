@@ -78,7 +78,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from dbexp import tracking
-from tests.tracking.runs import COMPARISON, ROWS, config, evaluation
+from tests.tracking.runs import ROWS, SUMMARY, config, evaluate
 
 sweep = Path(sys.argv[1])
 def job(number, rank):
@@ -86,19 +86,16 @@ def job(number, rank):
     cfg.lora.rank = rank
     return tracking.start(cfg, folder=sweep / str(number), name=f"rank={rank}", group="10-00-00")
 
-lora = sweep / "0" / "train" / "lora.safetensors"
-report = evaluation(sweep / "0" / "sample")
-lora.parent.mkdir()
-lora.write_bytes(b"weights")
+evaluate(sweep / "0")
 with job(0, 4) as tracker:
     tracker.train(ROWS[:3])
     tracker.train(ROWS[3:5])
-    tracker.result(report, contact_sheet=sweep / "0" / "sample" / "run-0-0.png", lora=lora)
+    tracker.result()
 with suppress(ZeroDivisionError), job(1, 8) as tracker:
     tracker.train(ROWS[:2])
     1 / 0
 for _ in range(2):
-    tracking.summarise(sweep, COMPARISON, [sweep / "0", sweep / "1"])
+    tracking.summarise(sweep, SUMMARY, [sweep / "0", sweep / "1"])
 with job(1, 8) as tracker:
     tracker.train(ROWS[:4])
 """
@@ -108,23 +105,20 @@ LOST = """
 import sys
 from pathlib import Path
 from dbexp import tracking
-from tests.tracking.runs import ROWS, config, evaluation
+from tests.tracking.runs import ROWS, config, evaluate
 
 tracking.session.FINISH_SECONDS = 3.0
 sweep = Path(sys.argv[1])
 for number, mode in enumerate(("offline", "online")):
     folder = sweep / str(number)
-    lora = folder / "train" / "lora.safetensors"
-    report = evaluation(folder / "sample")
-    lora.parent.mkdir()
-    lora.write_bytes(mode.encode())
+    evaluate(folder, lora=mode.encode())
     with tracking.start(config(mode), folder=folder, name=mode, group="10-00-00") as tracker:
         tracker.train(ROWS[:3])
         if mode == "online":
             print("trained", flush=True)
             sys.stdin.readline()
         tracker.train(ROWS[3:5])
-        tracker.result(report, contact_sheet=folder / "sample" / "run-0-0.png", lora=lora)
+        tracker.result()
 """
 
 SYNC = """

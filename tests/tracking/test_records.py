@@ -10,8 +10,9 @@ import pytest
 
 from dbexp import tracking
 from dbexp.core.errors import ConfigError
+from dbexp.runs.folder import RunFolder
 from dbexp.tracking.records import TIME, Records, RunRecord, find
-from tests.tracking.runs import KEY, ROWS, config, evaluation
+from tests.tracking.runs import KEY, ROWS, config, evaluate
 
 RECORD = RunRecord("abc", "rank=4", "job", "dbexp", None, "10-00-00", ("dog3",), "dbexp lora.rank=4", {"lora.rank": 4})
 
@@ -21,10 +22,7 @@ def finished(folder: Path) -> Records:
     records = Records(folder)
     records.begin(RECORD)
     records.append(ROWS[:3])
-    lora = folder / "train" / "lora.safetensors"
-    lora.parent.mkdir(parents=True, exist_ok=True)
-    lora.write_bytes(b"weights")
-    records.write_result(evaluation(folder / "sample"), folder / "sample" / "run-0-0.png", lora)
+    evaluate(folder)
     records.write(replace(RECORD, exit_code=0))
     return records
 
@@ -32,13 +30,11 @@ def finished(folder: Path) -> Records:
 def test_a_moved_folder_has_its_pictures_and_its_lora(tmp_path: Path) -> None:
     finished(tmp_path / "run")
     (tmp_path / "run").rename(tmp_path / "moved")
-    result = Records(tmp_path / "moved").result()
-    assert result is not None
-    report, sheet, lora = result
-    assert len(report.images) == 8
-    assert all(Path(image.path).is_file() for image in report.images)
-    assert sheet is not None and sheet.is_file()
-    assert lora.read_bytes() == b"weights"
+    run = Records(tmp_path / "moved").result()
+    assert run is not None and run.report is not None
+    assert len(run.report.images) == 8
+    assert all((run.folder / image.path).is_file() for image in run.report.images)
+    assert (RunFolder(run.folder).contact_sheet.is_file(), RunFolder(run.folder).lora.is_file()) == (True, True)
     assert str(tmp_path / "run") not in "".join(
         path.read_text() for path in (tmp_path / "moved" / "tracking").iterdir()
     )
@@ -54,6 +50,26 @@ def test_history_is_in_order_each_step_once_and_survives_a_torn_line(tmp_path: P
     assert all(row[TIME] > 1.7e9 for row in rows)
 
 
+def test_what_the_runs_own_history_has_is_not_kept_twice(tmp_path: Path) -> None:
+    records = finished(tmp_path)
+    before = records.history()
+    lines = [{**ROWS[0]}, {**ROWS[1], "loss": 9.0}]  # the second is of another training, in the same folder
+    RunFolder(tmp_path).history.write_text("".join(json.dumps(row) + "\n" for row in lines))
+    records.condense()
+    assert records.history() == before
+    kept = [json.loads(line) for line in (records.path / "history.jsonl").read_text().splitlines()]
+    assert [set(row) for row in kept] == [{TIME, "step"}, {TIME, *ROWS[1]}, {TIME, *ROWS[2]}]
+
+
+def test_records_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    records = finished(tmp_path)  # its history was written once more in full, its report in a file of its own
+    (records.path / "result.json").write_text('{"report": {}, "contact_sheet": null, "lora": "train/lora.safetensors"}')
+    RunFolder(tmp_path).history.write_text("".join(json.dumps(row) + "\n" for row in ROWS[:3]))
+    run = records.result()
+    assert run is not None and run.value("dino") == 0.5
+    assert [row["loss"] for row in records.history()] == [row["loss"] for row in ROWS[:3]]
+
+
 def test_a_mark_holds_until_anything_changes(tmp_path: Path) -> None:
     records = finished(tmp_path)
     assert not records.synced()
@@ -61,6 +77,9 @@ def test_a_mark_holds_until_anything_changes(tmp_path: Path) -> None:
     assert records.synced()
     (tmp_path / "train" / "lora.safetensors").write_bytes(b"others")
     assert not records.synced()
+    records.mark_synced("https://example.org/run")
+    (tmp_path / "result.json").unlink()
+    assert not records.synced() and records.result() is None
     records.mark_synced("https://example.org/run")
     records.append(ROWS[3:4])
     assert not records.synced()
@@ -73,7 +92,6 @@ def test_a_repeated_job_keeps_its_id_and_nothing_else_of_its_earlier_attempt(tmp
     )
     assert again.id == "abc"
     assert Records(tmp_path).history() == []
-    assert Records(tmp_path).result() is None
 
 
 @pytest.mark.parametrize("other", [{"config": {"lora.rank": 8}}, {"project": "paper"}, {"entity": "team"}])
@@ -139,14 +157,13 @@ def test_what_is_complete_needs_no_login(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_records_are_complete_without_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking.session, "open_run", lambda *_: 1 / 0)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    lora = tmp_path / "lora.safetensors"
-    lora.write_bytes(b"weights")
     with (
         pytest.raises(RuntimeError),
         tracking.start(config(), folder=tmp_path, name="run", group=None, overrides=["seed=1"]) as tracker,
     ):
         tracker.train(ROWS[:2])
-        tracker.result(evaluation(tmp_path / "sample"), contact_sheet=None, lora=lora)
+        evaluate(tmp_path)
+        tracker.result()
         raise RuntimeError("two\nlines")
     records = Records(tmp_path)
     run = records.run()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 from pathlib import Path
@@ -14,12 +13,9 @@ import pytest
 from dbexp import tracking
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError
-from dbexp.evaluate.functional import Estimate
-from dbexp.evaluate.report import Report
+from tests.tracking.runs import evaluate
 
 ROWS = [{"step": 1, "loss": 0.5}]
-ROW = {"dino": Estimate(0.5, 0.4, 0.6, 2)}
-REPORT = Report(None, "sks", "dog", {}, {"confidence": 0.95}, {"run": ROW}, {}, (), (), (), math.nan)
 
 
 def config(mode: str = "offline") -> Config:
@@ -87,9 +83,10 @@ def use(monkeypatch: pytest.MonkeyPatch, wandb: Any) -> None:
 
 
 def whole_run(cfg: Config, folder: Path) -> str:
+    evaluate(folder)
     with tracking.start(cfg, folder=folder, name="run", group=None) as tracker:
         tracker.train(ROWS)
-        tracker.result(REPORT, contact_sheet=folder / "none.png", lora=folder / "none.safetensors")
+        tracker.result()
         return "done"
 
 
@@ -99,7 +96,7 @@ def test_disabled_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with tracking.start(config("disabled"), folder=tmp_path, name="run", group=None) as tracker:
         assert dict(os.environ) == before
         tracker.train(ROWS)
-        tracker.result(REPORT, contact_sheet=tmp_path / "none.png", lora=tmp_path / "none")
+        tracker.result()
     assert list(tmp_path.iterdir()) == []
 
 
