@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import make_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dbexp import dataset
-from dbexp.config.schema import Config
+from dbexp.config.fields import newer
+from dbexp.config.schema import Config, EvaluateConfig
+from dbexp.core.hashing import key_of
 from dbexp.core.store import Store
+from dbexp.evaluate import cached
+from dbexp.evaluate.backbones import deferred
+from dbexp.evaluate.pictures import Pictures
 from dbexp.pipeline import run
 from dbexp.pipeline.requests import prior_request, sample_request
 from dbexp.sample import sample, sets
@@ -111,3 +119,40 @@ def test_how_a_run_is_called_and_kept_is_no_part_of_them(keys: Callable[..., dic
 def test_what_decides_a_result_is(keys: Callable[..., dict[str, str]], override: str, changed: str) -> None:
     before, after = keys(), keys(override)
     assert {stage for stage in before if before[stage] != after[stage]} == set(changed.split())
+
+
+def grown(settings: Any, value: str) -> Any:
+    """Settings in a later release, which has one more of them."""
+    frozen = type(settings).__dataclass_params__.frozen
+    added = ("added", str, newer("neutral", neutral="neutral"))
+    return make_dataclass("Grown", [added], bases=(type(settings),), frozen=frozen)(**vars(settings), added=value)
+
+
+TRAINING = builders.training(weight=0.0)
+SAMPLING = Sampling("sample", 1, ("a dog",), 1, 2, 3.0, None, 32)
+NO_PICTURES = Pictures((), {}, None, (), (), token="sks", class_noun="dog", groups={})
+EVALUATE = EvaluateConfig()
+# kind of entry -> its key, by the settings that a release may add to
+KEYED: dict[str, tuple[Any, Callable[[Any, Store], Any]]] = {
+    "train": (TRAINING.cfg, lambda cfg, _: inputs_of(replace(TRAINING, cfg=cfg), builders.model())),
+    "lora": (TRAINING.lora, lambda lora, _: inputs_of(replace(TRAINING, lora=lora), builders.model())),
+    "lr_schedule": (
+        TRAINING.lr_schedule,
+        lambda schedule, _: inputs_of(replace(TRAINING, lr_schedule=schedule), builders.model()),
+    ),
+    "sample": (SAMPLING, lambda sampling, store: sets.inputs_of(sampling, builders.model(), store, None, 1.0)),
+    "evaluate": (EVALUATE, lambda cfg, _: cached.inputs_of(NO_PICTURES, (), cfg)),
+    "backbone": (EVALUATE.clip, lambda cfg, store: deferred._inputs(replace(cfg, weights=None), store)),
+}
+
+
+@pytest.mark.parametrize("kind", KEYED)
+def test_a_new_setting_at_its_neutral_value_changes_no_key(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, key = KEYED[kind]
+    store = Store(tmp_path)
+    monkeypatch.setattr(deferred, "_files", lambda _: [])
+    monkeypatch.setattr(deferred, "_CLASSES", defaultdict(lambda: ("clip", "Clip")))
+    assert key_of(key(grown(settings, "neutral"), store)) == key_of(key(settings, store))
+    assert key_of(key(grown(settings, "other"), store)) != key_of(key(settings, store))

@@ -1,7 +1,9 @@
-"""The rules of one field alone, declared beside it: the check asks them, `--help` prints them.
+"""What is to be known of one field alone, declared beside it: its rule, which the check asks and `--help` prints, and
+the value at which it stays out of the store's keys.
 
 rank: int = bounded(16, at_least=1)
 optimizer: str = choice("adamw", ("adamw", "prodigy"))
+shift: float | None = newer(bounded(None, above=0), neutral=None)
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ import dataclasses
 import math
 import operator
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 _TESTS = {
@@ -129,6 +133,33 @@ def choice(default: Any, names: Iterable[str] | Mapping[str, str], *, commas: bo
 def several(default: Any) -> Any:
     """A list field whose values a command line may also give in one word, with commas between them."""
     return _field(default, _ANY, commas=True)
+
+
+def newer(spec: Any, neutral: Any) -> Any:
+    """A field that came after the store's keys: at its neutral value it is no part of them, so that what was computed
+    before it came is still found.
+
+    Args:
+        spec: the field as it would be otherwise: its default, or what `bounded`, `choice`, `several` gave.
+        neutral: the value at which everything is as before.
+    """
+    field = spec if isinstance(spec, dataclasses.Field) else dataclasses.field(default=spec)
+    field.metadata = MappingProxyType({**field.metadata, "neutral": neutral})
+    return field
+
+
+def keyed(settings: Any) -> dict[str, Any]:
+    """Settings as they enter a key of the store: without those that are newer than the keys and neutral.
+
+    Args:
+        settings: an instance of a dataclass, which may hold others.
+    """
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if "neutral" not in field.metadata or value != field.metadata["neutral"]:
+            values[field.name] = keyed(value) if dataclasses.is_dataclass(value) else deepcopy(value)
+    return values
 
 
 def _field(default: Any, rule: Rule, commas: bool) -> Any:

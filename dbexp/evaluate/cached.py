@@ -7,10 +7,11 @@ file is still read and hashed: one that changed makes another key.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dbexp.config.fields import keyed
 from dbexp.config.schema import EvaluateConfig
 from dbexp.core import provenance
 from dbexp.core.files import write_atomic
@@ -41,7 +42,7 @@ def inputs_of(pictures: Pictures, backbones: tuple[Backbone, ...], cfg: Evaluate
         "code": _CODE,
         "packages": provenance.package_versions(),
         "backbones": [[backbone.id, backbone.transform] for backbone in backbones],
-        "settings": {name: value for name, value in asdict(cfg).items() if name not in _NO_MATTER},
+        "settings": {name: value for name, value in keyed(cfg).items() if name not in _NO_MATTER},
         "real": hashes(pictures.real),
         "samples": by_prompt(pictures.samples),
         "base_samples": by_prompt(pictures.base_samples),

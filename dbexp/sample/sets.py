@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dbexp.config.fields import keyed
 from dbexp.core.progress import progress
 from dbexp.core.store import Store
 from dbexp.models import Model
@@ -105,7 +105,7 @@ def inputs_of(sampling: Sampling, model: Model, store: Store, lora: Path | None,
         "dtype": str(model.dtype).removeprefix("torch."),
         "lora": None if lora is None else store.file_hash(lora),
         "lora_scale": None if lora is None else lora_scale,
-        **asdict(sampling),
+        **keyed(sampling),
     }
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dbexp.config.fields import keyed
 from dbexp.core import provenance
 from dbexp.core.device import processes, wait_for_everyone
 from dbexp.core.errors import TrainingDiverged
@@ -43,7 +44,7 @@ class Trained:
 
 def inputs_of(training: Training, model: Model) -> dict[str, Any]:
     """What a trained LoRA depends on: the key of its store entry."""
-    cfg = asdict(training.cfg)
+    cfg = keyed(training.cfg)
     for unrelated in ("log_every", "gradient_checkpointing"):
         cfg.pop(unrelated)
     prior = training.prior_weight > 0
@@ -52,8 +53,8 @@ def inputs_of(training: Training, model: Model) -> dict[str, Any]:
         "model": model.identity,
         "dtype": str(model.dtype),
         "resolution": training.resolution,
-        "lora": asdict(training.lora),
-        "lr_schedule": asdict(training.lr_schedule),
+        "lora": keyed(training.lora),
+        "lr_schedule": keyed(training.lr_schedule),
         "train": cfg,
         "images": [image_hash(path) for path in training.images],
         "prompt": training.prompt,

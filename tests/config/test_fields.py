@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import pytest
 
 from dbexp.config import fields, schema
 from dbexp.config.families import FAMILIES
-from dbexp.config.fields import Bounds, Choice, bounded, choice, several
+from dbexp.config.fields import Bounds, Choice, bounded, choice, keyed, newer, several
 
 
 @dataclass
@@ -90,3 +90,22 @@ def test_a_family_implements_what_it_lists(name: str) -> None:
     base, family = builders.model(), FAMILIES[name]
     assert all(base.pipeline(sampler).scheduler for sampler in family.samplers)
     assert len({base.sites("unet", sites) for sites in family.sites}) == len(family.sites)
+
+
+@dataclass
+class Grown(Outer):
+    """The same settings in a later release."""
+
+    shift: float | None = newer(bounded(None, above=0), neutral=None)
+    """A number."""
+    scheme: str = newer("fast", neutral="slow")
+    """Whose default is not what was before."""
+
+
+def test_what_is_newer_and_neutral_is_no_part_of_a_key() -> None:
+    before = asdict(Outer(inner=Inner(share=0.25)))
+    assert keyed(Outer(inner=Inner(share=0.25))) == before
+    assert keyed(Grown(inner=Inner(share=0.25), scheme="slow")) == before
+    assert keyed(Grown(inner=Inner(share=0.25))) == {**before, "scheme": "fast"}
+    assert keyed(Grown(inner=Inner(share=0.25), shift=3.0, scheme="slow")) == {**before, "shift": 3.0}
+    assert fields.problems(Grown(shift=0.0)) == ["shift=0.0: must be greater than 0"]

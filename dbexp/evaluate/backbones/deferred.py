@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from dbexp.config.fields import keyed
 from dbexp.config.schema import ClipConfig, DinoConfig, LpipsConfig
 from dbexp.core import provenance
 from dbexp.core.errors import ConfigError
@@ -111,7 +112,7 @@ def _inputs(cfg: Settings, store: Store) -> dict[str, Any] | None:
     return {
         "version": 1,
         "kind": _CLASSES[type(cfg)][0],
-        "settings": json.loads(json.dumps(asdict(cfg), default=str)),
+        "settings": json.loads(json.dumps(keyed(cfg), default=str)),
         "files": [[path.name, store.file_hash(path)] for path in files],
         "packages": provenance.package_versions(),
         "code": _CODE,
