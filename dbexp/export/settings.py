@@ -12,6 +12,7 @@ from dbexp.config import fields
 from dbexp.config.fields import bounded, choice
 from dbexp.core.errors import Problems
 from dbexp.evaluate.columns import COLUMNS
+from dbexp.export.formats import FORMATS
 
 USAGE = """\
 dbexp-export: a run's LoRA for diffusers, ComfyUI and others, with a model card
@@ -21,10 +22,6 @@ dbexp-export: a run's LoRA for diffusers, ComfyUI and others, with a model card
   dbexp-export run=outputs/DATE/TIME push=user/rex         also to the hub, as a private repository
 """
 
-FORMATS = {
-    "diffusers": "what load_lora_weights reads",
-    "kohya": "the names of kohya's trainers, ComfyUI and AUTOMATIC1111",
-}
 # characters of names on the hub (and of a folder)
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -37,7 +34,7 @@ class ExportConfig:
     """Folder of a run. The folder of a sweep means its best run."""
     objective: str | None = choice(None, COLUMNS)
     """Column of the metric table that picks the best run of a sweep; null: the objective of the sweep."""
-    format: list[str] = choice(list(FORMATS), FORMATS, commas=True)
+    format: list[str] = choice(list(FORMATS), {name: format.meaning for name, format in FORMATS.items()}, commas=True)
     """Files to write, comma separated."""
     card: bool = True
     """Also write README.md, the hub's model card: table, pictures, settings, how to load."""
@@ -67,18 +64,24 @@ class ExportConfig:
     """With `push`: a repository that is made for it is private."""
 
 
-def problems(settings: ExportConfig) -> list[str]:
-    """What is wrong with the settings and can be told without reading a file."""
-    found = Problems()
-    found.messages += fields.problems(settings)
-    found.require(bool(settings.format), f"format=[]: choose among {', '.join(FORMATS)}")
+def check(settings: ExportConfig) -> None:
+    """Find what is wrong with the settings and can be known without reading a file.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    problems = Problems()
+    problems.messages += fields.problems(settings)
+    problems.require(bool(settings.format), f"format=[]: choose among {', '.join(FORMATS)}")
     for name in ("push", "base"):
         value = getattr(settings, name)
-        found.require(value is None or _HUB_NAME.fullmatch(value) is not None, f"{name}={value}: must be user/name")
-    found.require(
+        problems.require(value is None or _HUB_NAME.fullmatch(value) is not None, f"{name}={value}: must be user/name")
+    problems.require(
         settings.push is None or settings.card,
         f"push={settings.push}: needs the model card; leave out card=false",
     )
-    if settings.folder is not None and Path(settings.folder).expanduser().is_file():
-        found.require(False, f"folder={settings.folder}: is a file; give a folder, which is made if it is missing")
-    return found.messages
+    problems.require(
+        settings.folder is None or not Path(settings.folder).expanduser().is_file(),
+        f"folder={settings.folder}: is a file; give a folder, which is made if it is missing",
+    )
+    problems.raise_if_any()

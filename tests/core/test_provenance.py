@@ -147,3 +147,20 @@ def test_a_cuda_device_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (record["type"], record["name"]) == ("cuda", "Some GPU")
     assert (record["memory_mib"], record["capability"]) == (24 * 1024, "8.9")
     assert provenance.peak_memory(device)["cuda_mib"] == 3 * 1024
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("/home/me/photos/rex", "rex"),
+        ("~/weights/a.safetensors", "a.safetensors"),
+        ("C:\\Users\\me\\rex", "rex"),
+        ("local-dir:/data/clip", "local-dir:clip"),
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        ("a {token} {class} / a cat", "a {token} {class} / a cat"),
+        ("photos/rex", "photos/rex"),
+        (3, 3),
+    ],
+)
+def test_public(value: Any, shown: Any) -> None:
+    assert provenance.public({"a": [value]}) == {"a": [shown]}

@@ -1,0 +1,96 @@
+"""`dbexp-export`: files that other programs draw the same images with, all of them or none."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from dbexp.export import command
+from dbexp.models import lora_file
+from tests import builders, run_folders
+
+Export = Callable[..., Path]
+
+
+def test_each_file_gives_the_runs_pictures(export: Export, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = export()
+    assert {path.name for path in folder.iterdir()} == {
+        "pytorch_lora_weights.safetensors",
+        "noise-lora-rank-4.safetensors",
+        "README.md",
+    }
+    said = capsys.readouterr().out
+    found = dict(re.findall(r"(\S+): (\S+).* PSNR to the run's pictures", said))
+    assert found.keys() == {"pytorch_lora_weights.safetensors", "noise-lora-rank-4.safetensors"}
+    assert "`noise-lora-rank-4.safetensors` holds the same LoRA" in (folder / "README.md").read_text()
+    assert "<lora:noise-lora-rank-4:1> a sks dog" in (folder / "README.md").read_text()
+    assert all(value == "identical" or float(value) > 40 for value in found.values())
+    (without,) = re.findall(r"without the LoRA: (\S+) dB", said)
+    assert float(without) < 36
+
+
+def test_a_file_that_draws_other_images_is_not_left(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = lora_file.export_kohya
+
+    def bad(file: lora_file.LoraFile, target: Path, model: Any) -> None:
+        good(replace(file, alphas={part: 8 * alpha for part, alpha in file.alphas.items()}), target, model)
+
+    monkeypatch.setattr(lora_file, "export_kohya", bad)
+    with pytest.raises(SystemExit, match=r"noise-lora-rank-4\.safetensors: stock diffusers draws other pictures"):
+        export("format=kohya")
+    assert list(tmp_path.iterdir()) == [], "neither the folder nor what was written beside it"
+
+
+def test_a_check_that_says_nothing_says_so(export: Export, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_folders.make(tmp_path / "weak", strength=0.0)
+    export(f"run={tmp_path / 'weak'}", "format=kohya", "card=false")
+    assert "this check says nothing" in capsys.readouterr().out
+
+
+def test_no_place_of_this_machine_leaves_it(export: Export, tmp_path: Path) -> None:
+    made_with = run_folders.config()
+    assert Path(made_with.model.path).is_absolute()
+    run_folders.make(tmp_path / "run", made_with=made_with)
+    folder = export(f"run={tmp_path / 'run'}", "check=false")
+    for path in folder.glob("*"):
+        assert str(builders.scratch()).encode() not in path.read_bytes()
+    with safe_open(folder / "pytorch_lora_weights.safetensors", "pt") as file:
+        told = json.loads(file.metadata()["dbexp"])
+    assert told["config"]["model"]["path"] == Path(made_with.model.path).name
+
+
+def test_an_export_that_is_stopped_leaves_the_folder_as_it_was(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    folder = export("check=false")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(lora_file, "export_kohya", interrupted)
+    with pytest.raises(SystemExit):
+        export("check=false", "name=other")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_mistakes_are_one_message(export: Export, run: Path, tmp_path: Path) -> None:
+    for words, says in (
+        (["format=onnx", "pictures=-1"], "2 problems"),
+        ([f"run={tmp_path}/nowhere"], "there is no such folder"),
+        (["model=/nowhere"], "there is no such folder or file"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            export(*words)
+        assert str(stop.value).startswith("dbexp-export: ") and says in str(stop.value)
+    with pytest.raises(SystemExit, match="choose another place with folder=FOLDER"):
+        command.main([f"run={run}", f"folder={run / 'result.json' / 'x'}", "check=false"])
