@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -60,26 +59,17 @@ def load_backbones(cfg: EvaluateConfig, device: torch.device, store: Store | Non
     key = json.dumps([asdict(cfg.dino), asdict(cfg.clip), asdict(cfg.lpips), str(device)], sort_keys=True)
     if key not in _loaded:
         problems: list[str] = []
-        with _collecting(problems):
-            dino = open_backbone(cfg.dino, device, store)
-        with _collecting(problems):
-            clip = open_backbone(cfg.clip, device, store)
-        with _collecting(problems):
-            lpips = open_backbone(cfg.lpips, device, store)
+        networks = []
+        for settings in (cfg.dino, cfg.clip, cfg.lpips):
+            try:
+                networks.append(open_backbone(settings, device, store))
+            except ConfigError as error:
+                problems.extend(error.problems)
         if problems:
             raise ConfigError(problems)
         _loaded.clear()  # a process that goes on to other backbones does not come back: free the memory
-        _loaded[key] = Backbones(dino, clip, lpips)
+        _loaded[key] = Backbones(*networks)
     return _loaded[key]
-
-
-@contextmanager
-def _collecting(problems: list[str]) -> Iterator[None]:
-    """Turn a `ConfigError` into entries of a list, so that the checks after it run too."""
-    try:
-        yield
-    except ConfigError as error:
-        problems.extend(error.problems)
 
 
 def find_or_evaluate(pictures: Pictures, backbones: Backbones, cfg: EvaluateConfig, store: Store) -> Report:

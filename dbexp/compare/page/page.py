@@ -155,7 +155,7 @@ class _Data:
         extremes: Mapping[str, tuple[list[GalleryImage], list[GalleryImage]]],
         copies: Sequence[CopyPair],
     ) -> dict[str, Any]:
-        """All of it."""
+        """Sheets, extremes and copies, beside the runs and what differs between them."""
         return {
             "runs": {entry.id: dict(entry.settings) for entry in self.comparison.entries},
             "factors": [asdict(factor) for factor in self.comparison.factors],

@@ -158,6 +158,22 @@ def read_state_dict(path: str, field: str) -> dict[str, Tensor]:
     return tensors
 
 
+def unreachable(field: str, weights: str | None, problem: str, error: Exception, file: str) -> ConfigError:
+    """What to say when a library could not fetch the weights that a config names.
+
+    Args:
+        field: of the config.
+        weights: its value.
+        problem: what could not be had, and from where.
+        error: why.
+        file: what kind of file would do.
+    """
+    return ConfigError(
+        f"{field}={'null' if weights is None else weights}: {problem} ({first_line(error)}); connect to the network "
+        f"once, or pass {field}=FILE, {file}, or {field}=random for a trial without meaning"
+    )
+
+
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], field: str, source: str) -> None:
     """Load a state dict of which every tensor must fit.
 

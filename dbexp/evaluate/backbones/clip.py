@@ -20,10 +20,19 @@ from open_clip.transformer import QuickGELU  # type: ignore[import-untyped,unuse
 from torch import Tensor, nn
 
 from dbexp.config.schema import ClipConfig
-from dbexp.core.errors import ConfigError, first_line
+from dbexp.core.errors import ConfigError
 from dbexp.core.files import locate
 from dbexp.core.images import read_rgb
-from dbexp.evaluate.backbones.base import RANDOM, Network, load_strictly, options, read_state_dict, seeded, strict_fp32
+from dbexp.evaluate.backbones.base import (
+    RANDOM,
+    Network,
+    load_strictly,
+    options,
+    read_state_dict,
+    seeded,
+    strict_fp32,
+    unreachable,
+)
 
 _SCHEMAS = ("local-dir:", "hf-hub:")
 _PARTS = {"embed_dim", "vision_cfg", "text_cfg"}
@@ -150,12 +159,9 @@ def _ready_made(cfg: ClipConfig, source: str, pretrained: str | None) -> Any:
     try:
         return open_clip.create_model(source, pretrained=pretrained, require_pretrained=True, **cfg.kwargs)
     except Exception as error:  # the network fails in as many ways as there are libraries below open_clip
-        weights = "null" if cfg.weights is None else cfg.weights
-        raise ConfigError(
-            f"evaluate.clip.weights={weights}: {cfg.name} could not be loaded ({first_line(error)}); connect to the "
-            "network once, or pass evaluate.clip.weights=FILE, a local checkpoint, or "
-            "evaluate.clip.name=local-dir:FOLDER with evaluate.clip.weights=null, "
-            "or evaluate.clip.weights=random for a trial without meaning"
+        file = "a local checkpoint, or evaluate.clip.name=local-dir:FOLDER with evaluate.clip.weights=null"
+        raise unreachable(
+            "evaluate.clip.weights", cfg.weights, f"{cfg.name} could not be loaded", error, file
         ) from error
 
 

@@ -15,9 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from dbexp.config.schema import DinoConfig
-from dbexp.core.errors import ConfigError, first_line
+from dbexp.core.errors import ConfigError
 from dbexp.core.images import read_rgb
-from dbexp.evaluate.backbones.base import RANDOM, Network, load_strictly, options, read_state_dict, seeded, strict_fp32
+from dbexp.evaluate.backbones.base import (
+    RANDOM,
+    Network,
+    load_strictly,
+    options,
+    read_state_dict,
+    seeded,
+    strict_fp32,
+    unreachable,
+)
 from dbexp.evaluate.pictures import square, to_tensor
 
 
@@ -88,11 +97,8 @@ def _from_hub(cfg: DinoConfig, kwargs: dict[str, Any]) -> nn.Module:
     try:
         model: nn.Module = timm.create_model(cfg.name, pretrained=True, **kwargs)
     except Exception as error:  # the network fails in as many ways as there are libraries below timm
-        raise ConfigError(
-            f"evaluate.dino.weights=null: {cfg.name} could not be had from timm's hub ({first_line(error)}); "
-            "connect to the network once, or pass evaluate.dino.weights=FILE, a local state dict, "
-            "or evaluate.dino.weights=random for a trial without meaning"
-        ) from error
+        problem = f"{cfg.name} could not be had from timm's hub"
+        raise unreachable("evaluate.dino.weights", None, problem, error, "a local state dict") from error
     return model
 
 

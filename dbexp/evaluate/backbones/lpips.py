@@ -22,9 +22,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dbexp.config.schema import LpipsConfig
-from dbexp.core.errors import ConfigError, first_line
+from dbexp.core.errors import ConfigError
 from dbexp.core.images import read_rgb
-from dbexp.evaluate.backbones.base import RANDOM, Network, load_strictly, read_state_dict, seeded
+from dbexp.evaluate.backbones.base import RANDOM, Network, load_strictly, read_state_dict, seeded, unreachable
 from dbexp.evaluate.functional import FloatArray, mean_squared_distances
 from dbexp.evaluate.pictures import square, to_tensor
 
@@ -129,11 +129,11 @@ def _from_zoo(net: str) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = _ZOO[net].get_state_dict(progress=False, check_hash=True)
     except Exception as error:  # URLError, HTTPError, OSError, RuntimeError for a broken download
-        raise ConfigError(
-            f"evaluate.lpips.trunk=null: {net} could not be had from torchvision's model zoo ({first_line(error)}); "
-            "connect to the network once, or pass evaluate.lpips.trunk=FILE, torchvision's state dict of the network, "
-            "or evaluate.lpips.trunk=random for a trial without meaning"
-        ) from error
+        problem, file = (
+            f"{net} could not be had from torchvision's model zoo",
+            "torchvision's state dict of the network",
+        )
+        raise unreachable("evaluate.lpips.trunk", None, problem, error, file) from error
     return tensors
 
 

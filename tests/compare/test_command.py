@@ -1,0 +1,42 @@
+"""The command `dbexp-compare`: what it refuses, and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dbexp.compare import command
+from tests.compare import sweeps
+
+
+def refusal(*arguments: str) -> str:
+    """What the command says when it ends with status 1, without a traceback."""
+    with pytest.raises(SystemExit) as error:
+        command.main(arguments)
+    assert isinstance(error.value.code, str)
+    return error.value.code
+
+
+def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
+    message = refusal("--prune-to-size", "3")
+    assert message.startswith("dbexp-compare: 2 problems\n  which sweep?") and "say --store too" in message
+    assert "--prune-older-than DAYS or --prune-to-size GB" in refusal(str(tmp_path), "--dry-run")
+    assert refusal(str(tmp_path / "nowhere")).startswith(f"dbexp-compare: {tmp_path / 'nowhere'}: is no folder; give")
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
+    sweeps.sweep(tmp_path / "sweep", {"lora.rank": (4,)}, each=1, side=8)
+    (tmp_path / "file").touch()
+    assert "choose another place with --output FOLDER" in refusal(
+        str(tmp_path / "sweep"), "--output", str(tmp_path / "file" / "x")
+    )
+
+
+def test_several_sweeps_have_runs_of_different_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, rank in (("first", 4), ("second", 8)):
+        sweeps.sweep(tmp_path / name, {"lora.rank": (rank,)}, each=1, side=8)
+    command.main([str(tmp_path / "first"), str(tmp_path / "second"), "--output", str(tmp_path / "both")])
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith(("A0", "B0"))]
+    assert sorted(set(rows)) == ["A0:", "B0:"]
+    assert (tmp_path / "both" / "report.html").is_file()
