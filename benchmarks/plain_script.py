@@ -35,8 +35,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from dbexp import api
-from dbexp.config.check import fill
 from dbexp.config.schema import Config
+from dbexp.config.template import fill
 from dbexp.core.device import pick_device
 from dbexp.core.images import prepare, read_rgb
 from dbexp.core.store import Store

@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from dbexp import models
-from dbexp.config import check
+from dbexp.config import check, groups, help, template
 from dbexp.core import provenance
 from dbexp.core.images import image_files
 from dbexp.core.store import Store
@@ -60,9 +60,9 @@ def main() -> None:
         photos = tuple(image_files(arguments.photos)) if arguments.photos else noise_pictures(scratch / "photos", 5, 0)
         pictures = noise_pictures(scratch / "class", arguments.class_images, 1)
 
-        check.register()
+        help.register()
         configs = []
-        with initialize_config_dir(str(check.conf_dir()), version_base="1.3"):
+        with initialize_config_dir(str(groups.conf_dir()), version_base="1.3"):
             for lane in range(arguments.lanes):
                 config = check.check(
                     compose(
@@ -81,7 +81,7 @@ def main() -> None:
             training_of(
                 config,
                 photos,
-                check.fill(config.dataset.prompt, config.dataset),
+                template.fill(config.dataset.prompt, config.dataset),
                 pictures if config.prior.weight else (),
             )
             for config in configs

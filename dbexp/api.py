@@ -17,12 +17,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dbexp.config import check, help
-from dbexp.config.check import plain
+from dbexp.config import check, groups, help
+from dbexp.config.explain import explain
 from dbexp.config.schema import Config
+from dbexp.config.values import plain
 from dbexp.core.errors import ConfigError
 from dbexp.core.hashing import key_of
-from dbexp.pipeline.command import explain
 
 if TYPE_CHECKING:
     import pandas
@@ -50,7 +50,6 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     Raises:
         ConfigError: with every problem.
     """
-    check.register()
     help.register()
     given = [str(word) for word in overrides]
     if config_dir is not None:
@@ -62,7 +61,7 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
         several = [one.input_line for one in _parsed(given) if one.is_sweep_override()]
         if several:
             raise ConfigError([f"{word}: {_ONE}; or run `dbexp -m {word}`" for word in several])
-        with initialize_config_dir(str(check.conf_dir()), version_base="1.3", job_name="dbexp"):
+        with initialize_config_dir(str(groups.conf_dir()), version_base="1.3", job_name="dbexp"):
             composed = hydra_compose("config", overrides=given)
         checked = check.check(composed)
     except ConfigError:

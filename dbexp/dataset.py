@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbexp.config.check import fill
 from dbexp.config.schema import DatasetConfig
+from dbexp.config.template import fill
 from dbexp.core.environment import hub_switched_off
 from dbexp.core.errors import ConfigError, count, did_you_mean, first_line, listed
 from dbexp.core.hashing import file_hash

@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dbexp.config.check import plain
 from dbexp.config.schema import (
     Config,
     DatasetConfig,
@@ -28,6 +27,7 @@ from dbexp.config.schema import (
     SeedsConfig,
     TrainConfig,
 )
+from dbexp.config.values import plain
 from dbexp.core.store import Store
 from dbexp.models import Model, random_weights, sd
 from dbexp.models.random_weights import TINY, Size

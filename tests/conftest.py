@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir  # noqa: E402
 from hydra.core.global_hydra import GlobalHydra  # noqa: E402
 from omegaconf import DictConfig, OmegaConf  # noqa: E402
 
-from dbexp.config import check, help  # noqa: E402
+from dbexp.config import check, groups, help  # noqa: E402
 from dbexp.config.schema import Config  # noqa: E402
 
 _composed: dict[tuple[Any, ...], DictConfig] = {}
@@ -37,10 +37,9 @@ def composed() -> Iterator[Callable[..., DictConfig]]:
             _composed[key] = cfg
         return _composed[key]
 
-    check.register()
     help.register()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(check.conf_dir()), version_base="1.3", job_name="dbexp"):
+    with initialize_config_dir(str(groups.conf_dir()), version_base="1.3", job_name="dbexp"):
         yield cached
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import dbexp
-from dbexp.config.check import plain
 from dbexp.config.schema import Config, DatasetConfig, LoraConfig, ModelConfig, SampleConfig
+from dbexp.config.values import plain
 from dbexp.evaluate.functional import Estimate
 from dbexp.evaluate.report import Report
 from dbexp.runs.record import Run

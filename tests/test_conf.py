@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from dbexp.config import check, help
+from dbexp.config import check, groups
 from dbexp.config.schema import Config
 from dbexp.train import lr_schedule
 
 Composed = Callable[..., DictConfig]
 Checked = Callable[..., Config]
 
-CONF = check.conf_dir()
-OPTIONS = help.options([CONF])
+CONF = groups.conf_dir()
+OPTIONS = groups.options([CONF])
 # what an option cannot know, and the command line must give
 NEEDS = {
     "dataset=folder": ("dataset.path=photos", "dataset.class_noun=dog", "dataset.live=true"),
@@ -249,7 +249,7 @@ def test_a_folder_of_ones_own_adds_options(checked: Checked, tmp_path: Path) -> 
     )
     cfg = checked("experiment=ours/first", f"hydra.searchpath=[file://{tmp_path}]")
     assert (cfg.model.name, cfg.sample.resolution, cfg.lora.rank) == ("ours", 256, 5)
-    assert help.options([CONF, tmp_path])["model"] == [*OPTIONS["model"][:1], "ours", *OPTIONS["model"][1:]]
+    assert groups.options([CONF, tmp_path])["model"] == [*OPTIONS["model"][:1], "ours", *OPTIONS["model"][1:]]
 
 
 # -- commands that people copy -----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbexp.config import words
+from dbexp.config import explain
 from dbexp.core.errors import ConfigError, Problems
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _SEVERAL = Path("comparison")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Exit status: 0 done, 1 bad input, 2 a mistyped switch, 130 by Ctrl-C."""
     options = _parser().parse_args(arguments)
-    with words.told("dbexp-compare"):
+    with explain.user_errors("dbexp-compare"):
         _run(options)
 
 

@@ -7,48 +7,20 @@ YAML files in `conf/` hold the options of each group and are checked against the
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf import DictConfig
 
 from dbexp.config import fields
 from dbexp.config.families import FAMILIES, SAMPLERS, SITES
-from dbexp.config.schema import Config, DatasetConfig
-from dbexp.core.errors import ConfigError, Problems, first_line
+from dbexp.config.schema import Config
+from dbexp.config.template import names, problem
+from dbexp.config.values import structured
+from dbexp.core.errors import Problems
 
 # optional optimisers: the library each needs, and the extra of this package that installs it
 OPTIMIZER_LIBRARIES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
-
-
-@dataclass
-class _Typed(Config):
-    """A config as a user types it: an objective may be a list or words with + between them."""
-
-    objective: Any = "dino"
-
-
-def register() -> None:
-    """Tell Hydra about the schema; `conf/config.yaml` builds on it by the name `schema`."""
-    ConfigStore.instance().store(name="schema", node=_Typed)
-
-
-def conf_dir() -> Path:
-    """The folder of YAML files: inside the installed package, or beside it in a checkout.
-
-    Raises:
-        ConfigError: neither exists, so the installation is damaged.
-    """
-    package = Path(__file__).resolve().parents[1]
-    for candidate in (package / "conf", package.parent / "conf"):
-        if (candidate / "config.yaml").is_file():
-            return candidate
-    raise ConfigError(f"no conf/config.yaml beside or inside {package}: reinstall dbexp")
 
 
 def _check_family(config: Config, problems: Problems) -> None:
@@ -110,19 +82,15 @@ def _check_together(config: Config, problems: Problems) -> None:
         f"dataset.token={dataset.token!r}: must be one word",
     )
     problems.require(dataset.class_noun.strip() != "", "dataset.class_noun='': say what the subject is, such as dog")
-    problems.require(
-        "{token}" in dataset.prompt,
-        f"dataset.prompt={dataset.prompt!r}: must contain {{token}}, or nothing would name the subject",
-    )
     for path, template in (
         ("dataset.prompt", dataset.prompt),
         ("prior.prompt", config.prior.prompt),
         ("sample.class_prompt", config.sample.class_prompt),
     ):
-        try:
-            fill(template, dataset)
-        except (KeyError, IndexError, ValueError):
-            problems.require(False, f"{path}={template!r}: only {{token}} and {{class}} may stand in braces")
+        wrong = problem(template)
+        if wrong is None and path == "dataset.prompt" and "token" not in names(template):
+            wrong = "must contain {token}, or nothing would name the subject"
+        problems.require(wrong is None, f"{path}={template!r}: {wrong}")
     for name in ("mean", "std"):
         values = getattr(config.evaluate.dino, name)
         problems.require(len(values) == 3, f"evaluate.dino.{name}={values}: give three, for red, green and blue")
@@ -130,60 +98,6 @@ def _check_together(config: Config, problems: Problems) -> None:
         problems.require(
             Path(config.prior.path).expanduser().is_dir(), f"prior.path={config.prior.path}: there is no such folder"
         )
-
-
-def fill(template: str, dataset: DatasetConfig) -> str:
-    """Fill {token} and {class} of a prompt.
-
-    Raises:
-        KeyError, IndexError, ValueError: another name, or an unmatched brace, stands in the template.
-    """
-    return template.format(**{"token": dataset.token, "class": dataset.class_noun})
-
-
-@cache
-def _schema() -> DictConfig:
-    """The dataclasses as OmegaConf has them, made once: a sweep checks every job twice."""
-    schema: DictConfig = OmegaConf.structured(Config)
-    return schema
-
-
-def objectives(value: object) -> list[str]:
-    """The columns that an objective names, as a user may write it: dino, dino+clip_t, or a list."""
-    if value is None:
-        return []
-    words = value if isinstance(value, (list, ListConfig)) else str(value).replace("+", ",").split(",")
-    return [str(word).strip() for word in words]
-
-
-def structured(settings: object) -> Config:
-    """Settings as dataclasses, with names and types checked, but none of the rules: those are for a run to come.
-
-    Args:
-        settings: nested dicts, or OmegaConf's, as a config or a record has them.
-
-    Raises:
-        ConfigError: an unknown name, a value of a wrong type, an interpolation of nothing, or values that are missing.
-    """
-    try:
-        node = OmegaConf.create(settings) if isinstance(settings, dict) else settings
-        values = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-        if not isinstance(values, dict):
-            raise ConfigError(f"{values!r:.40}: is no group of parameters")
-        if "objective" in values:
-            values["objective"] = objectives(values["objective"])
-        merged = OmegaConf.merge(_schema(), OmegaConf.create(values))
-        missing = sorted(OmegaConf.missing_keys(merged))
-        if missing:
-            raise ConfigError([f"{path}: has no value; give one, {path}=..." for path in missing])
-        config = OmegaConf.to_object(merged)
-    except (ConfigKeyError, ConfigAttributeError) as error:
-        raise ConfigError(f"{error.full_key}: there is no such parameter; `dbexp --help` lists all") from None
-    except OmegaConfBaseException as error:
-        named = f"{error.full_key}: " if error.full_key else ""
-        raise ConfigError(f"{named}{first_line(error)}") from None
-    assert isinstance(config, Config)
-    return config
 
 
 def check(cfg: DictConfig | Config) -> Config:
@@ -232,28 +146,3 @@ def advice(config: Config, real_images: int) -> list[str]:
     if config.lora.rank > 128:
         said.append(f"lora.rank={config.lora.rank}: above 128 costs memory and seldom gains anything")
     return said
-
-
-def plain(value: Any) -> Any:
-    """A dataclass or OmegaConf node as dicts, lists and scalars, ready for JSON."""
-    if isinstance(value, (DictConfig, ListConfig)):
-        return OmegaConf.to_container(value, resolve=True, enum_to_str=True)
-    return _listed(asdict(value))
-
-
-def _listed(value: Any) -> Any:
-    """The same with lists for tuples, as JSON has them."""
-    if isinstance(value, dict):
-        return {key: _listed(one) for key, one in value.items()}
-    return [_listed(one) for one in value] if isinstance(value, (list, tuple)) else value
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, keys joined by dots as in an override; lists and empty dicts are values."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -14,14 +14,17 @@ import itertools
 import shutil
 import textwrap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from dbexp.config import schema
 from dbexp.config.fields import rule_of
+from dbexp.config.groups import folders, options
 
 RESOLVER = "dbexp.help"
 
@@ -42,63 +45,42 @@ dbexp: DreamBooth-LoRA experiments as Hydra sweeps
 _MIN_WIDTH, _MAX_WIDTH = 72, 120
 
 
+@dataclass
+class _Typed(schema.Config):
+    """A config as a user types it: an objective may be a list, or words with + between them."""
+
+    objective: Any = "dino"
+
+
 def register() -> None:
-    """Let `hydra.help.template` say `${dbexp.help:}`."""
+    """Tell Hydra about the schema, on which `conf/config.yaml` builds, and about the help, `${dbexp.help:}`."""
+    ConfigStore.instance().store(name="schema", node=_Typed)
     OmegaConf.register_new_resolver(RESOLVER, _resolve, replace=True)
 
 
 def _resolve(*, _root_: DictConfig) -> str:
     """The help text of a composed config, escaped for the `string.Template` that Hydra passes it through."""
-    sources = _root_.hydra.runtime.config_sources
-    folders = [Path(source.path) for source in sources if source.schema == "file"]
-    width = min(max(shutil.get_terminal_size().columns, _MIN_WIDTH), _MAX_WIDTH)
-    return text(_root_, folders, width).replace("$", "$$")
+    return text(_root_, folders(_root_), screen_width()).replace("$", "$$")
 
 
-def text(cfg: DictConfig, folders: list[Path], width: int) -> str:
+def text(cfg: DictConfig, roots: list[Path], width: int) -> str:
     """The whole help.
 
     Args:
         cfg: a composed config; its values are shown.
-        folders: where options of groups are looked for.
+        roots: where options of groups are looked for.
         width: of the lines, in characters.
     """
-    parts = [_USAGE, "GROUPS (group=option)\n", *_group_lines(options(folders), width)]
+    parts = [_USAGE, "GROUPS (group=option)\n", *_group_lines(options(roots), width)]
     parts.append("\nPARAMETERS (name=value)\n")
     parts.append(textwrap.fill("The values are those of this command: add overrides and ask for help again.", width))
     parts.extend(class_lines(schema.Config, "", cfg, width))
     return "\n".join(parts)
 
 
-def options(folders: list[Path]) -> dict[str, list[str]]:
-    """Group name -> names of its options, as one writes them on the command line.
-
-    Args:
-        folders: roots of config trees; a group is a folder right below one. Hydra's own group is left out.
-    """
-    found: dict[str, set[str]] = {}
-    for root in folders:
-        for path in root.glob("*/**/*.yaml"):
-            group, *rest = path.relative_to(root).with_suffix("").parts
-            if group != "hydra":
-                found.setdefault(group, set()).add("/".join(rest))
-    return {group: sorted(names, key=_naturally) for group, names in sorted(found.items())}
-
-
-def parameters(cls: type = schema.Config, prefix: str = "") -> list[str]:
-    """Dotted names of all fields of a dataclass, and of the dataclasses in it."""
-    names = []
-    for name, hint in get_type_hints(cls).items():
-        names.append(prefix + name)
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            names += parameters(hint, f"{prefix}{name}.")
-    return names
-
-
-def _naturally(name: str) -> tuple[int, str, int]:
-    """Plain names before nested ones, dog2 before dog10."""
-    stem = name.rstrip("0123456789")
-    return name.count("/"), stem, int(name[len(stem) :] or 0)
+def screen_width() -> int:
+    """Of the terminal, within what can be read."""
+    return min(max(shutil.get_terminal_size().columns, _MIN_WIDTH), _MAX_WIDTH)
 
 
 def docs(cls: type) -> dict[str, str]:
@@ -153,7 +135,7 @@ def class_lines(cls: type, prefix: str, cfg: DictConfig, width: int) -> Iterator
     for field in dataclasses.fields(cls):
         if field not in nested:
             name = f"{prefix}{field.name}"
-            yield f"  {name}: {_type_name(hints[field.name])} = {_value(cfg, name)}"
+            yield f"  {name}: {type_name(hints[field.name])} = {_value(cfg, name)}"
             yield _paragraph(" ".join(filter(None, (docs(cls)[field.name], rule_of(field).sentence()))), width)
     for field in nested:
         name = f"{prefix}{field.name}"
@@ -166,7 +148,7 @@ def _paragraph(sentence: str, width: int, indent: int = 6) -> str:
     return textwrap.fill(sentence, width, initial_indent=" " * indent, subsequent_indent=" " * indent)
 
 
-def _type_name(hint: Any) -> str:
+def type_name(hint: Any) -> str:
     """A type as a user would say it: `float | null`, `list[str]`."""
     name = hint.__name__ if type(hint) is type else str(hint)
     return name.removeprefix("typing.").replace("typing.", "").replace("None", "null")

@@ -7,13 +7,9 @@ prompt needs no quotes but the shell's.
 from __future__ import annotations
 
 import dataclasses
-import logging
-import os
-import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, TypeVar, get_type_hints
 
 import yaml
@@ -22,9 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dbexp.config import help
 from dbexp.config.fields import commas_allowed
-from dbexp.core.errors import ConfigError, Problems, did_you_mean, first_line
-
-_LEAST_WIDTH, _MOST_WIDTH = 72, 120
+from dbexp.core.errors import Problems, did_you_mean, first_line
 
 T = TypeVar("T")
 
@@ -77,26 +71,6 @@ def parse(cls: type[T], words: Sequence[str], usage: str) -> T:
     return OmegaConf.to_object(settings)  # type: ignore[return-value]  # an instance of cls
 
 
-@contextmanager
-def told(program: str) -> Iterator[None]:
-    """What a user can mend ends the block with one message and status 1; Ctrl-C ends it with status 130.
-
-    Args:
-        program: name of the command.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see dbexp.pipeline.command
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("dbexp").setLevel(logging.INFO)
-    try:
-        yield
-    except ConfigError as error:
-        several = len(error.problems) > 1
-        lines = [f"{len(error.problems)} problems", *error.problems] if several else [str(error)]
-        sys.exit(f"{program}: " + "\n  ".join(lines))
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
 def _listed(text: str, commas: bool) -> list[Any]:
     """The values of one word of a list field."""
     if text.startswith("["):
@@ -119,7 +93,7 @@ def _unknown(word: str, names: Sequence[str]) -> str:
 
 
 def _help_text(cls: type[Any], usage: str) -> str:
-    width = min(max(shutil.get_terminal_size().columns, _LEAST_WIDTH), _MOST_WIDTH)
+    width = help.screen_width()
     intro = textwrap.fill("A list takes its name several times, or [a, b]; null stands for no value.", width)
     fields = help.class_lines(cls, "", OmegaConf.structured(cls), width)
     return "\n".join([usage, "PARAMETERS (name=value)\n", intro, *fields])

@@ -11,7 +11,8 @@ from pathlib import PurePath
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from dbexp.config.check import fill, plain
+from dbexp.config.template import fill
+from dbexp.config.values import plain
 from dbexp.core.provenance import public
 from dbexp.evaluate.columns import COLUMNS, PAPER, REFERENCES, heading
 from dbexp.evaluate.functional import Estimate

@@ -10,8 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from dbexp.config.check import fill
-from dbexp.config.words import parse, told
+from dbexp.config.explain import user_errors
+from dbexp.config.template import fill
+from dbexp.config.words import parse
 from dbexp.core.errors import ConfigError
 from dbexp.export.formats import FORMATS
 from dbexp.export.settings import USAGE, ExportConfig, check
@@ -42,7 +43,7 @@ def main(words: Sequence[str] | None = None) -> None:
     Args:
         words: the command line; None: that of the process.
     """
-    with told(PROGRAM):
+    with user_errors(PROGRAM):
         exported = export(parse(ExportConfig, sys.argv[1:] if words is None else words, USAGE))
         for name in exported.files:
             if "/" not in name:

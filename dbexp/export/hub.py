@@ -8,7 +8,7 @@ from pathlib import Path
 import huggingface_hub
 from omegaconf import OmegaConf
 
-from dbexp.config.check import conf_dir
+from dbexp.config.groups import conf_dir
 from dbexp.config.schema import ModelConfig
 from dbexp.core.errors import ConfigError, first_line
 from dbexp.export.settings import ExportConfig

@@ -9,7 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbexp.config.words import parse, told
+from dbexp.config.explain import user_errors
+from dbexp.config.words import parse
 from dbexp.core.errors import ConfigError, Problems
 from dbexp.generate.settings import USAGE, GenerateConfig, check
 
@@ -27,7 +28,7 @@ def main(words: Sequence[str] | None = None) -> None:
     Args:
         words: the command line; None: that of the process.
     """
-    with told(PROGRAM):
+    with user_errors(PROGRAM):
         settings = parse(GenerateConfig, sys.argv[1:] if words is None else words, USAGE)
         sheet = generate(settings)
         print(f"pictures       {sheet.parent}\ncontact sheet  {sheet}", flush=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from dbexp.config.check import fill
 from dbexp.config.families import SIZE_MULTIPLE
 from dbexp.config.schema import ModelConfig
+from dbexp.config.template import fill
 from dbexp.core.errors import ConfigError, Problems
 from dbexp.core.images import image_hash, read_rgb
 from dbexp.generate.settings import GenerateConfig

@@ -6,20 +6,22 @@ Only what costs nothing is imported up here: help, completion and a mistyped key
 from __future__ import annotations
 
 import os
-import re
 import sys
 import traceback
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from dbexp.config import check, help
-from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged, did_you_mean, first_line
+from dbexp.config.explain import explain
+from dbexp.config.groups import conf_dir
+from dbexp.config.overrides import switches_first
+from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
 from dbexp.runs.names import sweep_name
 
 # Hydra prints exceptions and exits by itself unless this is set; with it, they come to `main`, which words them.
@@ -27,19 +29,16 @@ _RAISE = "HYDRA_FULL_ERROR"
 # OpenMP's threads spin while they wait, unless told before torch loads it. On a machine with anything else to do, the
 # small layers of a small model then take many times longer with two threads than with one.
 _WAIT = "OMP_WAIT_POLICY"
-_HELP = "`dbexp --help` lists all"
-# what Hydra says of several values without --multirun
-_SEVERAL = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'")
 
 
 def main() -> None:
     """Run the command line. Exit status: 0 done, 1 bad input or a failed job, 130 by Ctrl-C, 143 by SIGTERM."""
-    check.register()
     help.register()
     os.environ.setdefault(_RAISE, "1")
     os.environ.setdefault(_WAIT, "PASSIVE")
+    sys.argv[1:] = switches_first(sys.argv[1:])
     try:
-        hydra.main(version_base="1.3", config_path=str(check.conf_dir()), config_name="config")(job)()
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     except (ConfigError, TrainingDiverged, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"dbexp: {explain(error)}")
     except ValueError as error:  # Hydra's own, for switches that exclude each other and the like
@@ -96,33 +95,6 @@ def _stopped(stop: Interrupted) -> int:
     """Say where the run stopped; the exit status is the shell's for the signal."""
     print(f"dbexp: {stop}", file=sys.stderr)
     return 128 + stop.signum
-
-
-def explain(error: Exception) -> str:
-    """One clear message: what is wrong, with which value, and what would be right.
-
-    Args:
-        error: one of this package's exceptions, or of Hydra's or OmegaConf's.
-    """
-    cause = error.__cause__ or error
-    if isinstance(error, ConfigError):
-        several = len(error.problems) > 1
-        return "\n  ".join([f"{len(error.problems)} problems", *error.problems]) if several else str(error)
-    if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
-        group, _, option = str(error.missing_cfg_file).partition("/")
-        known = {*help.options([check.conf_dir()]).get(group, []), *(error.options or [])}
-        return f"{group}={option}: there is no such option{did_you_mean(option, known) or ';'} {_HELP}"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: {first_line(error)}; a value with = , [ or a space needs quotes: 'name=\"value\"'"
-    name = getattr(cause, "full_key", None)
-    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and name:
-        return f"{name}: there is no such parameter{did_you_mean(name, help.parameters()) or ';'} {_HELP}"
-    if sweeps := _SEVERAL.match(first_line(error)):
-        given, name = sweeps[1], sweeps[1].partition("=")[0]
-        sweep = f"several values make a sweep, one job each: add -m, as in `dbexp -m {given}`"
-        return f"{given}: {sweep}; one value that is a list is written {name}=[a,b]"
-    what = first_line(error).removeprefix("Error merging override ")
-    return what if cause is error else f"{what}: {first_line(cause)}"
 
 
 def _raised_in(error: BaseException) -> str:

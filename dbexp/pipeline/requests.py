@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dbexp.config.check import fill
 from dbexp.config.schema import Config
+from dbexp.config.template import fill
 from dbexp.sample.prior import PriorRequest
 from dbexp.sample.prompts import choose
 from dbexp.sample.sample import SampleRequest

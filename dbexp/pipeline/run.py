@@ -15,8 +15,10 @@ from pathlib import Path
 
 from dbexp import dataset, models, tracking
 from dbexp.compare import table
-from dbexp.config.check import advice, fill, plain
+from dbexp.config.check import advice
 from dbexp.config.schema import Config
+from dbexp.config.template import fill
+from dbexp.config.values import plain
 from dbexp.core.device import main_process_first, processes
 from dbexp.core.errors import ConfigError, Problems
 from dbexp.core.files import link, link_tree

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dbexp import dataset
-from dbexp.config.check import plain
 from dbexp.config.schema import Config
+from dbexp.config.values import plain
 from dbexp.core import provenance
 from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
 from dbexp.core.files import link, readable, write_atomic

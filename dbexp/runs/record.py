@@ -15,8 +15,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dbexp.config.check import flatten, objectives, structured
 from dbexp.config.schema import Config
+from dbexp.config.values import flatten, objectives, structured
 from dbexp.core.errors import ConfigError, Problems, first_line
 from dbexp.core.hashing import file_hash
 from dbexp.evaluate.columns import COLUMNS, PAPER

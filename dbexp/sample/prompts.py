@@ -6,14 +6,13 @@ in another context, with an accessory, and with another property.
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dbexp.config.check import fill
 from dbexp.config.schema import DatasetConfig
+from dbexp.config.template import fill, problem
 from dbexp.core.errors import ConfigError, Problems
 
 _SHARED_CONTEXTS = (
@@ -72,8 +71,6 @@ GROUPS = {
 }
 """Template of the paper -> its group. Every other template is of the group `other`."""
 
-_FIELDS = ("token", "class")
-
 
 @dataclass(frozen=True)
 class Prompt:
@@ -127,7 +124,7 @@ def _read(wanted: str) -> list[tuple[str, Any]]:
             f"sample.prompts={wanted}: there is no such text file; give one, or auto, live, object, or a list"
         )
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"sample.prompts={wanted}: cannot be read as UTF-8 text ({error})") from None
     kept = [(f"{wanted}, line {number}", line.strip()) for number, line in enumerate(lines, 1)]
@@ -147,7 +144,7 @@ def _filled(numbered: list[tuple[str, Any]], dataset: DatasetConfig) -> tuple[Pr
             problems.require(False, f"{where}: {entry!r} must be a text that is not empty")
             continue
         template = entry.strip()
-        wrong = _braces_problem(template)
+        wrong = problem(template)
         if wrong:
             problems.require(False, f"{where}: {template!r} {wrong}")
             continue
@@ -157,15 +154,3 @@ def _filled(numbered: list[tuple[str, Any]], dataset: DatasetConfig) -> tuple[Pr
         prompts.append(Prompt(text, template, GROUPS.get(template, "other")))
     problems.raise_if_any()
     return tuple(prompts)
-
-
-def _braces_problem(template: str) -> str | None:
-    """What is wrong with the braces of a template, or None."""
-    try:
-        fields = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(template)]
-    except ValueError as error:
-        return f"has a brace too many or too few ({error})"
-    for name, spec, conversion in fields:
-        if name is not None and (name not in _FIELDS or spec or conversion):
-            return f"has {{{name}}}: only {{token}} and {{class}} may stand in braces"
-    return None

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, cast
 
-from dbexp.config.check import flatten, plain
 from dbexp.config.schema import Config
+from dbexp.config.values import flatten, plain
 from dbexp.core.errors import ConfigError, first_line
 from dbexp.runs import names
 from dbexp.tracking import session

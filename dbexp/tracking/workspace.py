@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dbexp.config import fields, words
+from dbexp.config import explain, fields, words
 from dbexp.config.fields import choice, several
 from dbexp.core.errors import ConfigError
 from dbexp.evaluate.columns import COLUMNS, PAPER, heading
@@ -108,7 +108,7 @@ def _axis(name: str) -> Any:
 
 def main() -> None:
     """Save the view and print its address."""
-    with words.told("dbexp.tracking.workspace"):
+    with explain.user_errors("dbexp.tracking.workspace"):
         settings = words.parse(Settings, sys.argv[1:], USAGE)
         view = workspace(settings)
         try:

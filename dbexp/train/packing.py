@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dbexp.config.check import plain
 from dbexp.config.schema import Config, LrScheduleConfig
+from dbexp.config.values import plain
 from dbexp.core.hashing import key_of
 from dbexp.train.lr_schedule import decay_end
 

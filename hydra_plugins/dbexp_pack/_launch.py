@@ -56,6 +56,8 @@ def launch(
         SystemExit: the plan was all that was asked for, or a signal stopped a job.
         Interrupted: a signal came while a pack trained.
     """
+    if not job_overrides:
+        raise ConfigError("the sweep has no jobs")
     setup_globals()
     hydra = program.config.hydra
     configure_log(hydra.hydra_logging, hydra.verbose)
@@ -121,7 +123,7 @@ def _plan(settings: PackLauncherConf, composed: Sequence[DictConfig]) -> Plan:
 
 def wrong_directions(cfg: DictConfig) -> list[str]:
     """What is wrong with the directions of a sweeper that optimises: they must be those in which columns get better."""
-    from dbexp.config.check import objectives
+    from dbexp.config.values import objectives
     from dbexp.evaluate.columns import COLUMNS
 
     setting = OmegaConf.select(cfg, "hydra.sweeper.direction")

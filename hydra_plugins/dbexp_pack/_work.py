@@ -132,9 +132,8 @@ def enter(work: PackWork) -> None:
     """Bring a fresh process to where the sweep's own process is: resolvers, name of the program, folder, log."""
     from hydra import version
 
-    from dbexp.config import check, help
+    from dbexp.config import help
 
-    check.register()
     help.register()
     setup_globals()
     version.setbase("1.3")

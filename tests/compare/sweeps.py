@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dbexp.config.check import flatten, plain
 from dbexp.config.schema import Config
+from dbexp.config.values import flatten, plain
 from dbexp.evaluate.functional import Estimate, Resampling, estimate_mean
 from dbexp.evaluate.report import Copy, ImageScores, PromptScores, Report
 from dbexp.runs.record import Run

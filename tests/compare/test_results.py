@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from dbexp.compare.results import RESULTS, csv_text, write_results
-from dbexp.config.check import plain
 from dbexp.config.schema import Config
+from dbexp.config.values import plain
 from dbexp.evaluate.functional import Estimate
 from dbexp.evaluate.report import Report
 from dbexp.runs.record import Run

@@ -10,11 +10,11 @@ from typing import Any, get_type_hints
 import pytest
 from omegaconf import OmegaConf
 
-from dbexp.config import check, schema
-from dbexp.config.check import flatten
+from dbexp.config import check
 from dbexp.config.families import FAMILIES
 from dbexp.config.fields import Bounds, Choice, Rule, rule_of
 from dbexp.config.schema import Config, DatasetConfig, ModelConfig, SeedsConfig
+from dbexp.config.values import flatten
 from dbexp.core.errors import ConfigError
 
 
@@ -85,7 +85,10 @@ def test_check_returns_a_copy() -> None:
         ({"prior__count": 0}, "prior.count=0: must be at least 1"),
         ({"prior__sampler": "eulr"}, "prior.sampler=eulr: choose one of ddim, ddpm"),
         ({"prior__path": "no/such/folder"}, "prior.path=no/such/folder: there is no such folder"),
-        ({"prior__prompt": "a photo of {clas}"}, "prior.prompt='a photo of {clas}': only {token} and {class}"),
+        (
+            {"prior__prompt": "a photo of {clas}"},
+            "prior.prompt='a photo of {clas}': has {clas}: only {token}",
+        ),
         ({"train__steps": 0}, "train.steps=0: must be at least 1"),
         ({"train__lr": 0.0}, "train.lr=0.0: must be greater than 0"),
         ({"train__lr": float("inf")}, "train.lr=inf: must be greater than 0"),
@@ -112,7 +115,7 @@ def test_check_returns_a_copy() -> None:
         ({"sample__guidance_scale": -1.0}, "sample.guidance_scale=-1.0: must be at least 0"),
         ({"sample__sampler": "ddimm"}, "sample.sampler=ddimm: choose one of ddim, ddpm"),
         ({"sample__resolution": 100}, "sample.resolution=100: must be a multiple of 8"),
-        ({"sample__class_prompt": "a {class"}, "sample.class_prompt='a {class': only {token} and {class}"),
+        ({"sample__class_prompt": "a {class"}, "sample.class_prompt='a {class': has a brace too many or too few"),
         ({"model__resolution": 20}, "model.resolution=20: must be a multiple of 8"),
         ({"model__resolution": 0}, "model.resolution=0: must be at least 8"),
         ({"evaluate__confidence": 1.0}, "evaluate.confidence=1.0: must be at least 0 and less than 1"),
@@ -128,7 +131,9 @@ def test_check_returns_a_copy() -> None:
         ({"dataset__token": ""}, "dataset.token='': must be one word"),
         ({"dataset__class_noun": " "}, "say what the subject is"),
         ({"dataset__prompt": "a photo of {class}"}, "must contain {token}"),
-        ({"dataset__prompt": "{token} {0}"}, "dataset.prompt='{token} {0}': only {token} and {class}"),
+        ({"dataset__prompt": "a photo of {{token}}"}, "must contain {token}"),
+        ({"dataset__prompt": "a photo of {token.real}"}, "has {token.real}: only {token} and {class}"),
+        ({"dataset__prompt": "{token} {0}"}, "dataset.prompt='{token} {0}': has {0}: only {token} and {class}"),
     ],
 )
 def test_a_broken_rule_is_named(values: dict[str, Any], says: str) -> None:
@@ -207,31 +212,6 @@ def test_a_missing_value_is_named(checked: Callable[..., Config]) -> None:
     assert [message.partition(":")[0] for message in caught.value.problems] == ["model.name", "model.path"]
 
 
-@pytest.mark.parametrize(
-    ("override", "columns"),
-    [
-        ("objective=dino", ["dino"]),
-        ("objective=dino+clip_t", ["dino", "clip_t"]),
-        ("objective='dino, clip_t'", ["dino", "clip_t"]),
-        ("objective=[dino,clip_t]", ["dino", "clip_t"]),
-    ],
-)
-def test_an_objective_is_a_list_of_columns(
-    override: str, columns: list[str], checked: Callable[..., Config], composed: Callable[..., Any]
-) -> None:
-    config = checked(override)
-    assert config.objective == columns
-    assert check.check(config) == config
-    assert check.structured(check.plain(config)) == config
-    assert check.structured(OmegaConf.to_container(composed(override))).objective == columns
-
-
-@pytest.mark.parametrize("settings", [None, [1, 2], "words", OmegaConf.create([1])])
-def test_what_is_no_group_of_parameters_is_refused(settings: object) -> None:
-    with pytest.raises(ConfigError, match="is no group of parameters"):
-        check.structured(settings)
-
-
 def test_there_is_an_objective(checked: Callable[..., Config]) -> None:
     with pytest.raises(ConfigError, match="objective=null: name a column"):
         checked("objective=null")
@@ -284,17 +264,6 @@ def test_a_model_of_small_pictures_bears_a_higher_rate() -> None:
 
 def test_a_usual_prodigy_rate_is_no_advice() -> None:
     assert check.advice(changed(train__optimizer="prodigy", train__lr=1.0), real_images=5) == []
-
-
-def test_fill() -> None:
-    assert check.fill("a {token} {class} on a {class}", good().dataset) == "a sks dog on a dog"
-
-
-def test_plain_is_json_like() -> None:
-    made = check.plain(good())
-    assert made["lora"]["rank"] == 16
-    assert made["evaluate"]["dino"]["mean"] == list(schema.IMAGENET_MEAN)
-    assert made == check.plain(OmegaConf.structured(good()))
 
 
 def test_every_size_count_and_number_of_steps_has_a_bound() -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import dbexp
-from dbexp.config import check, help, schema
+from dbexp.config import groups, help, schema
 from dbexp.config.fields import rule_of
 from dbexp.config.schema import Config
 
-CONF = check.conf_dir()
+CONF = groups.conf_dir()
 CLASSES = [cls for cls in vars(schema).values() if dataclasses.is_dataclass(cls) and isinstance(cls, type)]
 
 
@@ -31,14 +31,6 @@ def test_every_field_is_explained(cls: type) -> None:
 
 def test_docs_are_the_strings_under_the_fields() -> None:
     assert help.docs(schema.LoraConfig)["rank"] == "Rank r of every adapter."
-
-
-def test_parameters_are_all_of_them(composed: Callable[..., DictConfig]) -> None:
-    names = help.parameters()
-    assert {"lora", "lora.rank", "evaluate.dino.crop", "seeds.init", "seed"} <= set(names)
-    assert len(names) == len(set(names))
-    cfg = composed("model=sd15")
-    assert all(OmegaConf.select(cfg, name, default="absent") != "absent" for name in names)
 
 
 def test_the_text_holds_every_parameter_with_type_value_and_meaning(composed: Callable[..., DictConfig]) -> None:
@@ -79,17 +71,6 @@ def test_a_value_that_must_be_given_says_so(composed: Callable[..., DictConfig])
 def test_lines_fit(composed: Callable[..., DictConfig], width: int) -> None:
     _, _, described = help.text(composed("model=sd15"), [CONF], width).partition("GROUPS")
     assert max(map(len, described.splitlines())) <= width
-
-
-def test_options_of_several_folders(tmp_path: Path) -> None:
-    (tmp_path / "model" / "deep").mkdir(parents=True)
-    for name in ("b10", "b9", "deep/a"):
-        (tmp_path / "model" / f"{name}.yaml").touch()
-    (tmp_path / "hydra" / "help").mkdir(parents=True)
-    (tmp_path / "hydra" / "help" / "mine.yaml").touch()
-    (tmp_path / "config.yaml").touch()
-    assert help.options([tmp_path]) == {"model": ["b9", "b10", "deep/a"]}
-    assert {"b9", "sd15"} <= set(help.options([CONF, tmp_path])["model"])
 
 
 def test_the_command_from_anywhere_without_torch(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import MISSING
 
 from dbexp.config.fields import bounded
-from dbexp.config.words import parse, told
+from dbexp.config.words import parse
 from dbexp.core.errors import ConfigError
 
 
@@ -87,17 +87,3 @@ def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     for line in ("place: str = ??? (must be given)", "numbers: list[float] = [1.0]", "count: int | null = null"):
         assert f"  {line}\n" in said
     assert "      How much.\n" in said
-
-
-def test_what_a_user_can_mend_is_one_message() -> None:
-    with pytest.raises(SystemExit) as stop, told("prog"):
-        raise ConfigError(["first", "second"])
-    assert stop.value.code == "prog: 2 problems\n  first\n  second"
-    with pytest.raises(SystemExit) as stop, told("prog"):
-        raise ConfigError("alone")
-    assert stop.value.code == "prog: alone"
-    with pytest.raises(SystemExit) as stop, told("prog"):
-        raise KeyboardInterrupt
-    assert stop.value.code == 130
-    with pytest.raises(ZeroDivisionError), told("prog"):
-        raise ZeroDivisionError

@@ -18,7 +18,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import dbexp.pipeline
-from dbexp.config import check
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
 from dbexp.pipeline import command
@@ -92,6 +91,32 @@ def test_a_sweep(cli: Cli, jobs: list[dict[str, Any]], tmp_path: Path) -> None:
     assert {seen["sweep"] for seen in jobs} == {"/".join(folders[0].parts[1:3])}
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["lora.rank=4 -m hydra/launcher=basic prior.weight=0,1", "lora.rank=4 hydra/launcher=basic prior.weight=0,1 -m"],
+)
+def test_switches_may_stand_anywhere(cli: Cli, jobs: list[dict[str, Any]], words: str) -> None:
+    assert cli(*words.split())[0] == 0
+    assert [(seen["config"].lora.rank, seen["config"].prior.weight) for seen in jobs] == [(4, 0), (4, 1)]
+
+
+@pytest.mark.parametrize("launcher", ["basic", "pack"])
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("lora=glob(x*)", "lora=glob(x*): no option of lora matches, so the sweep has no jobs; it has attention, "),
+        ("lora.rank=range(4,4)", "lora.rank=range(4,4): no number lies in this range, so the sweep has no jobs"),
+    ],
+)
+def test_a_sweep_without_jobs(
+    cli: Cli, jobs: list[dict[str, Any]], tmp_path: Path, launcher: str, override: str, says: str
+) -> None:
+    status, said = cli("-m", f"hydra/launcher={launcher}", override, "train.steps=1,2")
+    assert (status, jobs, len(said.splitlines())) == (1, [], 1)
+    assert said.startswith(f"dbexp: {says}")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_reference_table_runs_row_by_row(cli: Cli, jobs: list[dict[str, Any]]) -> None:
     assert cli("hydra/launcher=basic", "experiment=reference/diffusers")[0] == 0
     rows = ["with_prior", "without_prior", "polynomial", "rank32"]
@@ -117,10 +142,14 @@ def test_the_command_line_narrows_a_table(cli: Cli, jobs: list[dict[str, Any]]) 
         ("experiment=reference/difusers", "did you mean reference/diffusers?"),
         ("lora.rank=abc", "lora.rank=abc: Value 'abc' of type 'str' could not be converted to Integer"),
         ("lora.rank=1.5", "lora.rank=1.5: Value '1.5' of type 'float' could not be converted to Integer"),
-        ("sample.prompts=[a", "sample.prompts=[a: "),
+        ("sample.prompts=[a", "sample.prompts=[a: a list ends with a bracket"),
+        ("dataset.path=фото", """needs quotes around this value: 'dataset.path="фото"'"""),
+        ("dataset.prompt='{token.real}'", "has {token.real}: only {token} and {class} may stand in braces"),
         ("lora.rank=0", "lora.rank=0: must be at least 1"),
         ("lora=4", "must be a string"),
         ("train.steps=1,2", "train.steps=1,2: several values make a sweep, one job each: add -m"),
+        ("dataset.path=a,b", """one value with commas in it is written 'dataset.path="a,b"'"""),
+        ("tracking.tags=a,b", "one value that is a list is written tracking.tags=[a,b]"),
         ("lora=attention,linear", "as in `dbexp -m lora=attention,linear`"),
         ("lora.rank=range(2,5)", "lora.rank=range(2,5): several values make a sweep"),
         ("--resolve", "--resolve"),
@@ -253,8 +282,3 @@ def test_tab_completion(tmp_path: Path) -> None:
     assert "complete -o nospace" in python("-m", "dbexp", "-sc", "install=bash", cwd=tmp_path)
     offered = python("-m", "dbexp", "-sc", "query=bash", cwd=tmp_path, COMP_LINE="dbexp model=sd", COMP_POINT="14")
     assert offered.split() == ["model=sd15", "model=sd21", "model=sd21base"]
-
-
-def test_conf_dir_is_absolute() -> None:
-    assert check.conf_dir().is_absolute()
-    assert (check.conf_dir() / "config.yaml").is_file()

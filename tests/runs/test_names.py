@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dbexp.config.check import flatten, plain
 from dbexp.config.schema import Config
+from dbexp.config.values import flatten, plain
 from dbexp.runs.names import differing, matters, run_name, short_names, titles, what_differs
 
 DEFAULTS = flatten(plain(Config())) | {f"seeds.{stream}": 42 for stream in ("init", "data", "noise", "prior", "sample")}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from dbexp.config.check import plain
+from dbexp.config.values import plain
 from dbexp.core.errors import ConfigError
 from dbexp.core.hashing import file_hash
 from dbexp.runs.record import open_runs

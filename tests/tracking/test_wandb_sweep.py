@@ -13,7 +13,7 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from dbexp.config.check import conf_dir
+from dbexp.config.groups import conf_dir
 from dbexp.config.schema import Config
 from dbexp.evaluate.columns import COLUMNS
 from tests.tracking.runs import ROOT, environment, inspect, run_of

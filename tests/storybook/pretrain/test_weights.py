@@ -22,10 +22,10 @@ LIMIT_MB = 60
 def cfg() -> Config:
     from hydra import compose, initialize_config_dir
 
-    from dbexp.config import check
+    from dbexp.config import check, groups, help
 
-    check.register()
-    with initialize_config_dir(str(check.conf_dir()), version_base="1.3"):
+    help.register()
+    with initialize_config_dir(str(groups.conf_dir()), version_base="1.3"):
         return check.check(compose("config", overrides=["model=storybook"]))
 
 

@@ -1,0 +1,116 @@
+"""What went wrong, in the user's terms: one message, whatever library raised it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, get_type_hints
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+from dbexp.config import groups, help, overrides
+from dbexp.config.schema import Config
+from dbexp.core.errors import ConfigError, did_you_mean, first_line
+
+_HELP = "`dbexp --help` lists all"
+# what Hydra says of several values without --multirun
+_SEVERAL = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'")
+# options of Hydra that a plugin brings -> the extra of this package that installs it
+_EXTRAS = {"joblib": "joblib", "optuna": "optuna", "ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm"}
+
+
+@contextmanager
+def user_errors(program: str) -> Iterator[None]:
+    """What a user can mend ends the block with one message and status 1; Ctrl-C ends it with status 130.
+
+    Args:
+        program: name of the command.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see dbexp.pipeline.command
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("dbexp").setLevel(logging.INFO)
+    try:
+        yield
+    except ConfigError as error:
+        sys.exit(f"{program}: {explain(error)}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def explain(error: Exception) -> str:
+    """One clear message: what is wrong, with which value, and what would be right.
+
+    Args:
+        error: one of this package's exceptions, or of Hydra's or OmegaConf's.
+    """
+    cause = error.__cause__ or error
+    if isinstance(error, ConfigError):
+        several = len(error.problems) > 1
+        return "\n  ".join([f"{len(error.problems)} problems", *error.problems]) if several else str(error)
+    if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
+        return _no_option(str(error.missing_cfg_file), error.options or ())
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    name = getattr(cause, "full_key", None)
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and name:
+        return f"{name}: there is no such parameter{did_you_mean(name, parameters()) or ';'} {_HELP}"
+    if sweeps := _SEVERAL.match(first_line(error)):
+        return _several(sweeps[1])
+    what = first_line(error).removeprefix("Error merging override ")
+    return what if cause is error else f"{what}: {first_line(cause)}"
+
+
+def parameters(cls: type = Config, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> type of all fields of a dataclass, and of the dataclasses in it."""
+    types: dict[str, Any] = {}
+    for name, hint in get_type_hints(cls).items():
+        types[prefix + name] = hint
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            types |= parameters(hint, f"{prefix}{name}.")
+    return types
+
+
+def _no_option(file: str, known: Any) -> str:
+    """Of a group and an option that nobody has."""
+    group, _, option = file.rpartition("/") if file.startswith("hydra/") else file.partition("/")
+    if group.startswith("hydra/") and option in _EXTRAS:
+        return f"{group}={option}: is not installed; pip install 'dbexp[{_EXTRAS[option]}]'"
+    names = {*groups.options([groups.conf_dir()]).get(group, []), *known}
+    return f"{group}={option}: there is no such option{did_you_mean(option, names) or ';'} {_HELP}"
+
+
+def _unreadable(override: str) -> str:
+    """Of an override that is not in Hydra's grammar."""
+    name, sign, value = override.partition("=")
+    if not sign or not name:
+        return f"{override}: write NAME=VALUE"
+    if value.startswith("[") and not value.endswith("]"):
+        return f"{override}: a list ends with a bracket, {name}=[first,second]"
+    kind = parameters().get(name)
+    if kind is not None and not re.search("str|Any", str(kind)):
+        what = "the name of an option" if dataclasses.is_dataclass(kind) else help.type_name(kind)
+        return f"{override}: is not in Hydra's grammar; {name} takes {what}"
+    hint = overrides.quoted(override)
+    if hint is None:
+        return f"{override}: is not in Hydra's grammar; most values can be written in quotes, '{name}=\"value\"'"
+    each = ", and for a sweep around each value" if "," in value and not value.startswith("[") else ""
+    return f"{override}: Hydra's grammar needs quotes around this value{each}: {hint}"
+
+
+def _several(override: str) -> str:
+    """Of several values for one run."""
+    name = override.partition("=")[0]
+    hint = str(parameters().get(name, ""))
+    if "str" in hint and "list" not in hint and (one := overrides.quoted(override)):
+        also = f"; one value with commas in it is written {one}"
+    else:
+        also = f"; one value that is a list is written {name}=[a,b]" if re.search("list|Any", hint) else ""
+    command = shlex.join(["dbexp", "-m", override])
+    return f"{override}: several values make a sweep, one job each: add -m, as in `{command}`{also}"

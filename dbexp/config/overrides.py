@@ -1,0 +1,101 @@
+"""What is typed after `dbexp`: switches and overrides, in Hydra's grammar."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override, RangeSweep
+from hydra.errors import OverrideParseException
+
+# switches of Hydra that take the next word as their value
+_WITH_VALUE = {
+    *("--cfg", "-c", "--info", "-i", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--experimental-rerun"),
+}
+
+
+def switches_first(words: Sequence[str]) -> list[str]:
+    """The same command line with its switches before its overrides: Hydra reads no overrides on both sides of one.
+
+    Args:
+        words: without the program's name.
+    """
+    switches: list[str] = []
+    overrides: list[str] = []
+    waiting = False  # for the value of a switch
+    for word in words:
+        is_switch = word.startswith("-")
+        (switches if is_switch or (waiting and "=" not in word) else overrides).append(word)
+        waiting = is_switch and word in _WITH_VALUE
+    return [*switches, *overrides]
+
+
+def quoted(override: str) -> str | None:
+    """An override that Hydra's grammar does not read, with quotes around its value, or around each value of a list.
+
+    Returns:
+        As one types it in a shell; None where quotes do not help.
+    """
+    name, _, value = override.partition("=")
+    if value.startswith("["):
+        values = [part.strip() for part in value[1:].removesuffix("]").split(",")]
+        written = f"{name}=[{','.join(_in_quotes(part) for part in values)}]"
+        expected: object = [_bare(part) for part in values]
+    else:
+        written, expected = f"{name}={_in_quotes(value)}", _bare(value)
+    read = parsed(written)
+    return shlex.quote(written) if read and read.value() == expected else None
+
+
+def parsed(text: str) -> Override | None:
+    """An override as Hydra reads it; None where its grammar does not allow it."""
+    try:
+        override: Override = OverridesParser.create().parse_overrides([text])[0]
+    except OverrideParseException:
+        return None
+    return override
+
+
+def _bare(value: str) -> str:
+    """A value without the quotes that it has already."""
+    whole = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+    return value[1:-1] if whole else value
+
+
+def _in_quotes(value: str) -> str:
+    text = re.sub(r'(\\*)"', r'\1\1\\"', _bare(value))  # backslashes before a quote count double
+    doubled = re.sub(r"\\+$", lambda end: end[0] * 2, text)  # as they do before the closing one
+    return f'"{doubled}"'
+
+
+def without_jobs(overrides: Sequence[str], options: Mapping[str, Sequence[str]]) -> list[str]:
+    """What leaves a sweep without jobs: a range without numbers, a pattern that matches no option.
+
+    Args:
+        overrides: of the sweep.
+        options: group -> names of its options.
+    """
+    problems = []
+    for text in overrides:
+        override = parsed(text)
+        if override is None:  # Hydra says so
+            continue
+        value = override.value()
+        if isinstance(value, RangeSweep) and not list(value.range()):
+            problems.append(f"{text}: no number lies in this range, so the sweep has no jobs")
+        elif isinstance(value, Glob):
+            group = override.key_or_group
+            names = _within(group, options)
+            if not value.filter(names):
+                known = f"it has {', '.join(names)}" if names else "it is no group"
+                problems.append(f"{text}: no option of {group} matches, so the sweep has no jobs; {known}")
+    return problems
+
+
+def _within(group: str, options: Mapping[str, Sequence[str]]) -> list[str]:
+    """Options right in a group, which may be nested in another: experiment/reference/diffusers."""
+    whole = [f"{outer}/{name}" for outer, names in options.items() for name in names]
+    return [name.rpartition("/")[2] for name in whole if name.rpartition("/")[0] == group]

@@ -1,0 +1,84 @@
+"""A config as plain values, and plain values as a config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from dbexp.config.schema import Config
+from dbexp.core.errors import ConfigError, first_line
+
+
+def plain(value: Any) -> Any:
+    """A dataclass or OmegaConf node as dicts, lists and scalars, ready for JSON."""
+    if isinstance(value, (DictConfig, ListConfig)):
+        return OmegaConf.to_container(value, resolve=True, enum_to_str=True)
+    return _without_tuples(asdict(value))
+
+
+def _without_tuples(value: Any) -> Any:
+    """The same with lists for tuples, as JSON has them."""
+    if isinstance(value, dict):
+        return {key: _without_tuples(item) for key, item in value.items()}
+    return [_without_tuples(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, keys joined by dots as in an override; lists and empty dicts are values."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def objectives(value: object) -> list[str]:
+    """The columns that an objective names, as a user may write it: dino, dino+clip_t, or a list."""
+    if value is None:
+        return []
+    words = value if isinstance(value, (list, ListConfig)) else str(value).replace("+", ",").split(",")
+    return [str(word).strip() for word in words]
+
+
+def structured(settings: object) -> Config:
+    """Settings as dataclasses, with names and types checked, but none of the rules: those are for a run to come.
+
+    Args:
+        settings: nested dicts, or OmegaConf's, as a config or a record has them.
+
+    Raises:
+        ConfigError: an unknown name, a value of a wrong type, an interpolation of nothing, or values that are missing.
+    """
+    try:
+        node = OmegaConf.create(settings) if isinstance(settings, dict) else settings
+        values = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        if not isinstance(values, dict):
+            raise ConfigError(f"{values!r:.40}: is no group of parameters")
+        if "objective" in values:
+            values["objective"] = objectives(values["objective"])
+        merged = OmegaConf.merge(_schema(), OmegaConf.create(values))
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise ConfigError([f"{path}: has no value; give one, {path}=..." for path in missing])
+        config = OmegaConf.to_object(merged)
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        raise ConfigError(f"{error.full_key}: there is no such parameter; `dbexp --help` lists all") from None
+    except OmegaConfBaseException as error:
+        where = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(f"{where}{first_line(error)}") from None
+    assert isinstance(config, Config)
+    return config
+
+
+@cache
+def _schema() -> DictConfig:
+    """The dataclasses as OmegaConf has them, made once: a sweep checks every job twice."""
+    schema: DictConfig = OmegaConf.structured(Config)
+    return schema
