@@ -77,7 +77,7 @@ def build(folder: Path, size: Size = TINY, seed: int = 0) -> Path:
         `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer(folder / "tokenizer", _WORDS, size.max_tokens)
+    tokenizer = build_tokenizer(folder / "tokenizer", WORDS, size.max_tokens)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pipe = StableDiffusionPipeline(
@@ -155,16 +155,17 @@ def _scheduler(size: Size) -> PNDMScheduler:
 
 # -- tokenizer --------------------------------------------------------------------------------------------------------
 
-_WORDS = (
+WORDS = (
     "a an the of on in with to and photo top sks dog cat backpack teapot bowl can candle clock sneaker toy boot vase "
     "glasses cartoon stuffed animal jungle snow beach cobblestone street pink fabric wooden floor city background "
     "mountain blue house purple rug forest wheat field tree autumn leaves eiffel tower floating water ocean milk green "
     "grass sunflowers around it mirror sidewalk crowded dirt road white red shiny wet cube shaped wearing hat santa "
     "rainbow scarf black monocle chef outfit firefighter police yellow shirt wizard"
 ).split()
+"""One token each in the tokenizers that are made here."""
 
 
-def _byte_symbols() -> list[str]:
+def byte_symbols() -> list[str]:
     """One printable character per byte, in the order of GPT-2's byte-level BPE (Radford et al., 2019, section 2.2)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -179,11 +180,23 @@ def build_tokenizer(folder: Path, words: Iterable[str], max_tokens: int) -> CLIP
         words: lower-case words.
         max_tokens: length that prompts are padded and cut to.
     """
-    symbols = _byte_symbols()
-    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols)]
+    symbols = byte_symbols()
+    longer, merges = byte_pairs([*word[:-1], word[-1] + "</w>"] for word in words)
+    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *longer]
+    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}), encoding="utf-8")
+    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=max_tokens)
+
+
+def byte_pairs(words: Iterable[list[str]]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Tokens of more than one symbol, and the merges that lead to them (Sennrich et al., arXiv 1508.07909), so that
+    every word, given as its symbols, ends as one token."""
+    tokens: list[str] = []
     merges: list[tuple[str, str]] = []
-    for word in words:
-        pieces = [*word[:-1], word[-1] + "</w>"]
+    for pieces in words:
         # as tokenising would go: first the merges known so far, in order, then new ones from the left
         for pair in merges:
             pieces = _merge(pieces, pair)
@@ -192,12 +205,7 @@ def build_tokenizer(folder: Path, words: Iterable[str], max_tokens: int) -> CLIP
             merges.append(pair)
             pieces = _merge(pieces, pair)
             tokens.append(pieces[0])
-    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}), encoding="utf-8")
-    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return CLIPTokenizer.from_pretrained(folder, model_max_length=max_tokens)
+    return tokens, merges
 
 
 def _merge(pieces: list[str], pair: tuple[str, str]) -> list[str]:

@@ -56,7 +56,7 @@ class TestTokenizer:
     def tokenizer(cls) -> CLIPTokenizer:
         return CLIPTokenizer.from_pretrained(builders.checkpoint() / "tokenizer")
 
-    @pytest.mark.parametrize("word", random_weights._WORDS)
+    @pytest.mark.parametrize("word", random_weights.WORDS)
     def test_a_known_word_is_one_token(self, tokenizer: CLIPTokenizer, word: str) -> None:
         assert len(tokenizer(word, add_special_tokens=False).input_ids) == 1
 
