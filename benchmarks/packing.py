@@ -27,7 +27,7 @@ from dbexp.config.schema import Config, DatasetConfig, LoraConfig, ModelConfig, 
 from dbexp.core import provenance
 from dbexp.core.store import Store
 from dbexp.models import load, random_weights
-from dbexp.pipeline.run import training_of
+from dbexp.pipeline.requests import training_request
 from dbexp.train.result import Trained
 from dbexp.train.train import train
 
@@ -75,7 +75,9 @@ def main() -> None:
                 train=replace(config.train, lr=(1e-4, 3e-4, 1e-3)[lane % 3]),
                 seeds=SeedsConfig(init=lane, data=lane, noise=lane),
             )
-            trainings.append(training_of(changed, photos, "a photo of sks dog", classes if arguments.prior else ()))
+            trainings.append(
+                training_request(changed, photos, "a photo of sks dog", classes if arguments.prior else ())
+            )
         model = load(config.model, Store(scratch / "store"))
         train(trainings[:1], model, Store(scratch / "warm"))
 

@@ -24,7 +24,7 @@ from dbexp.core import provenance
 from dbexp.core.images import image_files
 from dbexp.core.store import Store
 from dbexp.models import random_weights
-from dbexp.pipeline.run import training_of
+from dbexp.pipeline.requests import training_request
 from dbexp.train.train import train
 
 
@@ -78,7 +78,7 @@ def main() -> None:
                 )
                 configs.append(config)
         trainings = [
-            training_of(
+            training_request(
                 config,
                 photos,
                 template.fill(config.dataset.prompt, config.dataset),

@@ -7,6 +7,7 @@ In Python, and so in notebooks, the same as on the command line:
     table = dbexp.load_results("multirun/2026-11-22/10-00-00")
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,11 +19,9 @@ __all__ = ["__version__", "compose", "load_results", "run"]
 
 def __getattr__(name: str) -> Any:
     """Import a function when it is first asked for: `import dbexp` alone costs nothing."""
-    from importlib import import_module
-
-    if name in __all__:
-        return getattr(import_module("dbexp.api"), name)
-    raise AttributeError(f"module 'dbexp' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'dbexp' has no attribute {name!r}")
+    return getattr(import_module("dbexp.api"), name)
 
 
 def __dir__() -> list[str]:

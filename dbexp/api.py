@@ -7,12 +7,11 @@ import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,11 +28,8 @@ if TYPE_CHECKING:
 
     from dbexp.runs.record import Run
 
-# settings -> the overrides they were composed from, which name a run
-_composed_from: dict[str, list[str]] = {}
-
-
-_ONE = "several values make a sweep, and compose makes one config: compose each value by itself"
+_overrides: dict[str, list[str]] = {}
+"""Key of a config -> the overrides that it was composed from, which name a run."""
 
 
 def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Config:
@@ -51,30 +47,23 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
         ConfigError: with every problem.
     """
     help.register()
-    given = [str(word) for word in overrides]
-    if config_dir is not None:
-        place = Path(config_dir).expanduser().absolute()
-        if not place.is_dir():
-            raise ConfigError(f"config_dir={config_dir}: there is no such folder")
-        given.append(f"hydra.searchpath=['file://{place}']")
+    words = [str(word) for word in overrides]
+    options = Path(config_dir).expanduser().absolute() if config_dir is not None else None
+    if options is not None and not options.is_dir():
+        raise ConfigError(f"config_dir={config_dir}: there is no such folder")
+    search_path = [] if options is None else [f"hydra.searchpath=['file://{options}']"]
     try:
-        several = [one.input_line for one in _parsed(given) if one.is_sweep_override()]
-        if several:
-            raise ConfigError([f"{word}: {_ONE}; or run `dbexp -m {word}`" for word in several])
+        parsed = OverridesParser.create().parse_overrides(words)
+        sweeps = [word for word, override in zip(words, parsed, strict=True) if override.is_sweep_override()]
+        if sweeps:
+            why = "several values make a sweep, and compose makes one config: compose each value by itself"
+            raise ConfigError([f"{word}: {why}; or run `dbexp -m {word}`" for word in sweeps])
         with initialize_config_dir(str(groups.conf_dir()), version_base="1.3", job_name="dbexp"):
-            composed = hydra_compose("config", overrides=given)
-        checked = check.check(composed)
-    except ConfigError:
-        raise
+            config = check.check(hydra_compose("config", overrides=[*words, *search_path]))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from None
-    _composed_from[key_of(plain(checked))] = [str(word) for word in overrides]
-    return checked
-
-
-def _parsed(overrides: Sequence[str]) -> list[Override]:
-    parsed: list[Override] = OverridesParser.create().parse_overrides(list(overrides))
-    return parsed
+    _overrides[key_of(plain(config))] = words
+    return config
 
 
 def run(cfg: Config | DictConfig | Sequence[str], folder: str | Path | None = None) -> Run:
@@ -92,22 +81,22 @@ def run(cfg: Config | DictConfig | Sequence[str], folder: str | Path | None = No
         ConfigError: what is wrong with the config, all at once.
         TrainingDiverged, Interrupted: see `dbexp.train.train`.
     """
-    checked = check.check(cfg if isinstance(cfg, (Config, DictConfig)) else compose(cfg))
+    config = check.check(cfg if isinstance(cfg, (Config, DictConfig)) else compose(cfg))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see dbexp.pipeline.command
-    from dbexp.pipeline import run as stages
-    from dbexp.runs import record  # torch and diffusers: seconds
+    import dbexp.pipeline.run  # torch and diffusers: seconds
+    from dbexp.runs import record
     from dbexp.runs.folder import RunFolder
 
-    place = RunFolder(Path(folder or Path("outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S}").expanduser())
-    overrides = _composed_from.get(key_of(plain(checked)), [])
+    path = Path(folder or Path("outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S}").expanduser()
+    files, overrides = RunFolder(path), _overrides.get(key_of(plain(config)), [])
     try:
-        place.hydra.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.structured(checked), place.composed)
-        OmegaConf.save(OmegaConf.create(overrides), place.overrides)
+        files.hydra.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.structured(config), files.composed)
+        OmegaConf.save(OmegaConf.create(overrides), files.overrides)
     except OSError as error:
-        raise ConfigError(f"folder={place.path}: {error.strerror}; choose another place") from None
-    stages.run(checked, place.path, overrides)
-    return record.read(place.path)
+        raise ConfigError(f"folder={path}: {error.strerror}; choose another place") from None
+    dbexp.pipeline.run.run(config, path, overrides)
+    return record.read(path)
 
 
 def load_results(sweep: str | Path) -> pandas.DataFrame:
@@ -123,13 +112,15 @@ def load_results(sweep: str | Path) -> pandas.DataFrame:
     Raises:
         ConfigError: pandas is not installed, or there is no job's result in the folder.
     """
-    pandas = _pandas()
+    try:
+        import pandas
+    except ImportError:
+        raise ConfigError("load_results needs pandas: pip install 'dbexp[notebook]', or pip install pandas") from None
     from dbexp.compare.results import csv_text
     from dbexp.runs import record
 
-    place = Path(sweep).expanduser()
     try:
-        runs = record.load(place)
+        runs = record.load(Path(sweep).expanduser())
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{sweep}: a file of the sweep cannot be read ({error})") from None
     if not runs:
@@ -138,11 +129,3 @@ def load_results(sweep: str | Path) -> pandas.DataFrame:
     table = pandas.read_csv(io.StringIO(text), dtype={"job": str}, keep_default_na=False, na_values=[""])
     table["folder"] = table["job"].map({run.folder.name: str(run.folder) for run in runs})
     return table
-
-
-def _pandas() -> Any:
-    try:
-        import pandas
-    except ImportError:
-        raise ConfigError("load_results needs pandas: pip install 'dbexp[notebook]', or pip install pandas") from None
-    return pandas

@@ -12,7 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 import dbexp
 from dbexp.pipeline import command
+from dbexp.pipeline.plan import PlannedRun
 from tests import builders
 
 
@@ -82,6 +83,12 @@ def tiny(store: Path) -> list[str]:
         f"store={store}",
         "tracking.mode=disabled",
     ]
+
+
+def planned_run(number: int, *differs: str, device: str = "cpu") -> PlannedRun:
+    """A run of a sweep that shares its training with no other."""
+    config = builders.config(seed=number)
+    return PlannedRun(number, differs, differs, replace(config, model=replace(config.model, device=device)))
 
 
 def results(folder: Path) -> list[dict[str, str]]:

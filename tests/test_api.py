@@ -15,10 +15,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 import dbexp
+import dbexp.pipeline.run
 from dbexp.compare.results import RESULTS, write_results
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError
-from dbexp.pipeline import run as stages
 from dbexp.runs import record
 from tests import builders, run_folders
 
@@ -93,7 +93,7 @@ class TestRun:
 
     def test_it_is_the_commands_code(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         calls = []
-        monkeypatch.setattr(stages, "run", lambda *given: calls.append(given))
+        monkeypatch.setattr(dbexp.pipeline.run, "run", lambda *given: calls.append(given))
         monkeypatch.setattr(record, "read", lambda folder: SimpleNamespace(folder=folder))
         cfg = dbexp.compose(["lora.rank=3"])
         changed = replace(cfg, lora=replace(cfg.lora, rank=4))

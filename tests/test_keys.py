@@ -18,8 +18,7 @@ from dbexp.core.store import Store
 from dbexp.evaluate import cached
 from dbexp.evaluate.backbones import deferred
 from dbexp.evaluate.pictures import Pictures
-from dbexp.pipeline import run
-from dbexp.pipeline.requests import prior_request, sample_request
+from dbexp.pipeline.requests import prior_request, sample_request, training_request
 from dbexp.sample import sample, sets
 from dbexp.sample.shots import Sampling
 from dbexp.train.result import inputs_of
@@ -59,7 +58,7 @@ def keys(checked: Checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         request, of_prior = sample_request(config), prior_request(config)
         assert of_prior is not None
         subject = dataset.load(config.dataset, store)
-        training = run.training_of(config, subject.paths, subject.prompt, classes)
+        training = training_request(config, subject.paths, subject.prompt, classes)
         drawn = {
             "sample": str(sample.sample_prompts(request, model, lora, store).folder),
             "base": str(sample.sample_prompts(request, model, None, store).folder),

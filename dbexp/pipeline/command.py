@@ -1,4 +1,4 @@
-"""The command `dbexp`: Hydra composes a run or a sweep, `stages.run` executes each job.
+"""The command `dbexp`: Hydra composes a run or a sweep, `dbexp.pipeline.run` goes through the stages of each job.
 
 Only what costs nothing is imported up here: help, completion and a mistyped key must not wait for torch.
 """
@@ -87,8 +87,8 @@ def job(cfg: DictConfig) -> float | tuple[float, ...] | None:
             raise
         # past Hydra, which prints a line of its own above an ordinary exception
         raise SystemExit(f"dbexp: {explain(error)}") from None
-    wanted = tuple(values[name] for name in checked.objective) if values else ()
-    return wanted[0] if len(wanted) == 1 else wanted or None
+    scores = tuple(values[name] for name in checked.objective) if values else ()
+    return scores[0] if len(scores) == 1 else scores or None
 
 
 def _stopped(stop: Interrupted) -> int:

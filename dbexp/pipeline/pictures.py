@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from dbexp.compare.contact_sheet import SheetColumn, contact_sheet
-from dbexp.config.schema import Config
 from dbexp.core import provenance
 from dbexp.core.files import link
 from dbexp.core.hashing import file_hash
@@ -18,6 +17,7 @@ from dbexp.evaluate.pictures import Pictures
 from dbexp.models import Model
 from dbexp.pipeline.requests import sample_request
 from dbexp.runs.folder import RunFolder
+from dbexp.runs.outcome import Outcome
 from dbexp.sample import sample
 from dbexp.sample.oracle import oracle_samples
 from dbexp.sample.sample import Samples
@@ -26,58 +26,60 @@ _SHEET = "contact_sheet.png"
 _CODE = provenance.code_hash("compare/contact_sheet.py", "core/images.py", "core/colour.py")
 
 
-def gather(
-    config: Config, subject: Subject, lora: Path, model: Model, store: Store, folder: RunFolder, name: str
-) -> Pictures:
+def link_inputs(folder: RunFolder, subject: Subject, prior_images: Sequence[Path]) -> None:
+    """Link what a run trains on into its folder."""
+    for number, path in enumerate(subject.paths):
+        link(path, folder.subject_image(number, path))
+    _linked_files(prior_images, folder.prior)
+
+
+def sample_all(outcome: Outcome, subject: Subject, lora: Path, model: Model, store: Store) -> Pictures:
     """All pictures of a run, linked into its folder, where its contact sheet is laid out.
 
     Args:
-        config: of the run.
+        outcome: of the run, which has its config, its name and its folder.
         subject: of the run.
         lora: that was trained.
         model: the base model.
         store: where pictures are kept.
-        folder: of the run.
-        name: of the run.
     """
-    request = sample_request(config)
+    config, folder, request = outcome.config, outcome.folder, sample_request(outcome.config)
     samples = _linked(sample.sample_prompts(request, model, lora, store), folder.sample)
     base = None
     if config.sample.base:
         base = _linked(sample.sample_prompts(request, model, None, store), folder.base_samples)
-    class_on = _linked_files(sample.sample_class(request, model, lora, store), folder.class_samples)
-    class_off = _linked_files(sample.sample_class(request, model, None, store), folder.base_class_samples)
+    with_lora = _linked_files(sample.sample_class(request, model, lora, store), folder.class_samples)
+    without = _linked_files(sample.sample_class(request, model, None, store), folder.base_class_samples)
     columns = [SheetColumn("base model", base.images, limit=1)] if base else []
     columns.append(SheetColumn("with the LoRA", samples.images))
     label = joined(config.model.label, config.evaluate.label)
-    sheet = _sheet(columns, store, title=f"{subject.name}: {name}", label=label, real=subject.paths)
+    sheet = _sheet(columns, store, title=f"{subject.name}: {outcome.name}", label=label, real=subject.paths)
     link(sheet, folder.contact_sheet)
-    pictures = Pictures(
+    return Pictures(
         real=subject.paths,
         samples=samples.images,
         base_samples=base.images if base else None,
-        class_images=class_on,
-        class_images_base=class_off,
+        class_images=with_lora,
+        class_images_base=without,
         token=subject.token,
         class_noun=subject.class_noun,
         groups=samples.groups,
         oracle_samples=oracle_samples(config.dataset, samples.prompts, config.sample.images_per_prompt, store),
     )
-    return pictures
 
 
-def _linked(samples: Samples, place: Path) -> Samples:
+def _linked(samples: Samples, folder: Path) -> Samples:
     """The same samples as files of the run's folder."""
     images = {
-        prompt: _linked_files(paths, place / paths[0].parent.name) for prompt, paths in samples.images.items() if paths
+        prompt: _linked_files(paths, folder / paths[0].parent.name) for prompt, paths in samples.images.items() if paths
     }
-    return replace(samples, folder=place, images=images)
+    return replace(samples, folder=folder, images=images)
 
 
-def _linked_files(paths: Sequence[Path], place: Path) -> tuple[Path, ...]:
+def _linked_files(paths: Sequence[Path], folder: Path) -> tuple[Path, ...]:
     for path in paths:
-        link(path, place / path.name)
-    return tuple(place / path.name for path in paths)
+        link(path, folder / path.name)
+    return tuple(folder / path.name for path in paths)
 
 
 def _sheet(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from dbexp.config.schema import Config
 from dbexp.config.template import fill
+from dbexp.config.values import plain
 from dbexp.sample.prior import PriorRequest
 from dbexp.sample.prompts import choose
 from dbexp.sample.sample import SampleRequest
 from dbexp.sample.shots import Sampling
+from dbexp.train.data import Training
 
 FEWEST_CLASS_SAMPLES = 25
 """Unless fewer are asked for: the mean similarity of a handful of images says little of a class."""
@@ -57,3 +61,27 @@ def sample_request(config: Config) -> SampleRequest:
     class_prompt = fill(sample.class_prompt, config.dataset)
     of_class = replace(sampling, stream="class", prompts=(class_prompt,), images_per_prompt=count)
     return SampleRequest(prompts, sampling, of_class if count else None, sample.lora_scale, sample.batch_size)
+
+
+def training_request(config: Config, images: Sequence[Path], prompt: str, class_images: Sequence[Path]) -> Training:
+    """What a run trains on and how.
+
+    Args:
+        config: of the run.
+        images, prompt: the subject's pictures and their caption.
+        class_images: empty without prior preservation.
+    """
+    nowhere = replace(config, dataset=replace(config.dataset, path=None, root=None), store=None)
+    return Training(
+        images=tuple(images),
+        prompt=prompt,
+        class_images=tuple(class_images),
+        class_prompt=fill(config.prior.prompt, config.dataset),
+        prior_weight=config.prior.weight,
+        resolution=config.model.resolution,
+        cfg=config.train,
+        lora=config.lora,
+        lr_schedule=config.lr_schedule,
+        seeds=config.seeds,
+        record=plain(nowhere),
+    )

@@ -58,9 +58,9 @@ def run_name(cfg: Config, overrides: Sequence[str], now: datetime | None = None)
     keys = [key for key, _ in pairs]
     words = [cfg.dataset.name] if any(key in _SUBJECT for key in keys) else []
     words += [cfg.experiment] if "experiment" in keys and cfg.experiment else []
-    telling = [(key, value) for key, value in pairs if matters(key) and key not in _SUBJECT]
-    short = short_names(key for key, _ in telling)
-    words += [_word(short[key], _short_value(value)) for key, value in telling]
+    special = [(key, value) for key, value in pairs if matters(key) and key not in _SUBJECT]
+    short = short_names(key for key, _ in special)
+    words += [_word(short[key], _short_value(value)) for key, value in special]
     return _cut(" ".join(words) or f"{cfg.dataset.name} {now or datetime.now():%Y-%m-%d %H:%M}", _NAME_LENGTH)
 
 
@@ -86,9 +86,9 @@ def what_differs(overrides: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
         [('rank=4',), ('rank=8',)]
     """
     common = set(overrides[0]).intersection(*overrides[1:]) if overrides else set()
-    telling = [[_pair(override) for override in words if override not in common] for words in overrides]
-    short = short_names({key for pairs in telling for key, _ in pairs})
-    return [tuple(_word(short[key], value) for key, value in pairs) for pairs in telling]
+    special = [[_pair(override) for override in words if override not in common] for words in overrides]
+    short = short_names({key for pairs in special for key, _ in pairs})
+    return [tuple(_word(short[key], value) for key, value in pairs) for pairs in special]
 
 
 def titles(overrides: Mapping[Path, Sequence[str]]) -> dict[Path, str]:

@@ -124,8 +124,8 @@ class Outcome:
         links = {str(path): self.folder.subject_image(number, path) for number, path in enumerate(subject.paths)}
 
         def short(path: str) -> str:
-            place = links.get(path, Path(path))
-            return self.folder.relative(place) if place.is_relative_to(self.folder.path) else place.name
+            file = links.get(path, Path(path))
+            return self.folder.relative(file) if file.is_relative_to(self.folder.path) else file.name
 
         def shortened(images: Sequence[ImageScores]) -> tuple[ImageScores, ...]:
             return tuple(

@@ -98,8 +98,8 @@ def _read_any(folder: Path) -> Run:
     try:
         return read(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = f"{type(error).__name__}: {error}"
-        return Run(folder, folder.name, DAMAGED, (), {}, None, f"its files cannot be read ({said}); run it again")
+        reason = f"its files cannot be read ({type(error).__name__}: {error}); run it again"
+        return Run(folder, folder.name, DAMAGED, (), {}, None, reason)
 
 
 def read(folder: Path) -> Run:
@@ -119,12 +119,12 @@ def _state(path: Path) -> tuple[int, int, int] | None:
 
 # A sweep looks at all of its jobs after each of them.
 @lru_cache(maxsize=256)
-def _read_unchanged(place: RunFolder, *_states: tuple[int, int, int] | None) -> Run:
-    folder, result = place.path, json.loads(place.result.read_text(encoding="utf-8"))
+def _read_unchanged(files: RunFolder, *_states: tuple[int, int, int] | None) -> Run:
+    folder, result = files.path, json.loads(files.result.read_text(encoding="utf-8"))
     name, status, overrides = result["name"], result["status"], tuple(result["overrides"])
     if status != "finished":
         return Run(folder, name, status, overrides, flatten(result["config"]), None, result["error"])
-    record = json.loads(place.metrics.read_text(encoding="utf-8"))
+    record = json.loads(files.metrics.read_text(encoding="utf-8"))
     report = Report.from_plain(record["report"])
     parameters = record.get("train", {}).get("parameters")
     total = sum(parameters.values()) if isinstance(parameters, dict) else parameters
@@ -207,8 +207,8 @@ def open_run(folder: Path, objective: str | None) -> TrainedRun:
     if not folder.is_dir():
         raise ConfigError("there is no such folder; give the folder of a run, outputs/DATE/TIME, or of a sweep")
     # a run is known by its folder, however far it came
-    place = RunFolder(folder)
-    if any(path.exists() for path in (place.lora, place.result, place.hydra)):
+    files = RunFolder(folder)
+    if any(path.exists() for path in (files.lora, files.result, files.hydra)):
         return _trained(folder)
     return _best(folder, objective)
 
@@ -234,14 +234,14 @@ def _best(sweep: Path, objective: str | None) -> TrainedRun:
 
 
 def _trained(folder: Path) -> TrainedRun:
-    place = RunFolder(folder)
-    if not place.lora.is_file():
+    files = RunFolder(folder)
+    if not files.lora.is_file():
         raise ConfigError(
-            f"holds no {place.relative(place.lora)}: its training did not end; repeat the run, which goes on where it "
+            f"holds no {files.relative(files.lora)}: its training did not end; repeat the run, which goes on where it "
             "stopped"
         )
     run = _read_any(folder)
-    return TrainedRun(folder, run.name, _config(place), place.lora, None, run.overrides, run.report)
+    return TrainedRun(folder, run.name, _config(files), files.lora, None, run.overrides, run.report)
 
 
 def _config(folder: RunFolder) -> Config:

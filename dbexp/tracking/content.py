@@ -89,10 +89,10 @@ def picture(path: Path, largest: int | None, caption: str | None = None) -> wand
     import wandb
 
     with Image.open(path) as opened:
-        shown = opened.convert("RGB")
+        image = opened.convert("RGB")
     if largest is not None:
-        shown.thumbnail((largest, largest))
-    return wandb.Image(shown, file_type="jpg", caption=caption)
+        image.thumbnail((largest, largest))
+    return wandb.Image(image, file_type="jpg", caption=caption)
 
 
 def lora_artifact(config: Mapping[str, Any], report: Report, lora: Path) -> wandb.Artifact:

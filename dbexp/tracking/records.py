@@ -153,16 +153,14 @@ class Records:
 
     def history(self) -> list[dict[str, float]]:
         """Rows by step, each step once, the last one that was written; a torn last line is left out."""
-        known = _rows(self._run_folder.history)
-        timed = _rows(self.path / _HISTORY)
-        return [{**known.get(step, {}), **timed[step]} for step in sorted(timed)]
+        whole, timed = _rows(self._run_folder.history), _rows(self.path / _HISTORY)
+        return [{**whole.get(step, {}), **timed[step]} for step in sorted(timed)]
 
     def condense(self) -> None:
         """Leave to the run's own history what it has, now that the run has ended."""
-        known = _rows(self._run_folder.history)
-        timed = _rows(self.path / _HISTORY)
+        whole, timed = _rows(self._run_folder.history), _rows(self.path / _HISTORY)
         for step, row in timed.items():
-            if {TIME: row.get(TIME), **known.get(step, {})} == row:
+            if {TIME: row.get(TIME), **whole.get(step, {})} == row:
                 timed[step] = {TIME: row[TIME], "step": step}
         if timed:
             write_atomic(self.path / _HISTORY, "".join(json.dumps(row) + "\n" for row in timed.values()))
@@ -215,8 +213,8 @@ class Records:
 
 def find(folder: Path) -> list[Records]:
     """The records of every run and sweep at or below a folder, in the order of their paths."""
-    place = RunFolder(folder).tracking.name
-    return [Records(path.parent.parent) for path in sorted(folder.rglob(f"{place}/{_RUN}"))]
+    name = RunFolder(folder).tracking.name
+    return [Records(path.parent.parent) for path in sorted(folder.rglob(f"{name}/{_RUN}"))]
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -150,5 +150,5 @@ def pareto(summary: Summary) -> CustomChart:
     import wandb
 
     x, y = summary.axes
-    shown = wandb.Table(columns=["run", x, y, "Pareto front"], data=summary.points)
-    return wandb.plot.scatter(shown, x, y, title=f"{y} against {x}")
+    points = wandb.Table(columns=["run", x, y, "Pareto front"], data=summary.points)
+    return wandb.plot.scatter(points, x, y, title=f"{y} against {x}")

@@ -93,8 +93,8 @@ def _send(records: Records, record: RunRecord, scratch: Path) -> str:
         if (result := records.result()) is not None:
             writer.result(result)
     with attempts.attempt("the summary of the sweep"):
-        if (shown := records.summary()) is not None:
-            summary.write(writer, summary.Summary(**shown), records.folder)
+        if (content := records.summary()) is not None:
+            summary.write(writer, summary.Summary(**content), records.folder)
     # a run whose end is not on record was killed
     writer.finish(1 if record.exit_code is None else record.exit_code, record.error)
     if attempts.failed:

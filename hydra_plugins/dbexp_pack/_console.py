@@ -18,7 +18,7 @@ from dbexp.pipeline import view
 from hydra_plugins.dbexp_pack import _work
 
 if TYPE_CHECKING:
-    from dbexp.pipeline.sweep import Plan, PlannedRun
+    from dbexp.pipeline.plan import Plan, PlannedRun
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class JobsFailed(HydraException):
 @contextmanager
 def watching(planned: Plan, hydra: DictConfig) -> Iterator[None]:
     """Show the sweep on the terminal, if there is one, and log above the view."""
-    differs = {job.number: " ".join(job.differs) for job in planned.jobs}
+    differs = {job.number: " ".join(job.differs) for job in planned.runs}
     try:
         with view.watching(differs, [[job.number for job in members] for members in planned.packs]):
             configure_log(hydra.hydra_logging, hydra.verbose)  # the stream of a handler is chosen when it is made
@@ -98,8 +98,8 @@ def summary(planned: Plan, returns: Mapping[int, JobReturn], cfg: DictConfig) ->
     from dbexp.runs.folder import RunFolder
 
     # from the config: in what a job returns, Hydra has forgotten when `now` was
-    show_results(Path(str(cfg.hydra.sweep.dir)), planned.jobs[0].config.objective[0])
-    failed = [job for job in planned.jobs if returns[job.number].status is not JobStatus.COMPLETED]
+    show_results(Path(str(cfg.hydra.sweep.dir)), planned.runs[0].config.objective[0])
+    failed = [job for job in planned.runs if returns[job.number].status is not JobStatus.COMPLETED]
     for job in failed:
         returned = returns[job.number]
         folder = job_folder(returned)
@@ -109,7 +109,7 @@ def summary(planned: Plan, returns: Mapping[int, JobReturn], cfg: DictConfig) ->
             log.error("  traceback  %s", traceback)
         log.error("  repeat     %s", shlex.join(["dbexp", *_config_folders(cfg), *job.overrides]))
     for job in failed:
-        returns[job.number].return_value = JobsFailed(f"{len(failed)} of {len(planned.jobs)} jobs failed; see above")
+        returns[job.number].return_value = JobsFailed(f"{len(failed)} of {len(planned.runs)} jobs failed; see above")
 
 
 def job_folder(returned: JobReturn) -> Path:

@@ -20,7 +20,7 @@ from hydra_plugins.dbexp_pack._work import PackWork
 
 if TYPE_CHECKING:
     from dbexp.config.schema import Config
-    from dbexp.pipeline.sweep import Plan, PlannedRun
+    from dbexp.pipeline.plan import Plan, PlannedRun
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def launch(
     planned = _plan(settings, composed)
     if settings.plan_only:
         sys.exit(0)
-    jobs = {job.number: job for job in planned.jobs}
+    jobs = {job.number: job for job in planned.runs}
     returns: dict[int, JobReturn] = {}
     works = _works(settings, program, planned, {int(cfg.hydra.job.num): cfg for cfg in composed})
     # closing: whatever ends this, workers are told to stop now and not when the garbage is collected
@@ -77,7 +77,7 @@ def launch(
             returns[number] = returned
             _console.print_end(jobs[number], returned)
     _console.summary(planned, returns, composed[0])
-    return [returns[job.number] for job in planned.jobs]
+    return [returns[job.number] for job in planned.runs]
 
 
 def _compose(program: Program, overrides: Sequence[str], number: int) -> DictConfig:
@@ -95,7 +95,7 @@ def _is_dbexp(cfg: DictConfig) -> bool:
 
 def _plan(settings: PackLauncherConf, composed: Sequence[DictConfig]) -> Plan:
     """Check all jobs, decide what trains with what, and show it."""
-    from dbexp.pipeline import sweep
+    from dbexp.pipeline import plan
     from dbexp.runs.names import sweep_name, what_differs
 
     overrides = [tuple(str(word) for word in cfg.hydra.overrides.task) for cfg in composed]
@@ -111,13 +111,13 @@ def _plan(settings: PackLauncherConf, composed: Sequence[DictConfig]) -> Plan:
         try:
             sweep_dir, run_dir = _work.folders(cfg, Path.cwd())
             name = sweep_name(sweep_dir)
-            jobs.append(sweep.PlannedRun(number, words, differs, _checked(cfg), run_dir, name))
+            jobs.append(plan.PlannedRun(number, words, differs, _checked(cfg), run_dir, name))
         except ConfigError as error:
-            problems += [f"{sweep.title(number, differs)}: {problem}" for problem in error.problems]
+            problems += [f"{plan.title(number, differs)}: {problem}" for problem in error.problems]
     elsewhere = settings.executor in _executors.ELSEWHERE
-    sweep.check(jobs, problems, elsewhere=elsewhere)
-    planned = sweep.plan(jobs, settings.size, workers=_executors.workers(settings), elsewhere=elsewhere)
-    sweep.show(planned)
+    plan.check(jobs, problems, elsewhere=elsewhere)
+    planned = plan.plan(jobs, settings.size, workers=_executors.workers(settings), elsewhere=elsewhere)
+    plan.show(planned)
     return planned
 
 

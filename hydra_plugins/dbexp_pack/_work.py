@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from dbexp.pipeline import view
 
 if TYPE_CHECKING:
-    from dbexp.pipeline.sweep import PlannedRun
+    from dbexp.pipeline.plan import PlannedRun
     from dbexp.runs.record import Run
 
 Returned = tuple[int, JobReturn]

@@ -47,7 +47,7 @@ def works(composed: Any, tmp_path: Path) -> Works:
                     cfg.seed, cfg.store, cfg.hydra.callbacks = number, str(tmp_path), {}
                     cfg.hydra.sweep.dir = "sweep"
                     cfg.hydra.job.num, cfg.hydra.job.id, cfg.hydra.output_subdir = number, str(number), None
-                # what dbexp.pipeline.sweep.Job has, without the seconds that its import takes
+                # what dbexp.pipeline.plan.PlannedRun has, without the seconds that its import takes
                 jobs.append(SimpleNamespace(number=number, overrides=(f"seed={number}",), config=builders.config()))
                 configs.append(cfg)
             context = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]

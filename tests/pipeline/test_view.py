@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from dbexp.core.progress import progress
-from dbexp.pipeline.view import Sweep, current, watching
+from dbexp.pipeline.view import SweepView, current, watching
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def lines(view: Sweep, height: int = 40) -> list[str]:
+def lines(view: SweepView, height: int = 40) -> list[str]:
     console = Console(file=io.StringIO(), width=100, height=height)
     console.print(view)
     assert isinstance(console.file, io.StringIO)
@@ -29,7 +29,7 @@ def lines(view: Sweep, height: int = 40) -> list[str]:
 
 
 def test_from_the_first_to_the_last(clock: list[float]) -> None:
-    view = Sweep({0: "rank=2", 1: "rank=4", 2: "rank=8"}, [[0, 1]])
+    view = SweepView({0: "rank=2", 1: "rank=4", 2: "rank=8"}, [[0, 1]])
     assert lines(view)[0].startswith("3 jobs   0:00:00 elapsed")
     assert lines(view)[2].split() == ["0", "rank=2", "waiting"]
     assert lines(view)[4].split() == ["2", "rank=8", "trained"]
@@ -57,7 +57,7 @@ def test_from_the_first_to_the_last(clock: list[float]) -> None:
 
 
 def test_a_low_terminal_shows_those_that_something_happens_to() -> None:
-    view = Sweep({number: f"seed={number}" for number in range(30)}, [list(range(30))])
+    view = SweepView({number: f"seed={number}" for number in range(30)}, [list(range(30))])
     view.trains(dict.fromkeys((20, 21), 10))
     shown = lines(view, height=14)
     assert [line.split()[0] for line in shown[2:]] == ["0", "1", "2", "3", "4", "20", "21", "and"]
@@ -73,7 +73,7 @@ def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         view.stage("sample")
         with progress("sample, adapter on", 4) as bar:
             bar.advance(step="3/20")
-            written = "".join(lines(view))  # type: ignore[arg-type]  # on a terminal it is a Sweep
+            written = "".join(lines(view))  # type: ignore[arg-type]  # on a terminal it is a SweepView
             assert "sample, adapter on" in written and "1/4" in written and "step 3/20" in written
         assert "adapter on" not in "".join(lines(view))  # type: ignore[arg-type]
         print("a line of the log", file=sys.stderr)

@@ -1,0 +1,190 @@
+"""A sweep before its runs: look at all of them, find out what is trained, gather the rest into packs, say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dbexp import models
+from dbexp.compare.table import print_grid
+from dbexp.config.schema import Config
+from dbexp.core.errors import ConfigError, Problems, count
+from dbexp.core.store import Store
+from dbexp.pipeline import prepare
+from dbexp.train import memory, packing, resume
+from dbexp.train.result import inputs_of
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a sweep.
+
+    Attributes:
+        number: in the sweep.
+        overrides: all of the user's, as on the command line.
+        differs: what tells it from the others, in short.
+        config: checked.
+        folder: of the run, for what is tracked while its pack trains; None: nothing is.
+        sweep: name of its sweep, which groups what is tracked.
+    """
+
+    number: int
+    overrides: tuple[str, ...]
+    differs: tuple[str, ...]
+    config: Config
+    folder: Path | None = None
+    sweep: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Number and what differs, for messages."""
+        return title(self.number, self.differs)
+
+    @property
+    def trajectory(self) -> str:
+        """Runs with equal ones share a lane, each with a finish line of its own."""
+        return packing.trajectory(packing.planned(self.config))
+
+
+def title(number: int, differs: Sequence[str]) -> str:
+    """How messages call a run, which is a job to Hydra."""
+    return f"job {number} ({' '.join(differs)})" if differs else f"job {number}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will do.
+
+    Attributes:
+        runs: in their order.
+        packs: runs to train, gathered; the others have their LoRA in the store.
+    """
+
+    runs: tuple[PlannedRun, ...]
+    packs: tuple[tuple[PlannedRun, ...], ...]
+
+    @property
+    def trained(self) -> tuple[PlannedRun, ...]:
+        """Runs with nothing left to train."""
+        waiting = {run.number for members in self.packs for run in members}
+        return tuple(run for run in self.runs if run.number not in waiting)
+
+
+def check(runs: Sequence[PlannedRun], known: Sequence[str] = (), *, elsewhere: bool = False) -> None:
+    """Look at every run before the first one starts: inputs first, then base models and metric backbones.
+
+    Args:
+        runs: all of a sweep whose settings are right.
+        known: problems that were found before, to be told with those of the inputs.
+        elsewhere: they will run on other machines, so that it does not matter which devices this one has.
+
+    Raises:
+        ConfigError: with every problem of every run, each problem once.
+    """
+
+    def load(config: Config) -> None:
+        prepare.load(_on_cpu(config) if elsewhere else config, prepare.open_store(config))
+
+    _check_each(runs, prepare.check_inputs, known)
+    _check_each(runs, load)
+
+
+def _check_each(runs: Sequence[PlannedRun], look: Callable[[Config], object], known: Sequence[str] = ()) -> None:
+    """Apply a check to every run, and tell what is wrong with which."""
+    members: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        try:
+            look(run.config)
+        except ConfigError as error:
+            for problem in error.problems:
+                members.setdefault(problem, []).append(run)
+    problems = Problems()
+    problems.messages += known
+    for problem, affected in members.items():
+        everywhere = len(affected) == len(runs)
+        titles = ", ".join(run.title for run in affected)
+        problems.messages.append(problem if everywhere else f"{titles}: {problem}")
+    problems.raise_if_any()
+
+
+def plan(runs: Sequence[PlannedRun], size: int | None, *, workers: int = 1, elsewhere: bool = False) -> Plan:
+    """Find out what is in the store, and gather the rest into packs.
+
+    Args:
+        runs: that passed `check`.
+        size: most lanes of a pack; None: as many as are useful, but every worker gets something to do.
+        workers: how many packs run at a time.
+        elsewhere: they will run on other machines, whose precision only these know when it is `auto`.
+    """
+    todo = [run for run in runs if not _is_trained(run.config, elsewhere)]
+    interrupted = [] if elsewhere else _interrupted(todo)
+    if size is None:
+        lanes = len({run.trajectory for run in todo})
+        size = max(1, min(memory.most_lanes(todo[0].config.model.device) if todo else 1, -(-lanes // workers)))
+    resumed = {run.number for members in interrupted for run in members}
+    fresh = [run for run in todo if run.number not in resumed]
+    packs = [tuple(fresh[index] for index in pack) for pack in packing.packs([run.config for run in fresh], size)]
+    return Plan(tuple(runs), (*interrupted, *packs))
+
+
+def _interrupted(runs: Sequence[PlannedRun]) -> list[tuple[PlannedRun, ...]]:
+    """Packs that an interruption left half done: the same lanes must go on together (see `dbexp.train.resume`)."""
+    packs = []
+    stores = {run.config.store: prepare.open_store(run.config) for run in runs}
+    for name, store in stores.items():
+        if not (states := resume.begun(store)):
+            continue
+        members = [run for run in runs if run.config.store == name]
+        entries = [_entry(run.config, store) for run in members]
+        packs += [tuple(members[index] for index in indices) for indices in resume.together(states, entries)]
+    return packs
+
+
+def _entry(config: Config, store: Store) -> str:
+    """Where the store keeps a run's training, relative to its root; empty if that cannot be known yet."""
+    model = models.load(config.model, store)
+    training = prepare.find_training(config, model, store)
+    if training is None:
+        return ""
+    return store.path("train", inputs_of(training, model)).relative_to(store.root).as_posix()
+
+
+def _is_trained(config: Config, elsewhere: bool) -> bool:
+    """Whether the store is known to have everything up to the LoRA."""
+    if elsewhere and config.model.precision == "auto":
+        return False
+    config = _on_cpu(config) if elsewhere else config
+    store = prepare.open_store(config)
+    model = models.load(config.model, store)
+    training = prepare.find_training(config, model, store)
+    return training is not None and store.find("train", inputs_of(training, model)) is not None
+
+
+def _on_cpu(config: Config) -> Config:
+    """The same for a machine that may not have the run's device."""
+    return replace(config, model=replace(config.model, device="cpu"))
+
+
+def show(plan: Plan, console: Console | None = None) -> None:
+    """Print a plan: a line per run.
+
+    Args:
+        plan: what to show.
+        console: where to; None: standard error, so that standard output is the results' alone.
+    """
+    console = console or Console(stderr=True)
+    trained, packs = len(plan.trained), count(len(plan.packs), "pack")
+    grid = Table()
+    for heading in ("job", "what differs", "training"):
+        grid.add_column(heading, overflow="fold")
+    pack_of = {run.number: pack for pack, members in enumerate(plan.packs, start=1) for run in members}
+    for run in plan.runs:
+        state = f"pack {pack_of[run.number]}" if run.number in pack_of else "in the store"
+        grid.add_row(str(run.number), Text(" ".join(run.differs)), state)
+    training = f"{len(plan.runs) - trained} to train in {packs}, {trained} in the store"
+    print_grid(f"{len(plan.runs)} jobs: {training}", grid, console)

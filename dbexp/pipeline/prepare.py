@@ -1,0 +1,79 @@
+"""What a run needs before it trains: inputs checked, store, base model and backbones opened, class images there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from dbexp import dataset, models, tracking
+from dbexp.config.check import advice
+from dbexp.config.schema import Config
+from dbexp.core.errors import ConfigError, Problems
+from dbexp.core.store import Store
+from dbexp.dataset import Subject
+from dbexp.evaluate import evaluate
+from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.evaluate import Backbones
+from dbexp.models import Model
+from dbexp.pipeline.requests import prior_request, sample_request, training_request
+from dbexp.sample import prior, sample
+from dbexp.train.data import Training
+
+
+def open_store(config: Config) -> Store:
+    """The store of a config."""
+    return Store(Path(config.store) if config.store else None)
+
+
+def check_inputs(config: Config) -> None:
+    """Everything that is wrong and can be known without weights, in one message."""
+    problems = Problems()
+    for name in config.objective:
+        problems.require(name in COLUMNS, f"objective={name}: choose one of {', '.join(COLUMNS)}")
+    problems.messages += dataset.problems(config.dataset)
+    problems.messages += prior.problems(prior_request(config))
+    try:
+        sample_request(config)
+    except ConfigError as error:
+        problems.messages += error.problems
+    problems.messages += tracking.problems(config)
+    problems.raise_if_any()
+
+
+def load(config: Config, store: Store) -> tuple[Model, Backbones]:
+    """Base model and metric backbones, before hours are spent on a run whose metrics cannot be computed.
+
+    Raises:
+        ConfigError: with what is not there.
+    """
+    model = models.load(config.model, store)
+    return model, evaluate.load_backbones(config.evaluate, model.device, store)
+
+
+def warnings(config: Config, subject: Subject, model: Model, store: Store) -> Iterator[str]:
+    """What is allowed in a run but rarely meant, as sentences."""
+    yield from advice(config, len(subject.paths))
+    yield from dataset.warnings(subject, config.model.resolution)
+    yield from prior.warnings(prior_request(config))
+    yield from sample.token_notes(sample_request(config).prompts, subject.token, model, store)
+
+
+def make_training(config: Config, model: Model, store: Store) -> Training:
+    """What a run trains on, with its class images drawn if they are not there: for training it in a pack.
+
+    Raises:
+        ConfigError: as `run` would.
+    """
+    subject = dataset.load(config.dataset, store)
+    return training_request(
+        config, subject.paths, subject.prompt, prior.prior_images(prior_request(config), model, store)
+    )
+
+
+def find_training(config: Config, model: Model, store: Store) -> Training | None:
+    """The same, if nothing has to be drawn for it."""
+    class_images = prior.find_prior_images(prior_request(config), model, store)
+    if class_images is None:
+        return None
+    subject = dataset.load(config.dataset, store)
+    return training_request(config, subject.paths, subject.prompt, class_images)
