@@ -8,22 +8,29 @@ prompt, the same initial noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dbexp.core.errors import ConfigError
 
-if TYPE_CHECKING:
-    import pandas
-
 FloatArray: TypeAlias = NDArray[np.float64]
 IntArray: TypeAlias = NDArray[np.int64]
 Labels: TypeAlias = NDArray[np.str_]
-Columns: TypeAlias = "pandas.DataFrame | Mapping[str, Sequence[Any]]"
+
+
+class Columns(Protocol):
+    """A table by the names of its columns, each as long as the others: a DataFrame, or a dict of lists."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __contains__(self, name: Any, /) -> bool: ...
+
+    def __getitem__(self, name: Any, /) -> Any: ...
+
 
 REQUIRED = ("value", "prompt", "image", "seed")
 RESERVED = (*REQUIRED, "subject")
