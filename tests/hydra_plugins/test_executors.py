@@ -99,9 +99,9 @@ def _command(pid: int) -> str:
         ("submitit", ["hydra/launcher=pack_submitit_local", PACKS_OF_ONE]),
         ("submitit", ["hydra/launcher=pack_submitit_local", "hydra.launcher.submitit.cluster=debug"]),
         ("ray", ["hydra/launcher=pack_ray", *SMALL_RAY, PACKS_OF_ONE]),
-        ("ray", ["hydra/launcher=ray"]),
-        ("joblib", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
-        ("submitit", ["hydra/launcher=submitit_local"]),
+        ("hydra_plugins.hydra_ray_launcher", ["hydra/launcher=ray"]),
+        ("hydra_plugins.hydra_joblib_launcher", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
+        ("hydra_plugins.hydra_submitit_launcher", ["hydra/launcher=submitit_local"]),
     ],
     ids=["pack-submitit-local", "pack-submitit-debug", "pack-ray", "ray", "joblib", "submitit-local"],
 )
