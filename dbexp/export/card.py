@@ -117,8 +117,8 @@ def _metrics(facts: Facts) -> str:
         for row, name in names.items()
         if row in report.rows
     ]
-    counted = sum(scores.row == "run" for scores in report.images)
-    basis = f" over {counted} samples of {len({s.prompt for s in report.prompts})} prompts" if counted else ""
+    samples = sum(scores.row == "run" for scores in report.images)
+    basis = f" over {samples} samples of {len({s.prompt for s in report.prompts})} prompts" if samples else ""
     confidence = report.settings.get("confidence")
     intervals = f", {confidence:.0%} bootstrap intervals over prompts" if confidence else ""
     backbones = "; ".join(f"{name}: {public(identity)}" for name, identity in report.backbones.items())
@@ -156,14 +156,14 @@ def _compared(facts: Facts) -> str:
 
 
 def _licence(facts: Facts) -> str:
-    of = f"`{facts.base or facts.run.config.model.name}`"
-    known = f"The base model {of} is under `{facts.licence}`" if facts.licence else f"Look up the licence of {of}"
-    return f"## Licence\n\n{known}; what is derived from it, such as this LoRA, follows its terms.\n"
+    base = f"`{facts.base or facts.run.config.model.name}`"
+    start = f"The base model {base} is under `{facts.licence}`" if facts.licence else f"Look up the licence of {base}"
+    return f"## Licence\n\n{start}; what is derived from it, such as this LoRA, follows its terms.\n"
 
 
 def _settings(facts: Facts) -> str:
-    shown = {name: value for name, value in plain(facts.run.config).items() if matters(name)}
-    text = yaml.safe_dump(public(shown), sort_keys=False, allow_unicode=True).replace("```", "'''")
+    settings = {name: value for name, value in plain(facts.run.config).items() if matters(name)}
+    text = yaml.safe_dump(public(settings), sort_keys=False, allow_unicode=True).replace("```", "'''")
     return (
         f"## How it was made\n\nBy dbexp {version('dbexp')}. All settings:\n\n"
         f"<details>\n<summary>config</summary>\n\n```yaml\n{text}```\n\n</details>\n"

@@ -34,8 +34,8 @@ def origin(model: ModelConfig, settings: ExportConfig) -> tuple[str | None, str 
     base = settings.base
     if base is None and not shipped:
         option = conf_dir() / "model" / f"{model.name}.yaml"  # a local copy of a model that has an option
-        usual = OmegaConf.select(OmegaConf.load(option), "path") if option.is_file() else None
-        base = next((path for path in (model.path, usual) if _is_hub_id(path)), None)
+        published = OmegaConf.select(OmegaConf.load(option), "path") if option.is_file() else None
+        base = next((path for path in (model.path, published) if _is_hub_id(path)), None)
     licence = settings.licence or (SHIPPED_LICENCE if shipped and base is None else LICENCES.get(base or ""))
     if licence is None and settings.push and base is not None:
         licence = licence_on_hub(base)

@@ -11,7 +11,7 @@ from dbexp.evaluate.report import Report
 from dbexp.runs.record import TrainedRun
 
 GRID = "images/grid.png"
-_BASE_SHOWN, _RUN_SHOWN = 1, 3  # images per prompt on the grid
+_BASE_IMAGES, _RUN_IMAGES = 1, 3  # images per prompt on the grid
 
 
 def copy_samples(run: TrainedRun, report: Report, folder: Path, count: int) -> list[tuple[str, str]]:
@@ -38,5 +38,5 @@ def lay_out_grid(run: TrainedRun, report: Report, folder: Path, prompts: Sequenc
                 images[image.prompt].append(run.folder / image.path)
         return SheetColumn(heading, images, limit)
 
-    columns = [column("base", "base model", _BASE_SHOWN), column("run", "this LoRA", _RUN_SHOWN)]
+    columns = [column("base", "base model", _BASE_IMAGES), column("run", "this LoRA", _RUN_IMAGES)]
     contact_sheet(columns, folder / GRID, title=run.config.dataset.name, label=report.label)

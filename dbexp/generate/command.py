@@ -51,19 +51,19 @@ def generate(settings: GenerateConfig) -> Path:
     from dbexp.generate import grid  # torch and diffusers: seconds, so after the check
     from dbexp.runs.record import open_runs
 
-    chosen = open_runs(settings.run, settings.objective)
+    runs = open_runs(settings.run, settings.objective)
     problems = Problems()
     columns: tuple[GridColumn, ...] = ()
     try:
-        columns = grid.columns(settings, chosen)
+        columns = grid.columns(settings, runs)
     except ConfigError as error:
         problems.messages += error.problems
     try:
-        drawing = grid.drawing(settings, chosen[0])
+        drawing = grid.drawing(settings, runs[0])
     except ConfigError as error:
         problems.messages += error.problems
     problems.raise_if_any()
-    for run in (run for run in chosen if run.chosen):
+    for run in (run for run in runs if run.chosen):
         print(f"{run.folder}: {run.chosen}", flush=True)
     now = datetime.now()
     folder = Path(settings.folder or Path("generated") / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S}").expanduser()

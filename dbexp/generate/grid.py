@@ -17,11 +17,14 @@ from dbexp.core.errors import ConfigError, Problems
 from dbexp.core.images import image_hash, read_rgb
 from dbexp.generate.settings import GenerateConfig
 from dbexp.models import Model
+from dbexp.models.inpaint import MASK_THRESHOLD
 from dbexp.runs.names import what_differs
 from dbexp.runs.record import TrainedRun
-from dbexp.sample.draw import MASK_THRESHOLD, Drawing
+from dbexp.sample.draw import Drawing
 from dbexp.sample.prompts import choose
 from dbexp.sample.shots import Shot, slug
+
+_IMAGE_STRENGTH, _MASK_STRENGTH = 0.75, 1.0
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,15 @@ def drawing(settings: GenerateConfig, run: TrainedRun) -> Drawing:
     Raises:
         ConfigError: an image cannot be read, or does not go with the other settings.
     """
-    usual = run.config.sample
+    defaults = run.config.sample
     init = None if settings.init_image is None else read_rgb(Path(settings.init_image).expanduser())
     mask = None if settings.mask is None else read_rgb(Path(settings.mask).expanduser()).convert("L")
-    width, height = size(settings.width, settings.height, usual.resolution, init.size if init else None)
-    steps = settings.steps or usual.steps
-    strength = settings.strength_or_default
+    width, height = size(settings.width, settings.height, defaults.resolution, init.size if init else None)
+    steps = settings.steps or defaults.steps
+    strength = settings.strength or (_IMAGE_STRENGTH if mask is None else _MASK_STRENGTH)
     problems = Problems()
     problems.require(
-        settings.task == "text" or int(steps * strength) >= 1,
+        init is None or int(steps * strength) >= 1,
         f"strength={strength:g}: leaves none of {steps} sampling steps; give at least {1 / steps:.2g}, or more steps",
     )
     if init is not None and mask is not None:
@@ -73,12 +76,14 @@ def drawing(settings: GenerateConfig, run: TrainedRun) -> Drawing:
     problems.raise_if_any()
     return Drawing(
         steps=steps,
-        guidance_scale=usual.guidance_scale if settings.guidance_scale is None else settings.guidance_scale,
-        sampler=settings.sampler or usual.sampler,
-        negative_prompt=usual.negative_prompt or "" if settings.negative_prompt is None else settings.negative_prompt,
+        guidance_scale=defaults.guidance_scale if settings.guidance_scale is None else settings.guidance_scale,
+        sampler=settings.sampler or defaults.sampler,
+        negative_prompt=defaults.negative_prompt or ""
+        if settings.negative_prompt is None
+        else settings.negative_prompt,
         width=width,
         height=height,
-        batch_size=settings.batch_size or usual.batch_size,
+        batch_size=settings.batch_size or defaults.batch_size,
         strength=strength,
         init=None if init is None else ImageOps.fit(init, (width, height), Image.Resampling.LANCZOS),
         mask=mask,
@@ -88,8 +93,8 @@ def drawing(settings: GenerateConfig, run: TrainedRun) -> Drawing:
 
 def sources(settings: GenerateConfig) -> dict[str, str]:
     """init_image, mask -> `image_hash` of the file, of those that are given."""
-    named = {"init_image": settings.init_image, "mask": settings.mask}
-    return {name: image_hash(Path(path).expanduser()) for name, path in named.items() if path is not None}
+    paths = {"init_image": settings.init_image, "mask": settings.mask}
+    return {name: image_hash(Path(path).expanduser()) for name, path in paths.items() if path is not None}
 
 
 def metadata(column: GridColumn, drawing: Drawing, model: Model, sources: Mapping[str, str]) -> dict[str, object]:
@@ -184,10 +189,10 @@ def model_config(settings: GenerateConfig, run: TrainedRun) -> ModelConfig:
 
 def _templates(settings: GenerateConfig, run: TrainedRun) -> list[str]:
     """The prompts of a run, before its token and class are filled in."""
-    listed = {"prompt": settings.prompt or None, "prompts": settings.prompts}
+    lists = {"prompt": settings.prompt or None, "prompts": settings.prompts}
     templates: list[str] = []
     problems = Problems()
-    for name, prompts in listed.items():
+    for name, prompts in lists.items():
         try:
             if prompts is not None:
                 templates += [prompt.template for prompt in choose(prompts, run.config.dataset)]

@@ -24,8 +24,6 @@ dbexp-generate: pictures from trained runs
   dbexp-generate run=RUN prompt="a {token} {class}" init_image=garden.jpg mask=where.png
 """
 
-_IMAGE_STRENGTH, _MASK_STRENGTH = 0.75, 1.0
-
 
 @dataclass
 class GenerateConfig:
@@ -79,20 +77,6 @@ class GenerateConfig:
     """Folder of the content-addressed cache; null: the run's."""
     folder: str | None = None
     """Where the pictures go, and where those that are there already are kept; null: generated/DATE/TIME."""
-
-    @property
-    def task(self) -> str:
-        """text, image or inpaint: what the pictures start from."""
-        if self.init_image is None:
-            return "text"
-        return "image" if self.mask is None else "inpaint"
-
-    @property
-    def strength_or_default(self) -> float:
-        """`strength`, with what null means filled in."""
-        if self.strength is not None:
-            return self.strength
-        return _IMAGE_STRENGTH if self.mask is None else _MASK_STRENGTH
 
 
 def check(settings: GenerateConfig) -> None:

@@ -18,6 +18,8 @@ from torch.nn.functional import interpolate
 Keep = Callable[[Any, int, Tensor], Tensor]
 """(pipeline, step, latents [B, c, h, w] after it) -> latents with what is kept put back."""
 
+MASK_THRESHOLD = 128
+"""Of 8-bit grey: a mask keeps what is darker, and draws the rest."""
 _DIFFUSERS_CHANNELS = 4
 
 
@@ -49,16 +51,16 @@ def keeping(pipe: Any, image: Image.Image, mask: Image.Image, seeds: Sequence[in
         sources.append(latents)
         noises.append(torch.randn(latents.shape, generator=generator, dtype=latents.dtype).to(latents.device))
     source, noise = torch.cat(sources), torch.cat(noises)
-    white = torch.from_numpy(np.asarray(mask) >= 128)[None, None].float()
+    white = torch.from_numpy(np.asarray(mask) >= MASK_THRESHOLD)[None, None].float()
     opening = interpolate(white, size=source.shape[-2:]).to(source)
 
     def keep(pipe: Any, step: int, latents: Tensor) -> Tensor:
         times = pipe.scheduler.timesteps
         following = len(times) - pipe.num_timesteps + step + 1
-        known = source
+        target = source
         if following < len(times):
-            known = pipe.scheduler.add_noise(source, noise, times[following : following + 1])
-        blended: Tensor = (1 - opening) * known + opening * latents
+            target = pipe.scheduler.add_noise(source, noise, times[following : following + 1])
+        blended: Tensor = (1 - opening) * target + opening * latents
         return blended
 
     return keep

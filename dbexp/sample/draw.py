@@ -32,9 +32,6 @@ from dbexp.sample.shots import Shot
 
 log = logging.getLogger(__name__)
 
-MASK_THRESHOLD = 128
-"""Of 8-bit grey: a mask keeps what is darker, and draws the rest."""
-
 
 @dataclass(frozen=True)
 class Drawing:
@@ -159,9 +156,9 @@ class Engine:
         if self._threads > 1:
             encode = pipe.encode_prompt
 
-            def encode_prompt(*arguments: Any, **named: Any) -> Any:
+            def encode_prompt(*arguments: Any, **keywords: Any) -> Any:
                 with self._lock:  # a fast tokenizer refuses to work for two at a time ("Already borrowed")
-                    return encode(*arguments, **named)
+                    return encode(*arguments, **keywords)
 
             pipe.encode_prompt = encode_prompt
         return pipe
@@ -209,8 +206,8 @@ def paste(pixels: NDArray[np.uint8], drawing: Drawing) -> NDArray[np.uint8]:
     """Put the pixels that a mask keeps back into an image [H, W, 3]; without a mask it stays as it is."""
     if drawing.mask is None or drawing.init is None or not drawing.paste:
         return pixels
-    kept = np.asarray(drawing.mask)[..., None] < MASK_THRESHOLD
-    return np.where(kept, np.asarray(drawing.init), pixels)
+    dark = np.asarray(drawing.mask)[..., None] < inpaint.MASK_THRESHOLD
+    return np.where(dark, np.asarray(drawing.init), pixels)
 
 
 def _memory_message(setting: str, drawing: Drawing) -> str:

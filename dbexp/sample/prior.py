@@ -75,12 +75,12 @@ def warnings(request: PriorRequest | None) -> list[str]:
     """What a person would want to know of prior images of their own, one sentence each."""
     if request is None or request.path is None:
         return []
-    files, wanted = _files(request, request.path), request.sampling.images_per_prompt
+    files, most = _files(request, request.path), request.sampling.images_per_prompt
     sentences = image_warnings(files, request.sampling.resolution)
     sentences += unread_warnings(files[0].parent, files, "prior.prompt")
     sentences = [f"prior images: {sentence}" for sentence in sentences]
-    if len(files) < wanted and not request.use_all:
-        few = f"holds {count(len(files), 'picture')}, fewer than prior.count={wanted}: all of them are used"
+    if len(files) < most and not request.use_all:
+        few = f"holds {count(len(files), 'picture')}, fewer than prior.count={most}: all of them are used"
         return [f"prior.path={request.path} {few}", *sentences]
     return sentences
 

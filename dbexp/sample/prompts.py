@@ -84,11 +84,11 @@ class Prompt:
     """recontextualisation, accessory, property, or other for prompts that are not the paper's."""
 
 
-def choose(wanted: Any, dataset: DatasetConfig) -> tuple[Prompt, ...]:
+def choose(source: Any, dataset: DatasetConfig) -> tuple[Prompt, ...]:
     """The prompts that `sample.prompts` means for a subject, in order.
 
     Args:
-        wanted: auto, live or object; the path of a text file with one prompt a line (blank lines and lines that start
+        source: auto, live or object; the path of a text file with one prompt a line (blank lines and lines that start
             with # are skipped); or a list of prompts.
         dataset: its token and class noun are filled in; `live` decides what auto means.
 
@@ -96,50 +96,48 @@ def choose(wanted: Any, dataset: DatasetConfig) -> tuple[Prompt, ...]:
         ConfigError: with every problem: no such file, no prompt, a prompt twice, braces around anything else than
             token or class, an entry that is no text.
     """
-    if isinstance(wanted, str):
-        listed = _named(wanted, dataset.live)
-        numbered = _read(wanted) if listed is None else _numbered(listed)
-    elif isinstance(wanted, Sequence):
-        numbered = _numbered(wanted)
+    lists = {"auto": LIVE if dataset.live else OBJECT, "live": LIVE, "object": OBJECT}
+    if isinstance(source, str):
+        entries = _entries(lists[source]) if source in lists else _lines(source)
+    elif isinstance(source, Sequence):
+        entries = _entries(source)
     else:
-        raise ConfigError(f"sample.prompts={wanted!r}: must be auto, live, object, a text file, or a list of prompts")
-    return _filled(numbered, dataset)
+        raise ConfigError(f"sample.prompts={source!r}: must be auto, live, object, a text file, or a list of prompts")
+    return _fill_in(entries, dataset)
 
 
-def _named(wanted: str, live: bool) -> Sequence[str] | None:
-    """The list of that name; None when it is no name."""
-    return {"auto": LIVE if live else OBJECT, "live": LIVE, "object": OBJECT}.get(wanted)
-
-
-def _numbered(listed: Sequence[Any]) -> list[tuple[str, Any]]:
+def _entries(source: Sequence[Any]) -> list[tuple[str, Any]]:
     """(where an entry stands, the entry): messages name the first."""
-    return [(f"sample.prompts, entry {number}", entry) for number, entry in enumerate(listed, 1)]
+    return [(f"sample.prompts, entry {number}", entry) for number, entry in enumerate(source, 1)]
 
 
-def _read(wanted: str) -> list[tuple[str, Any]]:
-    """The lines of a prompt file, with where each stands."""
-    path = Path(wanted).expanduser()
+def _lines(source: str) -> list[tuple[str, Any]]:
+    """The prompts of a text file, with where each stands."""
+    path = Path(source).expanduser()
     if not path.is_file():
         raise ConfigError(
-            f"sample.prompts={wanted}: there is no such text file; give one, or auto, live, object, or a list"
+            f"sample.prompts={source}: there is no such text file; give one, or auto, live, object, or a list"
         )
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"sample.prompts={wanted}: cannot be read as UTF-8 text ({error})") from None
-    kept = [(f"{wanted}, line {number}", line.strip()) for number, line in enumerate(lines, 1)]
-    prompts: list[tuple[str, Any]] = [(where, line) for where, line in kept if line and not line.startswith("#")]
-    if not prompts:
-        raise ConfigError(f"sample.prompts={wanted}: the file holds no prompt; write one a line")
-    return prompts
+        raise ConfigError(f"sample.prompts={source}: cannot be read as UTF-8 text ({error})") from None
+    entries: list[tuple[str, Any]] = [
+        (f"{source}, line {number}", line.strip())
+        for number, line in enumerate(lines, 1)
+        if line.strip() and not line.strip().startswith("#")
+    ]
+    if not entries:
+        raise ConfigError(f"sample.prompts={source}: the file holds no prompt; write one a line")
+    return entries
 
 
-def _filled(numbered: list[tuple[str, Any]], dataset: DatasetConfig) -> tuple[Prompt, ...]:
+def _fill_in(entries: list[tuple[str, Any]], dataset: DatasetConfig) -> tuple[Prompt, ...]:
     problems = Problems()
-    problems.require(bool(numbered), "sample.prompts=[]: must hold at least one prompt")
+    problems.require(bool(entries), "sample.prompts=[]: must hold at least one prompt")
     prompts: list[Prompt] = []
-    seen: dict[str, str] = {}
-    for where, entry in numbered:
+    first: dict[str, str] = {}
+    for where, entry in entries:
         if not isinstance(entry, str) or not entry.strip():
             problems.require(False, f"{where}: {entry!r} must be a text that is not empty")
             continue
@@ -149,8 +147,8 @@ def _filled(numbered: list[tuple[str, Any]], dataset: DatasetConfig) -> tuple[Pr
             problems.require(False, f"{where}: {template!r} {wrong}")
             continue
         text = fill(template, dataset)
-        problems.require(text not in seen, f"{where}: {text!r} stands there twice, first in {seen.get(text)}")
-        seen.setdefault(text, where)
+        problems.require(text not in first, f"{where}: {text!r} stands there twice, first in {first.get(text)}")
+        first.setdefault(text, where)
         prompts.append(Prompt(text, template, GROUPS.get(template, "other")))
     problems.raise_if_any()
     return tuple(prompts)

@@ -84,7 +84,7 @@ def sample_class(request: SampleRequest, model: Model, lora: Path | None, store:
 def _draw(
     request: SampleRequest, sampling: Sampling, model: Model, lora: Path | None, store: Store
 ) -> tuple[Path, ...]:
-    what = "sample" if sampling.stream == "sample" else "sample, class samples"
+    title = "sample" if sampling.stream == "sample" else "sample, class samples"
     return draw_set(
         "sample",
         sampling,
@@ -93,7 +93,7 @@ def _draw(
         lora=lora,
         lora_scale=request.lora_scale,
         batch_size=request.batch_size,
-        description=f"{what}, {'base model' if lora is None else 'adapter on'}",
+        description=f"{title}, {'base model' if lora is None else 'adapter on'}",
     )
 
 

@@ -81,10 +81,10 @@ def draw_set(
             "negative_prompt": sampling.negative_prompt,
         }
         batches = engine.missing(every, folder, metadata)
-        done = len(every) - sum(map(len, batches))
-        if done:
-            log.info("%s: %d of %d pictures are there from an interrupted run", description, done, len(every))
-        with progress(description, len(every), done=done) as bar:
+        count = len(every) - sum(map(len, batches))
+        if count:
+            log.info("%s: %d of %d pictures are there from an interrupted run", description, count, len(every))
+        with progress(description, len(every), done=count) as bar:
             engine.draw(batches, folder, metadata, bar, f"{stage}.batch_size")
 
     folder = store.get(stage, inputs, make)

@@ -26,13 +26,13 @@ def test_each_file_gives_the_runs_pictures(export: Export, run: Path, capsys: py
         "noise-lora-rank-4.safetensors",
         "README.md",
     }
-    said = capsys.readouterr().out
-    found = dict(re.findall(r"(\S+): (\S+).* PSNR to the run's pictures", said))
-    assert found.keys() == {"pytorch_lora_weights.safetensors", "noise-lora-rank-4.safetensors"}
+    output = capsys.readouterr().out
+    values = dict(re.findall(r"(\S+): (\S+).* PSNR to the run's pictures", output))
+    assert values.keys() == {"pytorch_lora_weights.safetensors", "noise-lora-rank-4.safetensors"}
     assert "`noise-lora-rank-4.safetensors` holds the same LoRA" in (folder / "README.md").read_text()
     assert "<lora:noise-lora-rank-4:1> a sks dog" in (folder / "README.md").read_text()
-    assert all(value == "identical" or float(value) > 40 for value in found.values())
-    (without,) = re.findall(r"without the LoRA: (\S+) dB", said)
+    assert all(value == "identical" or float(value) > 40 for value in values.values())
+    (without,) = re.findall(r"without the LoRA: (\S+) dB", output)
     assert float(without) < 36
 
 
@@ -64,8 +64,8 @@ def test_no_place_of_this_machine_leaves_it(export: Export, tmp_path: Path) -> N
     for path in folder.glob("*"):
         assert str(builders.scratch()).encode() not in path.read_bytes()
     with safe_open(folder / "pytorch_lora_weights.safetensors", "pt") as file:
-        told = json.loads(file.metadata()["dbexp"])
-    assert told["config"]["model"]["path"] == Path(made_with.model.path).name
+        provenance = json.loads(file.metadata()["dbexp"])
+    assert provenance["config"]["model"]["path"] == Path(made_with.model.path).name
 
 
 def test_an_export_that_is_stopped_leaves_the_folder_as_it_was(

@@ -38,25 +38,25 @@ class TestPush:
     @pytest.fixture
     def calls(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         """What the hub was asked for, in place of a hub."""
-        seen: list[dict[str, Any]] = []
+        requests: list[dict[str, Any]] = []
 
         class Api:
             def __init__(self, **_: Any) -> None: ...
 
             def create_repo(self, repo_id: str, **given: Any) -> None:
-                seen.append({"create": repo_id, **given})
+                requests.append({"create": repo_id, **given})
 
             def upload_folder(self, *, folder_path: Path, allow_patterns: list[str], **given: Any) -> str:
                 files = filter_repo_objects(
                     [path.relative_to(folder_path).as_posix() for path in folder_path.rglob("*") if path.is_file()],
                     allow_patterns=allow_patterns,
                 )
-                seen.append({"files": sorted(files), **given})
+                requests.append({"files": sorted(files), **given})
                 return "the address"
 
         monkeypatch.setattr(huggingface_hub, "HfApi", Api)
         monkeypatch.setattr(hub, "licence_on_hub", lambda base: "mit" if base == "me/known" else None)
-        return seen
+        return requests
 
     def test_only_what_was_exported_is_uploaded(
         self, export: Export, calls: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]

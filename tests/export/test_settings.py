@@ -13,13 +13,13 @@ from dbexp.export.settings import ExportConfig, check
 
 
 def test_every_field_is_explained() -> None:
-    said = help.docs(ExportConfig)
-    assert list(said) == [field.name for field in dataclasses.fields(ExportConfig)]
-    assert all(sentence.endswith(".") and len(sentence) > 5 for sentence in said.values())
+    docs = help.docs(ExportConfig)
+    assert list(docs) == [field.name for field in dataclasses.fields(ExportConfig)]
+    assert all(sentence.endswith(".") and len(sentence) > 5 for sentence in docs.values())
 
 
 @pytest.mark.parametrize(
-    ("others", "says"),
+    ("fields", "says"),
     [
         ({"format": ["onnx"]}, "format=onnx: choose one of diffusers, kohya"),
         ({"format": []}, "format=[]"),
@@ -32,8 +32,8 @@ def test_every_field_is_explained() -> None:
         ({"folder": __file__}, "is a file"),
     ],
 )
-def test_what_is_wrong(others: dict[str, Any], says: str) -> None:
+def test_what_is_wrong(fields: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        check(ExportConfig(**{"run": "x", **others}))
+        check(ExportConfig(**{"run": "x", **fields}))
     (problem,) = caught.value.problems
     assert says in problem

@@ -70,11 +70,11 @@ def generate(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> G
 
 def pixels(folder: Path) -> dict[str, NDArray[np.int64]]:
     """Path in the folder -> its picture, of everything that was drawn."""
-    found = {}
+    images = {}
     for path in sorted(folder.glob("*/*/*.png")):
         with Image.open(path) as image:
-            found[path.relative_to(folder).as_posix()] = np.asarray(image).astype(np.int64)
-    return found
+            images[path.relative_to(folder).as_posix()] = np.asarray(image).astype(np.int64)
+    return images
 
 
 def only(folder: Path) -> NDArray[np.int64]:
@@ -96,9 +96,9 @@ def garden(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_picture_is_a_stock_pipelines(generate: Generate, run: Path) -> None:
     """With nothing but diffusers, the LoRA file, and the seed that the picture names."""
-    drawn = only(generate(f"prompt={SNOW}", "seed=7"))
+    image = only(generate(f"prompt={SNOW}", "seed=7"))
     pipe = builders.model().stock_pipeline(run / "train" / "lora.safetensors")
-    (image,) = pipe(
+    (stock,) = pipe(
         "a sks dog in the snow",
         num_inference_steps=3,
         guidance_scale=3.0,
@@ -106,21 +106,21 @@ def test_the_picture_is_a_stock_pipelines(generate: Generate, run: Path) -> None
         width=32,
         generator=torch.Generator().manual_seed(7),
     ).images
-    assert np.abs(np.asarray(image).astype(int) - drawn).max() <= 1
+    assert np.abs(np.asarray(stock).astype(int) - image).max() <= 1
     with lora_file.merged(builders.model(), None):
         base = only(generate(f"prompt={SNOW}", "seed=7", "lora_scale=0"))
-    assert np.abs(base - drawn).max() > 12
+    assert np.abs(base - image).max() > 12
 
 
 def test_a_grid(generate: Generate) -> None:
     folder = generate(f"prompt={SNOW}", "prompt=a red {class}", "lora_scale=0.4,1", "base=true", "images=2")
-    found = pixels(folder)
-    assert len(found) == 3 * 2 * 2
-    snow = [found[f"{column}/00-a-sks-dog-in-the-snow/43.png"] for column in ("00-base-model", "01-scale-0-4")]
+    images = pixels(folder)
+    assert len(images) == 3 * 2 * 2
+    snow = [images[f"{column}/00-a-sks-dog-in-the-snow/43.png"] for column in ("00-base-model", "01-scale-0-4")]
     assert np.abs(snow[0] - snow[1]).mean() > 0
-    told = read_metadata(folder / "01-scale-0-4" / "01-a-red-dog" / "43.png")
+    metadata = read_metadata(folder / "01-scale-0-4" / "01-a-red-dog" / "43.png")
     assert (
-        told.items()
+        metadata.items()
         >= {
             "prompt": "a red dog",
             "seed": "43",
@@ -133,7 +133,7 @@ def test_a_grid(generate: Generate) -> None:
             "task": "text",
         }.items()
     )
-    assert len(told["lora"]) == 64
+    assert len(metadata["lora"]) == 64
     assert read_metadata(folder / "00-base-model" / "01-a-red-dog" / "43.png")["lora"] == "base"
 
 
@@ -143,8 +143,8 @@ def test_pictures_do_not_depend_on_the_batch(generate: Generate) -> None:
     assert alone.keys() == together.keys()
     for name, picture in alone.items():
         assert np.abs(picture - together[name]).max() <= 1, name
-    one = only(generate("prompt=a red {class}", "seed=43"))
-    assert np.abs(one - alone["00-scale-1/01-a-red-dog/43.png"]).max() <= 1
+    single = only(generate("prompt=a red {class}", "seed=43"))
+    assert np.abs(single - alone["00-scale-1/01-a-red-dog/43.png"]).max() <= 1
 
 
 @pytest.mark.parametrize("keeps", [None, False, True])
@@ -159,11 +159,11 @@ def test_cores_share_a_batch(
     threads = set()
     sample = draw.sample_batch
 
-    def noted(*given: Any) -> Any:
+    def spy(*given: Any) -> Any:
         threads.add(threading.get_ident())
         return sample(*given)
 
-    monkeypatch.setattr(draw, "sample_batch", noted)
+    monkeypatch.setattr(draw, "sample_batch", spy)
     monkeypatch.setattr(cores, "count", lambda device: 3)
     together = pixels(generate(*words))
     assert len(threads) > 1 and alone.keys() == together.keys()
@@ -179,11 +179,11 @@ def test_what_is_there_is_kept(generate: Generate, tmp_path: Path, monkeypatch: 
     calls = []
     sample = draw.sample_batch
 
-    def noted(*given: Any) -> Any:
+    def spy(*given: Any) -> Any:
         calls.append(given[1])
         return sample(*given)
 
-    monkeypatch.setattr(draw, "sample_batch", noted)
+    monkeypatch.setattr(draw, "sample_batch", spy)
     again = pixels(generate(*words, folder=folder))
     assert [shot.seed for batch in calls for shot in batch] == [42]
     assert all((first[name] == again[name]).all() for name in first)
@@ -195,9 +195,9 @@ def test_what_is_there_is_kept(generate: Generate, tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_image_to_image_with_every_sampler(generate: Generate, garden: Path, sampler: str) -> None:
     words = (f"prompt={SNOW}", f"init_image={garden / 'garden.png'}", f"sampler={sampler}", "strength=0.5")
-    drawn = only(generate(*words, "steps=4"))
-    assert drawn.shape == (32, 48, 3)
-    assert drawn.std() > 5
+    image = only(generate(*words, "steps=4"))
+    assert image.shape == (32, 48, 3)
+    assert image.std() > 5
 
 
 def test_the_less_strength_the_more_the_picture_counts(generate: Generate, garden: Path, tmp_path: Path) -> None:
@@ -220,9 +220,9 @@ class TestInpainting:
 
     def test_what_the_mask_keeps_is_kept(self, generate: Generate, garden: Path, words: tuple[str, ...]) -> None:
         original = np.asarray(Image.open(garden / "garden.png"))
-        drawn = only(generate(*words))
-        assert (drawn[:, :24] == original[:, :24]).all()
-        assert np.abs(drawn[:, 24:] - original[:, 24:]).mean() > 10
+        image = only(generate(*words))
+        assert (image[:, :24] == original[:, :24]).all()
+        assert np.abs(image[:, 24:] - original[:, 24:]).mean() > 10
 
     def test_without_pasting_the_latents_are_kept(self, generate: Generate, words: tuple[str, ...]) -> None:
         first, other = (only(generate(*words[1:], "paste=false", f"prompt={more}")) for more in ("a", "the"))
@@ -232,16 +232,16 @@ class TestInpainting:
     def test_a_denoiser_of_nine_channels(
         self, generate: Generate, words: tuple[str, ...], garden: Path, inpainting: Path, tmp_path: Path
     ) -> None:
-        own = f"model={inpainting}"
+        model = f"model={inpainting}"
         original = np.asarray(Image.open(garden / "garden.png"))
-        drawn = only(generate(*words, own))
-        assert (drawn[:, :24] == original[:, :24]).all()
+        image = only(generate(*words, model))
+        assert (image[:, :24] == original[:, :24]).all()
         # the same call gives the same bytes, so any difference is an effect
-        assert (drawn != only(generate(*words, own, "lora_scale=0"))).any(), "the LoRA counts"
+        assert (image != only(generate(*words, model, "lora_scale=0"))).any(), "the LoRA counts"
         inverted = tmp_path / "other.png"
         Image.fromarray(255 - original).save(inverted)
-        other = only(generate(words[0], f"init_image={inverted}", words[2], own, "paste=false"))
-        assert (other != only(generate(*words, own, "paste=false")))[:, 24:].any(), "it sees the picture"
+        other = only(generate(words[0], f"init_image={inverted}", words[2], model, "paste=false"))
+        assert (other != only(generate(*words, model, "paste=false")))[:, 24:].any(), "it sees the picture"
 
     def test_latents_of_any_number_of_channels_are_inpainted_as_diffusers_does(
         self, generate: Generate, garden: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
@@ -250,10 +250,10 @@ class TestInpainting:
         settings = (*words, "strength=0.7", "paste=false", "images=2")
         stock = pixels(generate(*settings))
         monkeypatch.setattr("dbexp.models.inpaint.is_needed", lambda pipe: True)
-        own = pixels(generate(*settings))
+        ours = pixels(generate(*settings))
         assert len(stock) == 2
         for path, picture in stock.items():
-            assert np.abs(own[path] - picture).max() <= 1
+            assert np.abs(ours[path] - picture).max() <= 1
         monkeypatch.setattr("dbexp.models.inpaint.keeping", lambda *given: lambda pipe, step, latents: latents)
         without = pixels(generate(*settings))
         assert all(np.abs(without[path] - picture).max() > 8 for path, picture in stock.items()), "nothing is kept here"

@@ -17,19 +17,19 @@ from dbexp.runs.record import TrainedRun
 from tests import run_folders
 
 
-def asked(**others: Any) -> GenerateConfig:
-    return GenerateConfig(**{"run": ["run"], "prompt": ["a {token} {class}"], **others})
+def settings_of(**fields: Any) -> GenerateConfig:
+    return GenerateConfig(**{"run": ["run"], "prompt": ["a {token} {class}"], **fields})
 
 
 def run(name: str = "0", **dataset: Any) -> TrainedRun:
-    made = run_folders.config()
-    config = replace(made, dataset=replace(made.dataset, **dataset))
+    config = run_folders.config()
+    config = replace(config, dataset=replace(config.dataset, **dataset))
     return TrainedRun(Path("sweep") / name, f"rank={name}", config, Path("lora"))
 
 
 class TestColumns:
     def test_runs_and_scales_against_prompts(self) -> None:
-        settings = asked(prompt=["a {token} {class}", "a red {class}"], lora_scale=[0.5, 1], images=2, base=True)
+        settings = settings_of(prompt=["a {token} {class}", "a red {class}"], lora_scale=[0.5, 1], images=2, base=True)
         columns = grid.columns(settings, [run("0"), run("1")])
         assert [(column.heading, column.run.folder.name, column.scale) for column in columns] == [
             ("base model", "0", None),
@@ -50,53 +50,54 @@ class TestColumns:
         assert paths[6] == "01-rank-0-scale-0-5/01-a-red-dog/42.png"
 
     def test_a_single_run_is_named_by_its_scale(self) -> None:
-        assert [column.heading for column in grid.columns(asked(), [run()])] == ["scale 1"]
-        assert [column.heading for column in grid.columns(asked(), [run(), run("1")])] == ["rank=0", "rank=1"]
-        assert len(grid.columns(asked(lora_scale=[0.5, 0.5]), [run()])) == 1
+        assert [column.heading for column in grid.columns(settings_of(), [run()])] == ["scale 1"]
+        assert [column.heading for column in grid.columns(settings_of(), [run(), run("1")])] == ["rank=0", "rank=1"]
+        assert len(grid.columns(settings_of(lora_scale=[0.5, 0.5]), [run()])) == 1
 
     def test_two_subjects_share_rows_by_template(self) -> None:
         runs = [run("0"), run("1", token="xyz", class_noun="cat")]
-        columns = grid.columns(asked(base=True), runs)
+        columns = grid.columns(settings_of(base=True), runs)
         assert {row for column in columns for row in column.rows} == {"a {token} {class}"}
         assert [column.heading for column in columns[:2]] == ["base model of rank=0", "base model of rank=1"]
         assert [column.shots[0].prompt for column in columns] == ["a sks dog", "a xyz cat"] * 2
 
     def test_the_papers_lists(self) -> None:
-        (live,) = grid.columns(asked(prompt=[], prompts="auto"), [run()])
+        (live,) = grid.columns(settings_of(prompt=[], prompts="auto"), [run()])
         assert len(live.shots) == 25
         assert any("firefighter" in shot.prompt for shot in live.shots)
-        two = grid.columns(asked(prompt=["a {token} {class} in the jungle"], prompts="auto"), [run(), run(live=False)])
+        settings = settings_of(prompt=["a {token} {class} in the jungle"], prompts="auto")
+        two = grid.columns(settings, [run(), run(live=False)])
         assert [len(column.shots) for column in two] == [25, 25]
         rows = {row for column in two for row in column.rows}
         assert len(rows) == 25 + 10
 
     def test_a_file_of_prompts(self, tmp_path: Path) -> None:
         (tmp_path / "list.txt").write_text("# mine\na {token}\n\na {class}, asleep\n")
-        (column,) = grid.columns(asked(prompt=[], prompts=str(tmp_path / "list.txt")), [run()])
+        (column,) = grid.columns(settings_of(prompt=[], prompts=str(tmp_path / "list.txt")), [run()])
         assert [shot.prompt for shot in column.shots] == ["a sks", "a dog, asleep"]
 
     @pytest.mark.parametrize(
-        ("others", "says"),
+        ("fields", "says"),
         [
             ({"prompt": ["a {subject}"]}, "prompt, entry 1: 'a {subject}' has {subject}: only"),
             ({"prompt": [""]}, "prompt, entry 1: '' must be a text"),
             ({"prompts": "nowhere.txt"}, "prompts=nowhere.txt: there is no such text file"),
         ],
     )
-    def test_bad_prompts(self, others: dict[str, Any], says: str) -> None:
+    def test_bad_prompts(self, fields: dict[str, Any], says: str) -> None:
         with pytest.raises(ConfigError) as caught:
-            grid.columns(asked(**others), [run()])
+            grid.columns(settings_of(**fields), [run()])
         assert str(caught.value).startswith(says)
 
     def test_another_base(self) -> None:
-        settings = asked(model="weights/inpaint.safetensors", precision="bf16", device="cpu")
+        settings = settings_of(model="weights/inpaint.safetensors", precision="bf16", device="cpu")
         (column,) = grid.columns(settings, [run()])
-        own = run().config.model
-        assert column.model == replace(own, name="inpaint", path="weights/inpaint.safetensors", precision="bf16")
+        model = run().config.model
+        assert column.model == replace(model, name="inpaint", path="weights/inpaint.safetensors", precision="bf16")
 
 
 @pytest.mark.parametrize(
-    ("width", "height", "given", "expected"),
+    ("width", "height", "init", "expected"),
     [
         (None, None, None, (512, 512)),
         (768, None, None, (768, 512)),
@@ -108,8 +109,8 @@ class TestColumns:
         (None, None, (10000, 10), (512000, 512)),
     ],
 )
-def test_size(width: int | None, height: int | None, given: tuple[int, int] | None, expected: tuple[int, int]) -> None:
-    assert grid.size(width, height, 512, given) == expected
+def test_size(width: int | None, height: int | None, init: tuple[int, int] | None, expected: tuple[int, int]) -> None:
+    assert grid.size(width, height, 512, init) == expected
 
 
 class TestDrawing:
@@ -125,28 +126,37 @@ class TestDrawing:
         return {path.stem: str(path) for path in tmp_path.iterdir()}
 
     def test_as_the_run_was_sampled(self) -> None:
-        drawn = grid.drawing(asked(), run())
-        assert (drawn.task, drawn.steps, drawn.guidance_scale, drawn.sampler) == ("text", 3, 3.0, None)
-        assert (drawn.width, drawn.height, drawn.batch_size, drawn.negative_prompt) == (32, 32, 4, "")
+        drawing = grid.drawing(settings_of(), run())
+        assert (drawing.task, drawing.steps, drawing.guidance_scale, drawing.sampler) == ("text", 3, 3.0, None)
+        assert (drawing.width, drawing.height, drawing.batch_size, drawing.negative_prompt) == (32, 32, 4, "")
 
     def test_as_asked_for(self) -> None:
-        settings = asked(steps=7, guidance_scale=0, sampler="ddim", negative_prompt="fog", width=64, batch_size=1)
-        drawn = grid.drawing(settings, run())
-        assert (drawn.steps, drawn.guidance_scale, drawn.sampler, drawn.negative_prompt) == (7, 0, "ddim", "fog")
-        assert (drawn.width, drawn.height, drawn.batch_size) == (64, 32, 1)
+        settings = settings_of(steps=7, guidance_scale=0, sampler="ddim", negative_prompt="fog", width=64, batch_size=1)
+        drawing = grid.drawing(settings, run())
+        assert (drawing.steps, drawing.guidance_scale, drawing.sampler) == (7, 0, "ddim")
+        assert drawing.negative_prompt == "fog"
+        assert (drawing.width, drawing.height, drawing.batch_size) == (64, 32, 1)
 
     def test_a_picture_and_a_mask(self, pictures: dict[str, str]) -> None:
-        settings = asked(init_image=pictures["garden"], mask=pictures["right"])
-        drawn = grid.drawing(settings, run())
-        assert drawn.task == "inpaint"
-        assert drawn.init is not None and drawn.mask is not None
-        assert drawn.init.size == drawn.mask.size == (drawn.width, drawn.height) == (48, 32)
-        assert set(np.unique(np.asarray(drawn.mask)[:, :20])) == {0}
-        assert set(np.unique(np.asarray(drawn.mask)[:, 28:])) == {255}
+        settings = settings_of(init_image=pictures["garden"], mask=pictures["right"])
+        drawing = grid.drawing(settings, run())
+        assert drawing.task == "inpaint"
+        assert drawing.init is not None and drawing.mask is not None
+        assert drawing.init.size == drawing.mask.size == (drawing.width, drawing.height) == (48, 32)
+        assert set(np.unique(np.asarray(drawing.mask)[:, :20])) == {0}
+        assert set(np.unique(np.asarray(drawing.mask)[:, 28:])) == {255}
         assert grid.sources(settings).keys() == {"init_image", "mask"}
 
+    def test_the_task_follows_from_the_images_given(self, pictures: dict[str, str]) -> None:
+        garden, mask = pictures["garden"], pictures["right"]
+        tasks = [settings_of(), settings_of(init_image=garden), settings_of(init_image=garden, mask=mask)]
+        drawings = [grid.drawing(settings, run()) for settings in tasks]
+        assert [drawing.task for drawing in drawings] == ["text", "image", "inpaint"]
+        assert [drawing.strength for drawing in drawings[1:]] == [0.75, 1.0]
+        assert grid.drawing(settings_of(init_image=garden, strength=0.5), run()).strength == 0.5
+
     @pytest.mark.parametrize(
-        ("mask", "others", "says"),
+        ("mask", "fields", "says"),
         [
             ("nothing", {}, "is black all over; paint white what is to be drawn anew"),
             ("turned", {}, "has 40 x 60 pixels, init_image 60 x 40; they must be of one size"),
@@ -154,12 +164,12 @@ class TestDrawing:
         ],
     )
     def test_what_does_not_go_together(
-        self, pictures: dict[str, str], mask: str, others: dict[str, Any], says: str
+        self, pictures: dict[str, str], mask: str, fields: dict[str, Any], says: str
     ) -> None:
         with pytest.raises(ConfigError) as caught:
-            grid.drawing(asked(init_image=pictures["garden"], mask=pictures[mask], **others), run())
+            grid.drawing(settings_of(init_image=pictures["garden"], mask=pictures[mask], **fields), run())
         assert says in str(caught.value)
 
     def test_an_unreadable_picture(self) -> None:
         with pytest.raises(ConfigError, match=r"nowhere\.jpg: there is no such file"):
-            grid.drawing(asked(init_image="nowhere.jpg"), run())
+            grid.drawing(settings_of(init_image="nowhere.jpg"), run())

@@ -12,18 +12,18 @@ from dbexp.core.errors import ConfigError
 from dbexp.generate.settings import GenerateConfig, check
 
 
-def asked(**others: Any) -> GenerateConfig:
-    return GenerateConfig(**{"run": ["run"], "prompt": ["a {token}"], **others})
+def settings(**fields: Any) -> GenerateConfig:
+    return GenerateConfig(**{"run": ["run"], "prompt": ["a {token}"], **fields})
 
 
 def test_every_field_is_explained() -> None:
-    said = help.docs(GenerateConfig)
-    assert list(said) == [field.name for field in dataclasses.fields(GenerateConfig)]
-    assert all(sentence.endswith((".", ")")) and len(sentence) > 5 for sentence in said.values())
+    docs = help.docs(GenerateConfig)
+    assert list(docs) == [field.name for field in dataclasses.fields(GenerateConfig)]
+    assert all(sentence.endswith((".", ")")) and len(sentence) > 5 for sentence in docs.values())
 
 
 @pytest.mark.parametrize(
-    "others",
+    "fields",
     [
         {},
         {"prompt": [], "prompts": "auto"},
@@ -32,12 +32,12 @@ def test_every_field_is_explained() -> None:
         {"sampler": "ddim", "precision": "bf16", "objective": "pres", "width": 64},
     ],
 )
-def test_what_is_fine(others: dict[str, Any]) -> None:
-    check(asked(**others))
+def test_what_is_fine(fields: dict[str, Any]) -> None:
+    check(settings(**fields))
 
 
 @pytest.mark.parametrize(
-    ("others", "says"),
+    ("fields", "says"),
     [
         ({"run": []}, "run=[]: say which run"),
         ({"prompt": []}, "prompt: say what to draw"),
@@ -56,21 +56,14 @@ def test_what_is_fine(others: dict[str, Any]) -> None:
         ({"folder": __file__}, "is a file; give a folder"),
     ],
 )
-def test_what_is_wrong(others: dict[str, Any], says: str) -> None:
+def test_what_is_wrong(fields: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        check(asked(**others))
+        check(settings(**fields))
     (problem,) = caught.value.problems
     assert says in problem
 
 
-def test_the_task_follows_from_the_pictures_given() -> None:
-    tasks = [asked(), asked(init_image="a"), asked(init_image="a", mask="b")]
-    assert [settings.task for settings in tasks] == ["text", "image", "inpaint"]
-    assert [settings.strength_or_default for settings in tasks[1:]] == [0.75, 1.0]
-    assert asked(init_image="a", strength=0.2).strength_or_default == 0.2
-
-
 def test_several_problems_come_together() -> None:
     with pytest.raises(ConfigError) as caught:
-        check(asked(images=0, width=3, mask="b", sampler="x"))
+        check(settings(images=0, width=3, mask="b", sampler="x"))
     assert len(caught.value.problems) == 5

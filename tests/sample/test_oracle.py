@@ -19,9 +19,9 @@ PROMPTS = ("a sks teapot in the snow", "a sks teapot on the beach")
 
 
 def test_every_prompt_has_its_pictures_of_the_subject(tmp_path: Path) -> None:
-    found = oracle_samples(TEAPOT, PROMPTS, 2, Store(tmp_path))
-    assert found is not None and list(found) == list(PROMPTS)
-    for prompt, paths in found.items():
+    samples = oracle_samples(TEAPOT, PROMPTS, 2, Store(tmp_path))
+    assert samples is not None and list(samples) == list(PROMPTS)
+    for prompt, paths in samples.items():
         for path, expected in zip(paths, oracle_pictures("teapot", prompt, 2), strict=True):
             with Image.open(path) as picture:
                 assert np.array_equal(np.asarray(picture), np.asarray(expected))

@@ -24,7 +24,7 @@ REQUEST = PriorRequest(SAMPLING, batch_size=2)
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> PriorRequest:
+def user_images(tmp_path: Path) -> PriorRequest:
     """A user's folder of five prior images, and a note beside them."""
     folder = tmp_path / "own"
     folder.mkdir()
@@ -34,7 +34,7 @@ def own(tmp_path: Path) -> PriorRequest:
     return replace(REQUEST, path=str(folder))
 
 
-def counted(request: PriorRequest, count: int) -> PriorRequest:
+def with_count(request: PriorRequest, count: int) -> PriorRequest:
     """The same with so many images."""
     return replace(request, sampling=replace(request.sampling, images_per_prompt=count))
 
@@ -65,7 +65,7 @@ def test_runs_share_them_unless_the_seed_differs(model: Model, store: Store) -> 
 
 
 def test_a_smaller_count_is_the_beginning_of_a_larger_one(model: Model, store: Store) -> None:
-    three, two = (prior_images(counted(REQUEST, count), model, store) for count in (3, 2))
+    three, two = (prior_images(with_count(REQUEST, count), model, store) for count in (3, 2))
     assert [read_metadata(path)["seed"] for path in two] == [read_metadata(path)["seed"] for path in three][:2]
 
 
@@ -88,30 +88,30 @@ def test_an_error_names_this_stages_batch_size(model: Model, store: Store, monke
         prior_images(REQUEST, model, store)
 
 
-def test_the_users_images_the_first_by_name(model: Model, store: Store, own: PriorRequest) -> None:
-    assert [path.name for path in prior_images(own, model, store)] == ["a.jpg", "b.png", "c.png"]
-    everything = replace(own, use_all=True)
+def test_the_users_images_the_first_by_name(model: Model, store: Store, user_images: PriorRequest) -> None:
+    assert [path.name for path in prior_images(user_images, model, store)] == ["a.jpg", "b.png", "c.png"]
+    whole = replace(user_images, use_all=True)
     names = ["a.jpg", "b.png", "c.png", "d.png", "e.png"]
-    assert [path.name for path in prior_images(everything, model, store)] == names
-    assert [path.name for path in prior_images(counted(everything, 200), model, store)] == names
+    assert [path.name for path in prior_images(whole, model, store)] == names
+    assert [path.name for path in prior_images(with_count(whole, 200), model, store)] == names
     assert not store.root.exists()
 
 
-def test_fewer_of_the_users_images_than_wanted_are_warned_about(own: PriorRequest) -> None:
-    few = f"prior.path={own.path} holds 5 pictures, fewer than prior.count=200: all of them are used"
-    assert few in prior.warnings(counted(own, 200))
-    assert not [sentence for sentence in prior.warnings(counted(own, 5)) if "fewer" in sentence]
+def test_fewer_of_the_users_images_than_wanted_are_warned_about(user_images: PriorRequest) -> None:
+    few = f"prior.path={user_images.path} holds 5 pictures, fewer than prior.count=200: all of them are used"
+    assert few in prior.warnings(with_count(user_images, 200))
+    assert not [sentence for sentence in prior.warnings(with_count(user_images, 5)) if "fewer" in sentence]
 
 
-def test_the_users_images_are_inspected_like_the_subjects(own: PriorRequest) -> None:
-    folder = Path(str(own.path))
-    assert prior.problems(own) == []
+def test_the_users_images_are_inspected_like_the_subjects(user_images: PriorRequest) -> None:
+    folder = Path(str(user_images.path))
+    assert prior.problems(user_images) == []
     os.mkfifo(folder / "b2.png")
     (folder / "a2.jpg").write_bytes(b"")
     (folder / "z.png").write_bytes(b"no picture, and beyond the count")
     empty = f"prior.path={folder}: {folder}/a2.jpg: the file is empty"
-    assert prior.problems(own) == [empty]
-    assert prior.problems(replace(own, use_all=True)) == [
+    assert prior.problems(user_images) == [empty]
+    assert prior.problems(replace(user_images, use_all=True)) == [
         empty,
         f"prior.path={folder}: {folder}/b2.png: is a pipe, not a file; remove it",
         f"prior.path={folder}: {folder}/z.png: is not an image of a known format, or is damaged; remove it or make it "
@@ -120,9 +120,9 @@ def test_the_users_images_are_inspected_like_the_subjects(own: PriorRequest) -> 
     assert prior.problems(None) == prior.warnings(None) == []
 
 
-def test_what_is_odd_about_the_users_images(own: PriorRequest) -> None:
-    (Path(str(own.path)) / "a.txt").write_text("a caption")
-    large = replace(own, sampling=replace(SAMPLING, resolution=100_000))
+def test_what_is_odd_about_the_users_images(user_images: PriorRequest) -> None:
+    (Path(str(user_images.path)) / "a.txt").write_text("a caption")
+    large = replace(user_images, sampling=replace(SAMPLING, resolution=100_000))
     small, twins, captions, note = prior.warnings(large)
     assert small.startswith("prior images: smaller than the resolution of 100000 px and therefore enlarged: a.jpg (")
     assert twins == "prior images: the same picture 2 times: b.png and c.png"

@@ -17,8 +17,8 @@ TEAPOT = DatasetConfig(name="t", token="sks", class_noun="teapot", live=False)
 PAPER = Path(__file__).parents[3] / "shared" / "data" / "dreambooth" / "prompts_and_classes.txt"
 
 
-def texts(wanted: object, dataset: DatasetConfig = DOG) -> list[str]:
-    return [prompt.text for prompt in prompts.choose(wanted, dataset)]
+def texts(source: object, dataset: DatasetConfig = DOG) -> list[str]:
+    return [prompt.text for prompt in prompts.choose(source, dataset)]
 
 
 def test_the_lists_have_25_prompts_in_the_papers_groups() -> None:
@@ -84,7 +84,7 @@ def test_every_problem_of_a_file_is_told_with_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"),
+    ("source", "message"),
     [
         ("no/such/file.txt", r"no/such/file.txt: there is no such text file; give one, or auto, live, object"),
         ("", r"there is no such text file"),
@@ -95,9 +95,9 @@ def test_every_problem_of_a_file_is_told_with_its_line(tmp_path: Path) -> None:
         (None, r"sample.prompts=None: must be"),
     ],
 )
-def test_what_is_no_list_of_prompts_is_refused(wanted: object, message: str) -> None:
+def test_what_is_no_list_of_prompts_is_refused(source: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        prompts.choose(wanted, DOG)
+        prompts.choose(source, DOG)
 
 
 def test_a_file_without_prompts_or_of_another_encoding_is_refused(tmp_path: Path) -> None:

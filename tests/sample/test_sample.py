@@ -23,14 +23,16 @@ PROMPTS = ["a {token} {class} in the snow", "a red {token} {class}", "a {class} 
 DOG = DatasetConfig(name="d", path="unused", token="sks", class_noun="dog", live=True)
 
 
-def asked(*, prompts: Any = PROMPTS, class_images: int = 3, lora_scale: float = 1.0, **changes: Any) -> SampleRequest:
+def request_of(
+    *, prompts: Any = PROMPTS, class_images: int = 3, lora_scale: float = 1.0, **changes: Any
+) -> SampleRequest:
     """Two images each of three prompts, and three of the class; `changes` are fields of Sampling."""
-    chosen = choose(prompts, DOG)
-    texts = tuple(prompt.text for prompt in chosen)
+    entries = choose(prompts, DOG)
+    texts = tuple(prompt.text for prompt in entries)
     sampling = Sampling("sample", 42, texts, 2, steps=2, guidance_scale=7.5, sampler=None, resolution=32)
     sampling = replace(sampling, **changes)
     of_class = replace(sampling, stream="class", prompts=("a dog",), images_per_prompt=class_images)
-    return SampleRequest(chosen, sampling, of_class if class_images else None, lora_scale, batch_size=4)
+    return SampleRequest(entries, sampling, of_class if class_images else None, lora_scale, batch_size=4)
 
 
 def distance(a: Path, b: Path) -> int:
@@ -44,7 +46,7 @@ def seeds(paths: tuple[Path, ...]) -> list[str]:
 
 
 def test_every_prompt_has_its_images_in_a_folder_of_its_own(model: Model, store: Store) -> None:
-    samples = sample.sample_prompts(asked(), model, None, store)
+    samples = sample.sample_prompts(request_of(), model, None, store)
     assert samples.prompts == ("a sks dog in the snow", "a red sks dog", "a dog on the beach")
     assert samples.groups == {
         "a sks dog in the snow": "recontextualisation",
@@ -68,7 +70,9 @@ def test_every_prompt_has_its_images_in_a_folder_of_its_own(model: Model, store:
 
 
 def test_settings_reach_the_images(model: Model, lora: Path, store: Store) -> None:
-    request = asked(steps=3, guidance_scale=2.0, sampler="ddim", negative_prompt="wet", resolution=64, lora_scale=0.5)
+    request = request_of(
+        steps=3, guidance_scale=2.0, sampler="ddim", negative_prompt="wet", resolution=64, lora_scale=0.5
+    )
     samples = sample.sample_prompts(request, model, lora, store)
     path = samples.images["a red sks dog"][0]
     metadata = read_metadata(path)
@@ -85,8 +89,8 @@ def test_base_and_lora_start_from_the_same_noise(
     original = model.pipeline
 
     class Spy:
-        def __init__(self, *wanted: Any) -> None:
-            self.pipe = original(*wanted)
+        def __init__(self, *arguments: Any) -> None:
+            self.pipe = original(*arguments)
             self.scheduler = self.pipe.scheduler
             noise.append([])
 
@@ -95,17 +99,17 @@ def test_base_and_lora_start_from_the_same_noise(
             return self.pipe(**arguments)
 
     monkeypatch.setattr(model, "pipeline", Spy)
-    off = sample.sample_prompts(asked(), model, None, store)
-    on = sample.sample_prompts(asked(), model, lora, store)
+    off = sample.sample_prompts(request_of(), model, None, store)
+    on = sample.sample_prompts(request_of(), model, lora, store)
     assert noise[0] == noise[1]
     assert len(set(noise[0])) == 6
     assert distance(off.images["a red sks dog"][0], on.images["a red sks dog"][0]) > 2
 
 
 def test_the_base_model_ignores_the_strength_and_a_lora_does_not(model: Model, lora: Path, store: Store) -> None:
-    base, strong = (sample.sample_prompts(asked(), model, path, store) for path in (None, lora))
-    assert sample.sample_prompts(asked(lora_scale=0.5), model, None, store) == base
-    weak, silent = (sample.sample_prompts(asked(lora_scale=scale), model, lora, store) for scale in (0.5, 0.0))
+    base, strong = (sample.sample_prompts(request_of(), model, path, store) for path in (None, lora))
+    assert sample.sample_prompts(request_of(lora_scale=0.5), model, None, store) == base
+    weak, silent = (sample.sample_prompts(request_of(lora_scale=scale), model, lora, store) for scale in (0.5, 0.0))
     images = [samples.images["a red sks dog"][0] for samples in (base, silent, weak, strong)]
     assert distance(images[0], images[1]) == 0
     assert distance(images[1], images[2]) > 0
@@ -115,7 +119,7 @@ def test_the_base_model_ignores_the_strength_and_a_lora_does_not(model: Model, l
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 def test_without_guidance_the_negative_prompt_does_nothing(scale: float, model: Model, store: Store) -> None:
     plain, negative = (
-        sample.sample_prompts(asked(guidance_scale=scale, negative_prompt=text), model, None, store)
+        sample.sample_prompts(request_of(guidance_scale=scale, negative_prompt=text), model, None, store)
         for text in ("", "a red dog")
     )
     assert plain.folder != negative.folder
@@ -123,14 +127,14 @@ def test_without_guidance_the_negative_prompt_does_nothing(scale: float, model: 
 
 
 def test_another_seed_gives_other_images(model: Model, store: Store) -> None:
-    first, other = (sample.sample_prompts(asked(seed=seed), model, None, store) for seed in (42, 7))
+    first, other = (sample.sample_prompts(request_of(seed=seed), model, None, store) for seed in (42, 7))
     assert distance(first.images["a red sks dog"][0], other.images["a red sks dog"][0]) > 10
-    of_class = [sample.sample_class(asked(seed=seed), model, None, store) for seed in (42, 7)]
+    of_class = [sample.sample_class(request_of(seed=seed), model, None, store) for seed in (42, 7)]
     assert seeds(of_class[0]) != seeds(of_class[1])
 
 
 def test_class_samples_pair_up_and_share_no_noise_with_samples(model: Model, lora: Path, store: Store) -> None:
-    request = asked(prompts=["a {class}", *PROMPTS])
+    request = request_of(prompts=["a {class}", *PROMPTS])
     on, off = (sample.sample_class(request, model, path, store) for path in (lora, None))
     assert [path.name for path in on] == ["0000.png", "0001.png", "0002.png"]
     assert seeds(on) == seeds(off)
@@ -142,7 +146,7 @@ def test_class_samples_pair_up_and_share_no_noise_with_samples(model: Model, lor
 
 
 def test_no_class_samples_when_none_are_wanted(model: Model, store: Store) -> None:
-    assert sample.sample_class(asked(class_images=0), model, None, store) == ()
+    assert sample.sample_class(request_of(class_images=0), model, None, store) == ()
     assert not store.root.exists()
 
 

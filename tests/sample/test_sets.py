@@ -114,14 +114,14 @@ def wrap(model: Model, monkeypatch: pytest.MonkeyPatch) -> Wrap:
     original = model.pipeline
 
     def change(kind: type[Pipeline]) -> list[Pipeline]:
-        given: list[Pipeline] = []
+        pipelines: list[Pipeline] = []
 
-        def pipeline(*wanted: Any) -> Pipeline:
-            given.append(kind(original(*wanted)))
-            return given[-1]
+        def pipeline(*arguments: Any) -> Pipeline:
+            pipelines.append(kind(original(*arguments)))
+            return pipelines[-1]
 
         monkeypatch.setattr(model, "pipeline", pipeline)
-        return given
+        return pipelines
 
     return change
 
@@ -238,17 +238,17 @@ def test_cores_share_a_batch_and_draw_the_same_pictures(
     model: Model, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = draw(model, Store(tmp_path / "alone"), images_per_prompt=5)
-    drawn: dict[int, int] = {}
+    counts: dict[int, int] = {}
     original = engine.sample_batch
 
     def sample(pipe: Any, batch: Sequence[Shot], *others: Any) -> NDArray[np.uint8]:
-        drawn[threading.get_ident()] = drawn.get(threading.get_ident(), 0) + len(batch)
+        counts[threading.get_ident()] = counts.get(threading.get_ident(), 0) + len(batch)
         return original(pipe, batch, *others)
 
     monkeypatch.setattr(engine, "sample_batch", sample)
     monkeypatch.setattr(cores, "count", lambda device: 3)
     together = draw(model, store, images_per_prompt=5)
-    assert len(drawn) > 1 and sum(drawn.values()) == len(together) == 15
+    assert len(counts) > 1 and sum(counts.values()) == len(together) == 15
     assert all(distance(one, other) <= 1 for one, other in zip(alone, together, strict=True))
 
 
