@@ -128,21 +128,21 @@ def advice(config: Config, real_images: int) -> list[str]:
         config: a checked config.
         real_images: number of the subject's pictures.
     """
-    said = []
+    sentences = []
     train = config.train
     high = 1e-3 if config.model.resolution >= 256 else 5e-3  # narrow models, which draw small pictures, bear more
     if train.optimizer != "prodigy":
         for name, lr in (("train.lr", train.lr), ("train.text_encoder_lr", train.text_encoder_lr)):
             if lr is not None and lr > high:
-                said.append(f"{name}={lr:g} is high for LoRA: above {high:g} pictures tend to break")
+                sentences.append(f"{name}={lr:g} is high for LoRA: above {high:g} pictures tend to break")
             if lr is not None and lr < 1e-6:
-                said.append(f"{name}={lr:g} is low for LoRA: below 1e-6 little is learnt")
+                sentences.append(f"{name}={lr:g} is low for LoRA: below 1e-6 little is learnt")
     per_image = train.steps / max(real_images, 1)
     if not 50 <= per_image <= 400:
-        said.append(
+        sentences.append(
             f"train.steps={train.steps} is {per_image:.0f} steps for each of {real_images} pictures: "
             "50 to 400 is usual (fewer underfits, more memorises)"
         )
     if config.lora.rank > 128:
-        said.append(f"lora.rank={config.lora.rank}: above 128 costs memory and seldom gains anything")
-    return said
+        sentences.append(f"lora.rank={config.lora.rank}: above 128 costs memory and seldom gains anything")
+    return sentences

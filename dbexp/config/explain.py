@@ -63,8 +63,8 @@ def explain(error: Exception) -> str:
         return f"{name}: there is no such parameter{did_you_mean(name, parameters()) or ';'} {_HELP}"
     if sweeps := _SEVERAL.match(first_line(error)):
         return _several(sweeps[1])
-    what = first_line(error).removeprefix("Error merging override ")
-    return what if cause is error else f"{what}: {first_line(cause)}"
+    message = first_line(error).removeprefix("Error merging override ")
+    return message if cause is error else f"{message}: {first_line(cause)}"
 
 
 def parameters(cls: type = Config, prefix: str = "") -> dict[str, Any]:
@@ -95,9 +95,9 @@ def _unreadable(override: str) -> str:
         return f"{override}: a list ends with a bracket, {name}=[first,second]"
     kind = parameters().get(name)
     if kind is not None and not re.search("str|Any", str(kind)):
-        what = "the name of an option" if dataclasses.is_dataclass(kind) else help.type_name(kind)
-        return f"{override}: is not in Hydra's grammar; {name} takes {what}"
-    hint = overrides.quoted(override)
+        value_of = "the name of an option" if dataclasses.is_dataclass(kind) else help.type_name(kind)
+        return f"{override}: is not in Hydra's grammar; {name} takes {value_of}"
+    hint = overrides.in_quotes(override)
     if hint is None:
         return f"{override}: is not in Hydra's grammar; most values can be written in quotes, '{name}=\"value\"'"
     each = ", and for a sweep around each value" if "," in value and not value.startswith("[") else ""
@@ -108,9 +108,9 @@ def _several(override: str) -> str:
     """Of several values for one run."""
     name = override.partition("=")[0]
     hint = str(parameters().get(name, ""))
-    if "str" in hint and "list" not in hint and (one := overrides.quoted(override)):
-        also = f"; one value with commas in it is written {one}"
+    if "str" in hint and "list" not in hint and (quotes := overrides.in_quotes(override)):
+        also = f"; one value with commas in it is written {quotes}"
     else:
         also = f"; one value that is a list is written {name}=[a,b]" if re.search("list|Any", hint) else ""
     command = shlex.join(["dbexp", "-m", override])
-    return f"{override}: several values make a sweep, one job each: add -m, as in `{command}`{also}"
+    return f"{override}: several values make a sweep, one run each: add -m, as in `{command}`{also}"

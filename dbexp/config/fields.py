@@ -11,11 +11,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 _TESTS = {
     "at_least": (operator.ge, "at least"),
@@ -25,25 +25,9 @@ _TESTS = {
 }
 
 
-class Rule(Protocol):
-    """What a value has to be."""
-
-    def allows(self, value: Any) -> bool:
-        """Whether a value may be given; null is not asked about."""
-        ...
-
-    def demand(self) -> str:
-        """What would be right, to end a message with."""
-        ...
-
-    def sentence(self) -> str:
-        """The same for `--help`; empty where every number will do."""
-        ...
-
-
 @dataclass(frozen=True)
 class Bounds:
-    """A finite number between bounds; values of other types are let through."""
+    """A finite number between bounds; values of other types pass."""
 
     at_least: float | None = None
     above: float | None = None
@@ -51,51 +35,48 @@ class Bounds:
     below: float | None = None
 
     def allows(self, value: Any) -> bool:
-        """Whether a number is finite and inside."""
+        """Whether a value, which is not null, may stand in the field."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return True
-        finite = isinstance(value, int) or math.isfinite(value)
-        return finite and all(_TESTS[name][0](value, limit) for name, limit in self._limits().items())
+        return abs(value) < math.inf and all(_TESTS[name][0](value, limit) for name, limit in self._limits())
 
     def demand(self) -> str:
-        """As `must be at least 1`."""
+        """What would be right, to end a message with: `must be at least 1`."""
         return f"must be {self._text() or 'a finite number'}"
 
     def sentence(self) -> str:
-        """As `At least 1.`"""
+        """The same for `--help`: `At least 1.`; empty where every number will do."""
         text = self._text()
         return text and f"{text[0].upper()}{text[1:]}."
 
-    def _limits(self) -> dict[str, float]:
-        return {name: limit for name, limit in dataclasses.asdict(self).items() if limit is not None}
+    def _limits(self) -> Iterator[tuple[str, float]]:
+        return ((name, limit) for name, limit in vars(self).items() if limit is not None)
 
     def _text(self) -> str:
-        return " and ".join(f"{_TESTS[name][1]} {limit:g}" for name, limit in self._limits().items())
+        return " and ".join(f"{_TESTS[name][1]} {limit:g}" for name, limit in self._limits())
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some names."""
+    """One of some names; its methods are those of `Bounds`."""
 
     names: Mapping[str, str]
     """Name -> meaning, empty where the name says it."""
     or_null: bool
 
     def allows(self, value: Any) -> bool:
-        """Whether a name is known."""
         return value in self.names
 
     def demand(self) -> str:
-        """As `choose one of a, b, or null`."""
         return f"choose one of {', '.join(self.names)}{', or null' if self.or_null else ''}"
 
     def sentence(self) -> str:
-        """As `One of a, b.`, or every name with its meaning."""
         if any(self.names.values()):
             return "; ".join(f"{name}: {meaning}" if meaning else name for name, meaning in self.names.items()) + "."
         return f"One of {', '.join(self.names)}."
 
 
+Rule = Bounds | Choice
 _ANY = Bounds()
 
 
@@ -113,7 +94,7 @@ def bounded(
     Args:
         default: of the field.
         at_least, above, at_most, below: bounds; None: none.
-        commas: see `several`.
+        commas: see `comma_list`.
     """
     return _field(default, Bounds(at_least, above, at_most, below), commas)
 
@@ -124,13 +105,13 @@ def choice(default: Any, names: Iterable[str] | Mapping[str, str], *, commas: bo
     Args:
         default: of the field; None: null is allowed too.
         names: in the order shown; a mapping gives their meanings.
-        commas: see `several`.
+        commas: see `comma_list`.
     """
     meanings = names if isinstance(names, Mapping) else dict.fromkeys(names, "")
     return _field(default, Choice(meanings, or_null=default is None), commas)
 
 
-def several(default: Any) -> Any:
+def comma_list(default: Any) -> Any:
     """A list field whose values a command line may also give in one word, with commas between them."""
     return _field(default, _ANY, commas=True)
 
@@ -140,7 +121,7 @@ def newer(spec: Any, neutral: Any) -> Any:
     before it came is still found.
 
     Args:
-        spec: the field as it would be otherwise: its default, or what `bounded`, `choice`, `several` gave.
+        spec: the field as it would be otherwise: its default, or what `bounded`, `choice`, `comma_list` gave.
         neutral: the value at which everything is as before.
     """
     field = spec if isinstance(spec, dataclasses.Field) else dataclasses.field(default=spec)
@@ -176,7 +157,7 @@ def rule_of(field: dataclasses.Field[Any]) -> Rule:
 
 
 def commas_allowed(field: dataclasses.Field[Any]) -> bool:
-    """See `several`."""
+    """See `comma_list`."""
     return bool(field.metadata.get("commas"))
 
 

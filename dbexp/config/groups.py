@@ -34,13 +34,13 @@ def options(roots: Iterable[Path]) -> dict[str, list[str]]:
     Args:
         roots: of config trees; a group is a folder right below one. Hydra's own group is left out.
     """
-    found: dict[str, set[str]] = {}
+    names: dict[str, set[str]] = {}
     for root in roots:
         for path in root.glob("*/**/*.yaml"):
             group, *rest = path.relative_to(root).with_suffix("").parts
             if group != "hydra":
-                found.setdefault(group, set()).add("/".join(rest))
-    return {group: sorted(names, key=_naturally) for group, names in sorted(found.items())}
+                names.setdefault(group, set()).add("/".join(rest))
+    return {group: sorted(members, key=_naturally) for group, members in sorted(names.items())}
 
 
 def _naturally(name: str) -> tuple[int, str, int]:

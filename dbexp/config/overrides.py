@@ -33,7 +33,7 @@ def switches_first(words: Sequence[str]) -> list[str]:
     return [*switches, *overrides]
 
 
-def quoted(override: str) -> str | None:
+def in_quotes(override: str) -> str | None:
     """An override that Hydra's grammar does not read, with quotes around its value, or around each value of a list.
 
     Returns:
@@ -42,15 +42,15 @@ def quoted(override: str) -> str | None:
     name, _, value = override.partition("=")
     if value.startswith("["):
         values = [part.strip() for part in value[1:].removesuffix("]").split(",")]
-        written = f"{name}=[{','.join(_in_quotes(part) for part in values)}]"
+        written = f"{name}=[{','.join(_quote(part) for part in values)}]"
         expected: object = [_bare(part) for part in values]
     else:
-        written, expected = f"{name}={_in_quotes(value)}", _bare(value)
-    read = parsed(written)
-    return shlex.quote(written) if read and read.value() == expected else None
+        written, expected = f"{name}={_quote(value)}", _bare(value)
+    parsed = parse(written)
+    return shlex.quote(written) if parsed and parsed.value() == expected else None
 
 
-def parsed(text: str) -> Override | None:
+def parse(text: str) -> Override | None:
     """An override as Hydra reads it; None where its grammar does not allow it."""
     try:
         override: Override = OverridesParser.create().parse_overrides([text])[0]
@@ -65,14 +65,14 @@ def _bare(value: str) -> str:
     return value[1:-1] if whole else value
 
 
-def _in_quotes(value: str) -> str:
+def _quote(value: str) -> str:
     text = re.sub(r'(\\*)"', r'\1\1\\"', _bare(value))  # backslashes before a quote count double
     doubled = re.sub(r"\\+$", lambda end: end[0] * 2, text)  # as they do before the closing one
     return f'"{doubled}"'
 
 
-def without_jobs(overrides: Sequence[str], options: Mapping[str, Sequence[str]]) -> list[str]:
-    """What leaves a sweep without jobs: a range without numbers, a pattern that matches no option.
+def without_runs(overrides: Sequence[str], options: Mapping[str, Sequence[str]]) -> list[str]:
+    """What leaves a sweep without runs: a range without numbers, a pattern that matches no option.
 
     Args:
         overrides: of the sweep.
@@ -80,18 +80,18 @@ def without_jobs(overrides: Sequence[str], options: Mapping[str, Sequence[str]])
     """
     problems = []
     for text in overrides:
-        override = parsed(text)
+        override = parse(text)
         if override is None:  # Hydra says so
             continue
         value = override.value()
         if isinstance(value, RangeSweep) and not list(value.range()):
-            problems.append(f"{text}: no number lies in this range, so the sweep has no jobs")
+            problems.append(f"{text}: no number lies in this range, so the sweep has no runs")
         elif isinstance(value, Glob):
             group = override.key_or_group
             names = _within(group, options)
             if not value.filter(names):
                 known = f"it has {', '.join(names)}" if names else "it is no group"
-                problems.append(f"{text}: no option of {group} matches, so the sweep has no jobs; {known}")
+                problems.append(f"{text}: no option of {group} matches, so the sweep has no runs; {known}")
     return problems
 
 

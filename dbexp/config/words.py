@@ -26,8 +26,8 @@ T = TypeVar("T")
 def parse(cls: type[T], words: Sequence[str], usage: str) -> T:
     """The settings that a command line gives.
 
-    A list takes its name several times, one value each; or `[a, b]`; or, for a field of `fields.several`, `a,b`. For a
-    field that may be null, `null` is null.
+    A list takes its name several times, one value each; or `[a, b]`; or, for a `fields.comma_list`, `a,b`. For a field
+    that may be null, `null` is null.
 
     Args:
         cls: dataclass; its fields are strings, numbers, booleans, null or lists of these, explained by the strings
@@ -45,33 +45,33 @@ def parse(cls: type[T], words: Sequence[str], usage: str) -> T:
     hints = get_type_hints(cls)
     lists = {field.name: field for field in dataclasses.fields(cls) if "list" in str(hints[field.name])}  # type: ignore[arg-type]  # T is a dataclass
     problems = Problems()
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for word in words:
         name, sign, text = word.partition("=")
         if name not in hints or not sign:
             problems.require(False, _unknown(word, list(hints)))
         elif name in lists:
             try:
-                given.setdefault(name, []).extend(_listed(text, commas_allowed(lists[name])))
+                values.setdefault(name, []).extend(_list_values(text, commas_allowed(lists[name])))
             except yaml.YAMLError:
                 problems.require(False, f"{word}: is no list; write {name}=[first, second], or {name}=... twice")
         else:
-            problems.require(name not in given, f"{word}: {name} is given twice")
-            given[name] = None if text == "null" and "None" in str(hints[name]) else _literal(text)
+            problems.require(name not in values, f"{word}: {name} is given twice")
+            values[name] = None if text == "null" and "None" in str(hints[name]) else _literal(text)
     settings = OmegaConf.structured(cls)
-    for name, value in given.items():
+    for name, value in values.items():
         try:
             OmegaConf.update(settings, name, value)
         except OmegaConfBaseException as error:
-            told_value = ",".join(map(str, value)) if isinstance(value, list) else value
-            problems.require(False, f"{name}={told_value}: {first_line(error)}")
-    for name in sorted(set(OmegaConf.missing_keys(settings)) - set(given)):
+            text = ",".join(map(str, value)) if isinstance(value, list) else value
+            problems.require(False, f"{name}={text}: {first_line(error)}")
+    for name in sorted(set(OmegaConf.missing_keys(settings)) - set(values)):
         problems.require(False, f"{name}: has no value; give one, {name}=...")
     problems.raise_if_any()
     return OmegaConf.to_object(settings)  # type: ignore[return-value]  # an instance of cls
 
 
-def _listed(text: str, commas: bool) -> list[Any]:
+def _list_values(text: str, commas: bool) -> list[Any]:
     """The values of one word of a list field."""
     if text.startswith("["):
         values = yaml.safe_load(text)

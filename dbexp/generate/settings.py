@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from dbexp.config import fields
 from dbexp.config.families import SAMPLERS, SIZE_MULTIPLE
-from dbexp.config.fields import bounded, choice, several
+from dbexp.config.fields import bounded, choice, comma_list
 from dbexp.config.schema import PRECISIONS
 from dbexp.core.errors import Problems
 from dbexp.evaluate.columns import COLUMNS
@@ -29,7 +29,7 @@ dbexp-generate: pictures from trained runs
 class GenerateConfig:
     """One call of `dbexp-generate`."""
 
-    run: list[str] = several(MISSING)
+    run: list[str] = comma_list(MISSING)
     """Folder of a run; several, comma separated, make columns. The folder of a sweep means its best run."""
     prompt: list[str] = field(default_factory=list)
     """What to draw; {token} and {class} are filled in from the run. Give it several times for several rows."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dbexp.config import explain, fields, words
-from dbexp.config.fields import choice, several
+from dbexp.config.fields import choice, comma_list
 from dbexp.core.errors import ConfigError
 from dbexp.evaluate.columns import COLUMNS, PAPER, heading
 
@@ -34,7 +34,7 @@ class Settings:
     """W&B project."""
     objective: str = choice("dino", COLUMNS)
     """Column of the metric table that sorts the runs."""
-    parameters: list[str] = several(["lora.rank", "train.lr", "train.steps", "lr_schedule.name", "prior.weight"])
+    parameters: list[str] = comma_list(["lora.rank", "train.lr", "train.steps", "lr_schedule.name", "prior.weight"])
     """Axes of the parallel coordinates, before the columns of the metric table."""
     name: str = "dbexp"
     """Name of the view."""

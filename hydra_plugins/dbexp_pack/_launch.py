@@ -57,7 +57,7 @@ def launch(
         Interrupted: a signal came while a pack trained.
     """
     if not job_overrides:
-        raise ConfigError("the sweep has no jobs")
+        raise ConfigError("the sweep has no runs")
     setup_globals()
     hydra = program.config.hydra
     configure_log(hydra.hydra_logging, hydra.verbose)

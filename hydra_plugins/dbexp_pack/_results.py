@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dbexp.config.explain import explain
 from dbexp.config.groups import folders, options
-from dbexp.config.overrides import without_jobs
+from dbexp.config.overrides import without_runs
 from dbexp.core.errors import ConfigError
 
 _PACK = "dbexp_pack"
@@ -25,10 +25,10 @@ class Results(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a sweep that would have no jobs; let a search go on with its study."""
+        """Refuse a sweep that would have no runs; let a search go on with its study."""
         from hydra_plugins.dbexp_pack import _search
 
-        if problems := _without_jobs(config):
+        if problems := _without_runs(config):
             # no exception of another kind gets past Hydra, for which a callback cannot end anything
             raise SystemExit(f"dbexp: {explain(ConfigError(problems))}")
         if _search.is_search(config):
@@ -54,13 +54,13 @@ class Results(Callback):
             _console.show_results(Path(str(config.hydra.sweep.dir)), _objective(config))
 
 
-def _without_jobs(config: DictConfig) -> list[str]:
-    """Why a sweep has no jobs, whatever its launcher; empty: it has some."""
+def _without_runs(config: DictConfig) -> list[str]:
+    """Why a sweep has no runs, whatever its launcher; empty: it has some."""
     typed = [str(word) for word in config.hydra.overrides.task]
     names = {word.partition("=")[0] for word in typed}
     preset = OmegaConf.select(config, "hydra.sweeper.params") or {}
     words = [*typed, *(f"{name}={value}" for name, value in preset.items() if name not in names)]
-    problems = without_jobs(words, options(folders(config)))
+    problems = without_runs(words, options(folders(config)))
     trials = OmegaConf.select(config, "hydra.sweeper.n_trials")
     if trials is not None and trials < 1:
         problems.append(f"hydra.sweeper.n_trials={trials}: must be at least 1")

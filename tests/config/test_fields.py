@@ -8,7 +8,7 @@ import pytest
 
 from dbexp.config import fields, schema
 from dbexp.config.families import FAMILIES
-from dbexp.config.fields import Bounds, Choice, bounded, choice, keyed, newer, several
+from dbexp.config.fields import Bounds, Choice, bounded, choice, comma_list, keyed, newer
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Outer:
     """Which."""
     mode: str | None = choice(None, ("x", "y"))
     """How."""
-    scales: list[float] = several([1.0])
+    scales: list[float] = comma_list([1.0])
     """How strongly."""
     free: float = 0.0
     """Anything."""

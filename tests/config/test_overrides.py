@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from dbexp.config.overrides import parsed, quoted, switches_first, without_jobs
+from dbexp.config.overrides import in_quotes, parse, switches_first, without_runs
 
 
 @pytest.mark.parametrize(
@@ -29,21 +29,21 @@ def test_switches_come_first(words: str, ordered: str) -> None:
     "value", ["фото", "a {token} dog", "it's", 'say "a"', "end\\", 'b\\"c', "a, b", "50 % $5", "'x' {y}", "a\tb(c)"]
 )
 def test_quotes_keep_a_value_as_it_is(value: str) -> None:
-    hint = quoted(f"dataset.path={value}")
+    hint = in_quotes(f"dataset.path={value}")
     assert hint is not None
     (word,) = shlex.split(hint)
-    read = parsed(word)
+    read = parse(word)
     assert read and read.value() == value
 
 
 def test_values_of_a_list_are_quoted_one_by_one() -> None:
-    (word,) = shlex.split(quoted("sample.prompts=[ä {token}, 'b c', d]") or "")
-    read = parsed(word)
+    (word,) = shlex.split(in_quotes("sample.prompts=[ä {token}, 'b c', d]") or "")
+    read = parse(word)
     assert read and read.value() == ["ä {token}", "b c", "d"]
 
 
 def test_where_quotes_do_not_help() -> None:
-    assert quoted("a b=c") is None
+    assert in_quotes("a b=c") is None
 
 
 OPTIONS = {"lora": ["attention", "linear"], "experiment": ["recipe/x", "reference/table/first", "reference/table/last"]}
@@ -62,7 +62,7 @@ OPTIONS = {"lora": ["attention", "linear"], "experiment": ["recipe/x", "referenc
     ],
 )
 def test_a_sweep_with_jobs(override: str) -> None:
-    assert without_jobs(["train.steps=1", override], OPTIONS) == []
+    assert without_runs(["train.steps=1", override], OPTIONS) == []
 
 
 @pytest.mark.parametrize(
@@ -70,15 +70,15 @@ def test_a_sweep_with_jobs(override: str) -> None:
     [
         (
             "lora=glob(x*)",
-            "lora=glob(x*): no option of lora matches, so the sweep has no jobs; it has attention, linear",
+            "lora=glob(x*): no option of lora matches, so the sweep has no runs; it has attention, linear",
         ),
         ("lora=glob(*, exclude=*)", "no option of lora matches"),
-        ("lora.rank=glob(*)", "no option of lora.rank matches, so the sweep has no jobs; it is no group"),
-        ("lora.rank=range(4,4)", "lora.rank=range(4,4): no number lies in this range, so the sweep has no jobs"),
+        ("lora.rank=glob(*)", "no option of lora.rank matches, so the sweep has no runs; it is no group"),
+        ("lora.rank=range(4,4)", "lora.rank=range(4,4): no number lies in this range, so the sweep has no runs"),
         ("lora.rank=range(1,5,-1)", "no number lies in this range"),
         ("experiment/reference/table=glob(x)", "it has first, last"),
     ],
 )
-def test_a_sweep_without_jobs(override: str, says: str) -> None:
-    (problem,) = without_jobs([override, "train.steps=1,2"], OPTIONS)
+def test_a_sweep_without_runs(override: str, says: str) -> None:
+    (problem,) = without_runs([override, "train.steps=1,2"], OPTIONS)
     assert says in problem

@@ -104,11 +104,11 @@ def test_switches_may_stand_anywhere(cli: Cli, jobs: list[dict[str, Any]], words
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("lora=glob(x*)", "lora=glob(x*): no option of lora matches, so the sweep has no jobs; it has attention, "),
-        ("lora.rank=range(4,4)", "lora.rank=range(4,4): no number lies in this range, so the sweep has no jobs"),
+        ("lora=glob(x*)", "lora=glob(x*): no option of lora matches, so the sweep has no runs; it has attention, "),
+        ("lora.rank=range(4,4)", "lora.rank=range(4,4): no number lies in this range, so the sweep has no runs"),
     ],
 )
-def test_a_sweep_without_jobs(
+def test_a_sweep_without_runs(
     cli: Cli, jobs: list[dict[str, Any]], tmp_path: Path, launcher: str, override: str, says: str
 ) -> None:
     status, said = cli("-m", f"hydra/launcher={launcher}", override, "train.steps=1,2")
@@ -147,7 +147,7 @@ def test_the_command_line_narrows_a_table(cli: Cli, jobs: list[dict[str, Any]]) 
         ("dataset.prompt='{token.real}'", "has {token.real}: only {token} and {class} may stand in braces"),
         ("lora.rank=0", "lora.rank=0: must be at least 1"),
         ("lora=4", "must be a string"),
-        ("train.steps=1,2", "train.steps=1,2: several values make a sweep, one job each: add -m"),
+        ("train.steps=1,2", "train.steps=1,2: several values make a sweep, one run each: add -m"),
         ("dataset.path=a,b", """one value with commas in it is written 'dataset.path="a,b"'"""),
         ("tracking.tags=a,b", "one value that is a list is written tracking.tags=[a,b]"),
         ("lora=attention,linear", "as in `dbexp -m lora=attention,linear`"),
