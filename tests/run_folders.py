@@ -66,8 +66,8 @@ def make(
     used, base = made_with or config(), builders.model()
     ranks = ranks or {"unet": 4}
     adapter = builders.adapter(base, ranks, {part: rank / 2 for part, rank in ranks.items()}, strength=strength)
-    said = {"config": plain(replace(used, store=None)), "inputs": {}}
-    lora.save(folder / "train" / "lora.safetensors", adapter, base, said)
+    provenance = {"config": plain(replace(used, store=None)), "inputs": {}}
+    lora.save(folder / "train" / "lora.safetensors", adapter, base, provenance)
     record = {
         "report": json.loads(report(None, **(columns or {"dino": 0.5, "clip_t": 0.25})).to_json()),
         "config": plain(used),

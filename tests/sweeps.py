@@ -99,13 +99,13 @@ def results(folder: Path) -> list[dict[str, str]]:
 def start(folder: Path, *argv: str, variables: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     """Begin the command line in a process of its own; its output is in `folder`/said.log."""
     source = str(Path(dbexp.__file__).parents[1])
-    with (folder / "said.log").open("w") as said:
+    with (folder / "said.log").open("w") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "dbexp", *argv],
             cwd=folder,
             env=os.environ | {"PYTHONPATH": source} | dict(variables or {}),
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
             text=True,
         )
 

@@ -93,7 +93,7 @@ class TestRun:
 
     def test_it_is_the_commands_code(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         calls = []
-        monkeypatch.setattr(dbexp.pipeline.run, "run", lambda *given: calls.append(given))
+        monkeypatch.setattr(dbexp.pipeline.run, "run", lambda *arguments: calls.append(arguments))
         monkeypatch.setattr(record, "read", lambda folder: SimpleNamespace(folder=folder))
         cfg = dbexp.compose(["lora.rank=3"])
         changed = replace(cfg, lora=replace(cfg.lora, rank=4))
@@ -102,7 +102,7 @@ class TestRun:
         dbexp.run(["lora.rank=5"], tmp_path / "2")
         monkeypatch.chdir(tmp_path)
         assert dbexp.run(cfg).folder.parts[0] == "outputs"
-        assert [(given[0].lora.rank, given[2]) for given in calls] == [
+        assert [(arguments[0].lora.rank, arguments[2]) for arguments in calls] == [
             (3, ["lora.rank=3"]),
             (4, []),
             (5, ["lora.rank=5"]),

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,9 @@ def summary(comparison: Comparison, sweep: Path) -> tracking.Summary:
     ]
     best = finished[0] if finished else None
 
-    def cells(title: str, status: str, own: Sequence[Any], row: Mapping[str, Estimate], notes: Sequence[Any]) -> Any:
+    def numbers(row: Mapping[str, Estimate]) -> list[float | None]:
         values = [_cell(row, column, "value") for column in comparison.columns]
-        return [title, status, *own, *values, *(_cell(row, column, end) for column, end in ends), *notes]
+        return values + [_cell(row, column, end) for column, end in ends]
 
     return tracking.Summary(
         objective=comparison.objective,
@@ -76,18 +76,16 @@ def summary(comparison: Comparison, sweep: Path) -> tracking.Summary:
         ],
         rows=[
             *(
-                cells(
-                    entry.title,
-                    entry.run.status,
-                    [_setting(entry.run.config.get(name)) for name in settings],
-                    _run_row(entry),
-                    _notes(entry),
-                )
+                [
+                    *(entry.title, entry.run.status),
+                    *(_setting(entry.run.config.get(name)) for name in settings),
+                    *(*numbers(_run_row(entry)), *_notes(entry)),
+                ]
                 for entry in entries
             ),
             *(
-                cells(reference.title, "reference", [None] * len(settings), reference.columns, ["", None, None])
-                for reference in comparison.references
+                [row.title, "reference", *[None] * len(settings), *numbers(row.columns), "", None, None]
+                for row in comparison.references
             ),
         ],
         axes=[COLUMNS[column].title for column in FRONT],

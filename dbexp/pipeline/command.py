@@ -72,14 +72,14 @@ def job(cfg: DictConfig) -> float | tuple[float, ...] | None:
         SystemExit: with the message, where a run that is no sweep fails in one of these ways; or a signal stopped the
             run, which ends a sweep too.
     """
-    here = HydraConfig.get()
-    sweeps = here.mode == RunMode.MULTIRUN
+    hydra_config = HydraConfig.get()
+    sweeps = hydra_config.mode == RunMode.MULTIRUN
     try:
         checked = check.check(cfg)
         from dbexp.pipeline import run  # torch and diffusers: seconds, so after the check
 
-        sweep = sweep_name(Path(here.sweep.dir)) if sweeps else None
-        values = run.run(checked, Path(here.runtime.output_dir), list(here.overrides.task), sweep)
+        sweep = sweep_name(Path(hydra_config.sweep.dir)) if sweeps else None
+        values = run.run(checked, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task), sweep)
     except Interrupted as stop:
         raise SystemExit(_stopped(stop)) from None
     except (ConfigError, TrainingDiverged) as error:

@@ -75,12 +75,12 @@ class Plan:
         return tuple(run for run in self.runs if run.number not in waiting)
 
 
-def check(runs: Sequence[PlannedRun], known: Sequence[str] = (), *, elsewhere: bool = False) -> None:
+def check(runs: Sequence[PlannedRun], earlier: Sequence[str] = (), *, elsewhere: bool = False) -> None:
     """Look at every run before the first one starts: inputs first, then base models and metric backbones.
 
     Args:
         runs: all of a sweep whose settings are right.
-        known: problems that were found before, to be told with those of the inputs.
+        earlier: problems that were found before, to be told with those of the inputs.
         elsewhere: they will run on other machines, so that it does not matter which devices this one has.
 
     Raises:
@@ -90,11 +90,11 @@ def check(runs: Sequence[PlannedRun], known: Sequence[str] = (), *, elsewhere: b
     def load(config: Config) -> None:
         prepare.load(_on_cpu(config) if elsewhere else config, prepare.open_store(config))
 
-    _check_each(runs, prepare.check_inputs, known)
+    _check_each(runs, prepare.check_inputs, earlier)
     _check_each(runs, load)
 
 
-def _check_each(runs: Sequence[PlannedRun], look: Callable[[Config], object], known: Sequence[str] = ()) -> None:
+def _check_each(runs: Sequence[PlannedRun], look: Callable[[Config], object], earlier: Sequence[str] = ()) -> None:
     """Apply a check to every run, and tell what is wrong with which."""
     members: dict[str, list[PlannedRun]] = {}
     for run in runs:
@@ -104,7 +104,7 @@ def _check_each(runs: Sequence[PlannedRun], look: Callable[[Config], object], kn
             for problem in error.problems:
                 members.setdefault(problem, []).append(run)
     problems = Problems()
-    problems.messages += known
+    problems.messages += earlier
     for problem, affected in members.items():
         everywhere = len(affected) == len(runs)
         titles = ", ".join(run.title for run in affected)

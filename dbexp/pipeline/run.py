@@ -34,7 +34,7 @@ from dbexp.train.train import train
 log = logging.getLogger(__name__)
 
 _warned: set[str] = set()
-"""What the user of this process has read: the jobs of a sweep need not all say it."""
+"""What the user of this process has read: the runs of a sweep need not all say it."""
 
 
 class Times:

@@ -216,8 +216,8 @@ class SweepView:
             grid.add_column(heading, justify="left" if heading == "stage" else "right", no_wrap=True)
         quiet = (_WAITING, _TRAINED, *_ENDS)
         order = sorted(self._runs, key=lambda number: (self._runs[number].state in quiet, number))
-        shown = sorted(order[: most if len(order) <= most else most - 1])
-        for number in shown:
+        visible = sorted(order[: most if len(order) <= most else most - 1])
+        for number in visible:
             run = self._runs[number]
             rate = run.rate if run.state == "train" else None
             grid.add_row(
@@ -229,8 +229,8 @@ class SweepView:
                 "" if not rate else f"{rate:.2f}",
                 "" if not rate else clock((run.steps - run.done) / rate),
             )
-        if len(shown) < len(order):
-            grid.add_row("", Text(f"and {len(order) - len(shown)} more"))
+        if len(visible) < len(order):
+            grid.add_row("", Text(f"and {len(order) - len(visible)} more"))
         return grid
 
 

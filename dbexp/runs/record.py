@@ -24,15 +24,15 @@ from dbexp.evaluate.report import Report
 from dbexp.runs.folder import RunFolder
 
 DAMAGED, UNFINISHED = "damaged", "unfinished"
-"""What `scan` says of a job whose result cannot be read, or is not there."""
+"""What `scan` says of a run whose result cannot be read, or is not there."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One job of a sweep, as its folder tells it.
+    """One run, as its folder tells it.
 
     Attributes:
-        folder: of the job.
+        folder: of the run.
         name: as in the dashboard.
         status: finished, failed, diverged or stopped; of `scan` also damaged or unfinished.
         overrides: as on the command line.
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def number(self) -> int:
-        """The job's number in its sweep, -1 for a folder that is called otherwise."""
+        """The run's number in its sweep, -1 for a folder that is called otherwise."""
         return int(self.folder.name) if self.folder.name.isdigit() else -1
 
     def value(self, column: str) -> float:
@@ -64,7 +64,7 @@ class Run:
 
 
 def load(sweep: Path) -> list[Run]:
-    """Every job of a sweep that has left a result, by number and name of its folder.
+    """Every run of a sweep that has left a result, by number and name of its folder.
 
     Raises:
         OSError, ValueError, KeyError: a file of a run is damaged.
@@ -74,9 +74,9 @@ def load(sweep: Path) -> list[Run]:
 
 
 def scan(sweep: Path) -> list[Run]:
-    """Every job of a sweep that has begun, in the order of `load`, whatever state its folder is in.
+    """Every run of a sweep that has begun, in the order of `load`, whatever state its folder is in.
 
-    A job whose files cannot be read is `damaged` and says why; one without a result is `unfinished`.
+    A run whose files cannot be read is `damaged` and says why; one without a result is `unfinished`.
     """
     folders = [
         folder
@@ -103,7 +103,7 @@ def _read_any(folder: Path) -> Run:
 
 
 def read(folder: Path) -> Run:
-    """The job of one folder; raises as `load` does."""
+    """The run of one folder; raises as `load` does."""
     run = RunFolder(folder)
     return _read_unchanged(run, _state(run.result), _state(run.metrics))
 
@@ -117,7 +117,7 @@ def _state(path: Path) -> tuple[int, int, int] | None:
     return state.st_ino, state.st_size, state.st_mtime_ns
 
 
-# A sweep looks at all of its jobs after each of them.
+# A sweep looks at all of its runs after each of them.
 @lru_cache(maxsize=256)
 def _read_unchanged(files: RunFolder, *_states: tuple[int, int, int] | None) -> Run:
     folder, result = files.path, json.loads(files.result.read_text(encoding="utf-8"))

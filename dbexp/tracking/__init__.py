@@ -1,6 +1,6 @@
 """Weights & Biases: the dashboard of a run. Every number and picture is on disk first, so nothing here may cost a run.
 
-One W&B run per job, offline unless told otherwise, and one that sums a sweep up. What a job's run has, by name:
+One W&B run per run, offline unless told otherwise, and one that sums a sweep up. What the W&B run of a run has:
 
 | name | what |
 |---|---|
@@ -16,10 +16,10 @@ And the sweep's (job type `sweep`):
 
 | name | what |
 |---|---|
-| tables/comparison | a row per job, best first: what differs, every column with its interval; then the references |
+| tables/comparison | a row per run, best first: what differs, every column with its interval; then the references |
 | charts/pareto | subject fidelity against prompt fidelity |
-| pictures/contact_sheets | those of the jobs, best first |
-| best/*, jobs/* | the columns of the best job; how many finished and failed |
+| pictures/contact_sheets | those of the runs, best first |
+| best/*, jobs/* | the columns of the best run; how many finished and failed |
 
 metrics/* are defined with their direction: W&B keeps the maximum of what should be high, the minimum of what should be
 low. `workspace` makes the view that sorts by them.

@@ -44,7 +44,7 @@ class RunRecord:
     """What W&B is told of a run when it begins and when it ends.
 
     Attributes:
-        id: W&B's; a job that is repeated in its folder keeps it.
+        id: W&B's; a run that is repeated in its folder keeps it.
         name: see `names.run_name`.
         kind: job, or sweep for the summary of one.
         project, entity: where it goes; entity None: the user's default.

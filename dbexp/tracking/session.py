@@ -101,7 +101,7 @@ def open_run(record: RunRecord, mode: Mode, folder: Path) -> wandb.Run:
         tags=list(record.tags),
         notes=record.notes,
         config=dict(record.config),
-        # never the run of another job in this process, finished or not
+        # never the W&B run of another run in this process, finished or not
         reinit="create_new",
         # the switches with x_ are not promised by W&B; checked with wandb 0.31.0
         settings=wandb.Settings(

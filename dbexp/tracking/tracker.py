@@ -46,7 +46,7 @@ def start(
     """Track the block as one W&B run, which ends with the block and is marked failed when an exception passes through.
 
     Trouble with W&B never reaches the block: it is logged as a warning, and what can be kept is kept. A run that cannot
-    go online is kept offline. A job that is repeated in its folder goes on with its W&B run.
+    go online is kept offline. A run that is repeated in its folder goes on with its W&B run.
 
     Args:
         cfg: a checked config.

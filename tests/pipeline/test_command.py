@@ -28,14 +28,14 @@ Cli = Callable[..., "tuple[int, str]"]
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Stages that do nothing but note what they were called with; see `stage` to make them do something."""
-    seen: list[dict[str, Any]] = []
+    call: list[dict[str, Any]] = []
 
     def stages_run(cfg: Config, folder: Path, overrides: list[str], sweep: str | None) -> dict[str, float]:
-        seen.append({"config": cfg, "folder": folder, "overrides": overrides, "sweep": sweep})
+        call.append({"config": cfg, "folder": folder, "overrides": overrides, "sweep": sweep})
         return {"dino": 0.5 + cfg.lora.rank / 100, "clip_t": 0.25}
 
     monkeypatch.setattr(dbexp.pipeline, "run", SimpleNamespace(run=stages_run), raising=False)
-    return seen
+    return call
 
 
 @pytest.fixture
@@ -67,28 +67,28 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFi
 
 def test_one_run(cli: Cli, jobs: list[dict[str, Any]], tmp_path: Path) -> None:
     assert cli("lora.rank=4") == (0, "")
-    (seen,) = jobs
-    assert isinstance(seen["config"], Config)
-    assert seen["config"].lora.rank == 4
-    assert seen["overrides"] == ["lora.rank=4"]
-    assert seen["sweep"] is None
-    assert seen["folder"].relative_to(tmp_path).parts[0] == "outputs"
-    assert OmegaConf.load(seen["folder"] / ".hydra" / "config.yaml").lora.rank == 4
-    assert (seen["folder"] / "dbexp.log").is_file()
+    (call,) = jobs
+    assert isinstance(call["config"], Config)
+    assert call["config"].lora.rank == 4
+    assert call["overrides"] == ["lora.rank=4"]
+    assert call["sweep"] is None
+    assert call["folder"].relative_to(tmp_path).parts[0] == "outputs"
+    assert OmegaConf.load(call["folder"] / ".hydra" / "config.yaml").lora.rank == 4
+    assert (call["folder"] / "dbexp.log").is_file()
 
 
 def test_a_sweep(cli: Cli, jobs: list[dict[str, Any]], tmp_path: Path) -> None:
     assert cli("-m", "hydra/launcher=basic", "lora.rank=4,8", "prior.weight=0,1")[0] == 0
-    assert [(seen["config"].lora.rank, seen["config"].prior.weight) for seen in jobs] == [
+    assert [(call["config"].lora.rank, call["config"].prior.weight) for call in jobs] == [
         (4, 0),
         (4, 1),
         (8, 0),
         (8, 1),
     ]
-    folders = [seen["folder"].relative_to(tmp_path) for seen in jobs]
+    folders = [call["folder"].relative_to(tmp_path) for call in jobs]
     assert [folder.name for folder in folders] == ["0", "1", "2", "3"]
     assert {folder.parts[0] for folder in folders} == {"multirun"}
-    assert {seen["sweep"] for seen in jobs} == {"/".join(folders[0].parts[1:3])}
+    assert {call["sweep"] for call in jobs} == {"/".join(folders[0].parts[1:3])}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_sweep(cli: Cli, jobs: list[dict[str, Any]], tmp_path: Path) -> None:
 )
 def test_switches_may_stand_anywhere(cli: Cli, jobs: list[dict[str, Any]], words: str) -> None:
     assert cli(*words.split())[0] == 0
-    assert [(seen["config"].lora.rank, seen["config"].prior.weight) for seen in jobs] == [(4, 0), (4, 1)]
+    assert [(call["config"].lora.rank, call["config"].prior.weight) for call in jobs] == [(4, 0), (4, 1)]
 
 
 @pytest.mark.parametrize("launcher", ["basic", "pack"])
@@ -111,23 +111,23 @@ def test_switches_may_stand_anywhere(cli: Cli, jobs: list[dict[str, Any]], words
 def test_a_sweep_without_runs(
     cli: Cli, jobs: list[dict[str, Any]], tmp_path: Path, launcher: str, override: str, says: str
 ) -> None:
-    status, said = cli("-m", f"hydra/launcher={launcher}", override, "train.steps=1,2")
-    assert (status, jobs, len(said.splitlines())) == (1, [], 1)
-    assert said.startswith(f"dbexp: {says}")
+    status, stderr = cli("-m", f"hydra/launcher={launcher}", override, "train.steps=1,2")
+    assert (status, jobs, len(stderr.splitlines())) == (1, [], 1)
+    assert stderr.startswith(f"dbexp: {says}")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_reference_table_runs_row_by_row(cli: Cli, jobs: list[dict[str, Any]]) -> None:
     assert cli("hydra/launcher=basic", "experiment=reference/diffusers")[0] == 0
     rows = ["with_prior", "without_prior", "polynomial", "rank32"]
-    assert [seen["config"].experiment for seen in jobs] == [f"reference/diffusers/{row}" for row in rows]
+    assert [call["config"].experiment for call in jobs] == [f"reference/diffusers/{row}" for row in rows]
 
 
 def test_the_command_line_narrows_a_table(cli: Cli, jobs: list[dict[str, Any]]) -> None:
     table = "experiment/reference/diffusers"
     rows = f"{table}=with_prior,rank32"
     assert cli("-m", "hydra/launcher=basic", "experiment=reference/diffusers", rows, "seed=1,2")[0] == 0
-    assert [(seen["config"].lora.rank, seen["config"].seed) for seen in jobs] == [(16, 1), (16, 2), (32, 1), (32, 2)]
+    assert [(call["config"].lora.rank, call["config"].seed) for call in jobs] == [(16, 1), (16, 2), (32, 1), (32, 2)]
 
 
 @pytest.mark.parametrize(
@@ -156,26 +156,26 @@ def test_the_command_line_narrows_a_table(cli: Cli, jobs: list[dict[str, Any]]) 
     ],
 )
 def test_a_mistake_is_one_clear_message(cli: Cli, jobs: list[dict[str, Any]], argument: str, says: str) -> None:
-    status, said = cli(argument)
+    status, stderr = cli(argument)
     assert status == 1
     assert not jobs
-    (message,) = said.splitlines()
+    (message,) = stderr.splitlines()
     assert message.startswith("dbexp: ")
     assert says in message
 
 
 def test_several_mistakes_come_together(cli: Cli, jobs: list[dict[str, Any]]) -> None:
-    status, said = cli("lora.rank=0", "train.steps=0")
+    status, stderr = cli("lora.rank=0", "train.steps=0")
     assert status == 1
-    assert said == "dbexp: 2 problems\n  lora.rank=0: must be at least 1\n  train.steps=0: must be at least 1\n"
+    assert stderr == "dbexp: 2 problems\n  lora.rank=0: must be at least 1\n  train.steps=0: must be at least 1\n"
 
 
 def test_hydras_own_report(cli: Cli, jobs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    status, said = cli("lora.rank=0")
+    status, stderr = cli("lora.rank=0")
     assert status == 1
-    assert "Error executing job with overrides: ['lora.rank=0']" in said
-    assert "ConfigError: lora.rank=0: must be at least 1" in said
+    assert "Error executing job with overrides: ['lora.rank=0']" in stderr
+    assert "ConfigError: lora.rank=0: must be at least 1" in stderr
 
 
 @pytest.mark.parametrize(
@@ -195,10 +195,10 @@ def test_what_the_stages_raise(
         raise error
 
     monkeypatch.setattr(dbexp.pipeline.run, "run", fail)
-    got, said = cli()
+    got, stderr = cli()
     assert got == status
-    assert said.endswith(says)
-    assert "Traceback" not in said
+    assert stderr.endswith(says)
+    assert "Traceback" not in stderr
 
 
 def test_an_interrupt_ends_a_sweep(cli: Cli, jobs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,11 +227,11 @@ def test_a_fault_of_ours_keeps_its_traceback(
 
 def test_a_folder_that_cannot_be_made(cli: Cli, jobs: list[dict[str, Any]], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    status, said = cli("hydra.run.dir=file/run")
+    status, stderr = cli("hydra.run.dir=file/run")
     assert (status, jobs) == (1, [])
-    assert said.startswith("dbexp: file")
-    assert "choose another place with hydra.run.dir=FOLDER" in said
-    assert len(said.splitlines()) == 1
+    assert stderr.startswith("dbexp: file")
+    assert "choose another place with hydra.run.dir=FOLDER" in stderr
+    assert len(stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -103,19 +103,19 @@ class TestElsewhere:
     """Jobs that other machines run are looked at without their device."""
 
     def test_their_device_need_not_be_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        seen: list[str] = []
+        devices: list[str] = []
         monkeypatch.setattr(prepare, "check_inputs", lambda _: None)
-        monkeypatch.setattr(prepare, "load", lambda config, _: seen.append(config.model.device))
+        monkeypatch.setattr(prepare, "load", lambda config, _: devices.append(config.model.device))
         plan.check([planned_run(0, device="cuda:7")], elsewhere=True)
         plan.check([planned_run(0, device="cuda:7")])
-        assert seen == ["cpu", "cuda:7"]
+        assert devices == ["cpu", "cuda:7"]
 
     def test_their_precision_is_known_only_if_it_was_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(models, "load", lambda *_: None)
         monkeypatch.setattr(prepare, "find_training", lambda *_: object())
         monkeypatch.setattr(plan, "inputs_of", lambda *_: {"version": 0})
         monkeypatch.setattr("dbexp.core.store.Store.find", lambda *_: object())
-        auto, given = planned_run(0), planned_run(1)
+        auto, explicit = planned_run(0), planned_run(1)
         auto.config.model.precision = "auto"
-        assert plan.plan([auto, given], None, elsewhere=True).trained == (given,)
-        assert plan.plan([auto, given], None).trained == (auto, given)
+        assert plan.plan([auto, explicit], None, elsewhere=True).trained == (explicit,)
+        assert plan.plan([auto, explicit], None).trained == (auto, explicit)

@@ -163,8 +163,8 @@ def test_a_diverged_run_fails_and_keeps_its_last_good_checkpoint(config: Config,
         with pytest.raises(TrainingDiverged, match=r"step \d of 4"):
             run.run(wild, tmp_path / "run", [])
         assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "diverged"
-        (kept,) = (tmp_path / "run" / "train" / "checkpoints").iterdir()
-        assert kept.name == "step_000001.safetensors"
+        (checkpoint,) = (tmp_path / "run" / "train" / "checkpoints").iterdir()
+        assert checkpoint.name == "step_000001.safetensors"
         shutil.rmtree(tmp_path / "run")
 
 
@@ -204,14 +204,14 @@ def test_ctrl_c_on_the_command_line_saves_and_the_same_command_goes_on(overrides
         text=True,
     ) as process:
         assert process.stderr is not None
-        said = []
+        lines = []
         for line in process.stderr:
-            said.append(line)
+            lines.append(line)
             if "parameters" in line:  # training has begun
                 process.send_signal(signal.SIGINT)
-    assert process.returncode == 128 + signal.SIGINT, "".join(said)
-    assert "the same command goes on from there" in said[-1]
-    assert "Traceback" not in "".join(said)
+    assert process.returncode == 128 + signal.SIGINT, "".join(lines)
+    assert "the same command goes on from there" in lines[-1]
+    assert "Traceback" not in "".join(lines)
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "stopped"
     states = list((tmp_path / "store").glob("packs/*.pt"))
     assert len(states) == 1

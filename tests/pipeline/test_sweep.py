@@ -21,10 +21,10 @@ from tests.sweeps import planned_run
 @pytest.fixture
 def packs(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Nothing is loaded, measured or trained; grows by the numbers of the jobs of every training that is begun."""
-    begun: list[list[int]] = []
+    trainings: list[list[int]] = []
 
     def train(tasks: Sequence[int], *_: Any) -> list[object]:
-        begun.append(list(tasks))
+        trainings.append(list(tasks))
         return [object() for _ in tasks]
 
     monkeypatch.setattr(models, "load", lambda *_: None)
@@ -32,7 +32,7 @@ def packs(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     monkeypatch.setattr(memory, "room", lambda tasks, *_: len(tasks))
     monkeypatch.setattr(sweep, "_most_lanes", {})
     monkeypatch.setattr(sweep, "train", train)
-    return begun
+    return trainings
 
 
 @pytest.mark.parametrize(

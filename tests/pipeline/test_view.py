@@ -59,9 +59,9 @@ def test_from_the_first_to_the_last(clock: list[float]) -> None:
 def test_a_low_terminal_shows_those_that_something_happens_to() -> None:
     view = SweepView({number: f"seed={number}" for number in range(30)}, [list(range(30))])
     view.trains(dict.fromkeys((20, 21), 10))
-    shown = lines(view, height=14)
-    assert [line.split()[0] for line in shown[2:]] == ["0", "1", "2", "3", "4", "20", "21", "and"]
-    assert shown[-1].split() == ["and", "23", "more"]
+    rows = lines(view, height=14)
+    assert [line.split()[0] for line in rows[2:]] == ["0", "1", "2", "3", "4", "20", "21", "and"]
+    assert rows[-1].split() == ["and", "23", "more"]
 
 
 def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

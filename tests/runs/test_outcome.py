@@ -50,9 +50,9 @@ def test_paths_in_a_report_are_those_in_the_folder(outcome: Outcome) -> None:
 def test_a_run_says_why_it_did_not_end(outcome: Outcome, error: BaseException, status: str, traced: bool) -> None:
     with pytest.raises(type(error)), outcome.recorded():
         raise error
-    said = result(outcome)
-    assert (said["name"], said["status"], said["overrides"]) == ("rank=4", status, ["lora.rank=4"])
-    assert str(said["error"]).startswith(type(error).__name__)
+    record = result(outcome)
+    assert (record["name"], record["status"], record["overrides"]) == ("rank=4", status, ["lora.rank=4"])
+    assert str(record["error"]).startswith(type(error).__name__)
     assert outcome.folder.traceback.exists() == traced
 
 

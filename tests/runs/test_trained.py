@@ -96,6 +96,6 @@ def test_every_folders_problem_is_told(sweep: Path, tmp_path: Path) -> None:
         "is another version's (lora.rnak: there is no such parameter",
         "none of its 1 runs is finished",
     ]
-    for folder, said, problem in zip(folders, says, caught.value.problems, strict=True):
+    for folder, phrase, problem in zip(folders, says, caught.value.problems, strict=True):
         assert problem.startswith(f"run={folder}: ")
-        assert said in problem
+        assert phrase in problem

@@ -55,18 +55,18 @@ def config(mode: str = "offline") -> Config:
 
 def evaluate(folder: Path, *, samples: int = 2, lora: bytes = b"weights") -> RunFolder:
     """Leave in a run's folder what a run has left when it is evaluated: `samples` per prompt and row, LoRA, report."""
-    place = RunFolder(folder)
+    run_folder = RunFolder(folder)
     images = []
-    for row, where in (("run", place.sample), ("base", place.base_samples)):
+    for row, where in (("run", run_folder.sample), ("base", run_folder.base_samples)):
         for p, prompt in enumerate(PROMPTS):
             for k in range(samples):
                 path = where / str(p) / f"{k}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.new("RGB", (1024, 512), (60 * k, 100 * p, 200 if row == "base" else 20)).save(path)
-                images.append(ImageScores(row, prompt, k, place.relative(path), {"dino": 0.5}, None))
-    Image.new("RGB", (2000, 900)).save(place.contact_sheet)
-    place.train.mkdir(exist_ok=True)
-    place.lora.write_bytes(lora)
+                images.append(ImageScores(row, prompt, k, run_folder.relative(path), {"dino": 0.5}, None))
+    Image.new("RGB", (2000, 900)).save(run_folder.contact_sheet)
+    run_folder.train.mkdir(exist_ok=True)
+    run_folder.lora.write_bytes(lora)
     prompts = tuple(
         PromptScores(row, prompt, "other", samples, {"dino": 0.25 + p, "div": math.nan})
         for row in ("run", "base")
@@ -81,9 +81,9 @@ def evaluate(folder: Path, *, samples: int = 2, lora: bytes = b"weights") -> Run
     report = Report(
         "random weights", "sks", "dog", {}, settings, rows, {}, prompts, tuple(images), (), copy_threshold=math.nan
     )
-    write_atomic(place.metrics, json.dumps({"report": report.plain(), "config": {}}))
-    write_atomic(place.result, json.dumps({"name": "rank=4", "overrides": [], "status": "finished"}))
-    return place
+    write_atomic(run_folder.metrics, json.dumps({"report": report.plain(), "config": {}}))
+    write_atomic(run_folder.result, json.dumps({"name": "rank=4", "overrides": [], "status": "finished"}))
+    return run_folder
 
 
 def inspect(folder: Path) -> list[list[dict[str, Any]]]:
@@ -96,8 +96,8 @@ def inspect(folder: Path) -> list[list[dict[str, Any]]]:
         # W&B's own process may still be writing when `finish` has returned; a run that was killed has no exit
         deadline = time.monotonic() + _PATIENCE
         while True:
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            records = [json.loads(line) for line in done.stdout.splitlines()]
+            inspected = subprocess.run(command, check=True, capture_output=True, text=True)
+            records = [json.loads(line) for line in inspected.stdout.splitlines()]
             if of_type(records, "exit") or time.monotonic() > deadline:
                 break
             time.sleep(0.05)
@@ -110,8 +110,8 @@ def of_type(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 
 def exit_code(records: list[dict[str, Any]]) -> int:
-    (ended,) = of_type(records, "exit")
-    return int(ended.get("exit_code", 0))
+    (exit_record,) = of_type(records, "exit")
+    return int(exit_record.get("exit_code", 0))
 
 
 def run_of(records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -122,10 +122,10 @@ def run_of(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
     """What a list of runs would show."""
-    shown: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for record in of_type(records, "summary"):
-        shown |= record["update"]
-    return shown
+        values |= record["update"]
+    return values
 
 
 def history(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -136,5 +136,5 @@ def history(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def environment(home: Path, **extra: str) -> dict[str, str]:
     """This process's, with a home that has no logins and no settings."""
-    kept = {name: value for name, value in os.environ.items() if name != "NETRC" and not name.startswith("WANDB_")}
-    return kept | {"HOME": str(home)} | extra
+    variables = {name: value for name, value in os.environ.items() if name != "NETRC" and not name.startswith("WANDB_")}
+    return variables | {"HOME": str(home)} | extra

@@ -65,12 +65,16 @@ class Service(ThreadingHTTPServer):
 
     def named(self, name: str) -> Run:
         """The one run of a name."""
-        (found,) = [run for run in self.runs.values() if run.name == name]
-        return found
+        (match,) = [run for run in self.runs.values() if run.name == name]
+        return match
 
     def committed(self, kind: str) -> list[dict[str, Any]]:
         """Artifacts of a type that are complete."""
-        return [made for made in self.artifacts.values() if made["committed"] and made["artifactTypeName"] == kind]
+        return [
+            artifact
+            for artifact in self.artifacts.values()
+            if artifact["committed"] and artifact["artifactTypeName"] == kind
+        ]
 
     # -- what clients ask ---------------------------------------------------------------------------------------------
 
@@ -125,30 +129,30 @@ class Service(ThreadingHTTPServer):
     def _CreateArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:
         name = f"artifact{len(self.artifacts)}"
         self.artifacts[name] = {**asked["input"], "committed": False, "files": []}
-        made = {"id": name, "state": "PENDING", "artifactSequence": {"id": "s", "latestArtifact": None}}
-        return {"createArtifact": {"artifact": made}}
+        artifact = {"id": name, "state": "PENDING", "artifactSequence": {"id": "s", "latestArtifact": None}}
+        return {"createArtifact": {"artifact": artifact}}
 
     def _CreateArtifactManifest(self, asked: dict[str, Any]) -> dict[str, Any]:
-        place = f"{self.url}/manifests/{asked['artifactID']}"
-        file: dict[str, Any] = {"id": "1", "uploadUrl": place if asked["includeUpload"] else None, "uploadHeaders": []}
+        url = f"{self.url}/manifests/{asked['artifactID']}"
+        file: dict[str, Any] = {"id": "1", "uploadUrl": url if asked["includeUpload"] else None, "uploadHeaders": []}
         return {"createArtifactManifest": {"artifactManifest": {"id": asked["artifactID"], "file": file}}}
 
     def _UpdateArtifactManifest(self, asked: dict[str, Any]) -> dict[str, Any]:
-        made = self._CreateArtifactManifest({**asked, "artifactID": asked["artifactManifestID"]})
-        return {"updateArtifactManifest": made["createArtifactManifest"]}
+        created = self._CreateArtifactManifest({**asked, "artifactID": asked["artifactManifestID"]})
+        return {"updateArtifactManifest": created["createArtifactManifest"]}
 
     def _CreateArtifactFiles(self, asked: dict[str, Any]) -> dict[str, Any]:
         edges = []
         for number, file in enumerate(asked["input"]["artifactFiles"]):
             self.artifacts[file["artifactID"]]["files"].append(file["name"])
-            place = f"{self.url}/artifacts/{file['artifactID']}/{file['name']}"
+            url = f"{self.url}/artifacts/{file['artifactID']}/{file['name']}"
             node = {
                 "id": str(number),
                 "name": file["name"],
                 "displayName": file["name"],
-                "uploadUrl": place,
+                "uploadUrl": url,
                 "uploadHeaders": [],
-                "storagePath": place,
+                "storagePath": url,
                 "uploadMultipartUrls": None,
                 "artifact": {"id": file["artifactID"]},
             }
@@ -160,25 +164,25 @@ class Service(ThreadingHTTPServer):
         return {"commitArtifact": {"artifact": {"id": asked["artifactID"], "digest": "d"}}}
 
     def _ArtifactByID(self, asked: dict[str, Any]) -> dict[str, Any]:
-        made = self.artifacts[asked["id"]]
+        artifact = self.artifacts[asked["id"]]
         project = {**_PROJECT, "internalId": "UHJvamVjdEludGVybmFsSWQ6MQ=="}
         return {
             "artifact": {
                 "id": asked["id"],
-                "artifactSequence": {"id": "s", "name": made["artifactCollectionName"], "project": project},
+                "artifactSequence": {"id": "s", "name": artifact["artifactCollectionName"], "project": project},
                 "versionIndex": 0,
-                "artifactType": {"name": made["artifactTypeName"]},
+                "artifactType": {"name": artifact["artifactTypeName"]},
                 "description": None,
-                "metadata": made["metadata"],
+                "metadata": artifact["metadata"],
                 "ttlDurationSeconds": -1,
                 "ttlIsInherited": False,
                 "tags": [],
                 "historyStep": None,
-                "state": "COMMITTED" if made["committed"] else "PENDING",
+                "state": "COMMITTED" if artifact["committed"] else "PENDING",
                 "size": 1,
-                "digest": made["digest"],
+                "digest": artifact["digest"],
                 "commitHash": "c",
-                "fileCount": len(made["files"]),
+                "fileCount": len(artifact["files"]),
                 "createdAt": "2026-11-25T10:00:00Z",
                 "updatedAt": None,
                 "aliases": [],

@@ -107,10 +107,10 @@ def test_training_is_plotted_against_its_own_step(tracked: Tracked) -> None:
 
 
 def test_the_summary_has_the_columns_of_every_row(tracked: Tracked) -> None:
-    shown = summary(tracked.records)
-    numbers = {key: value for key, value in shown.items() if key.split("/")[0] in ("metrics", "base", "real")}
+    values = summary(tracked.records)
+    numbers = {key: value for key, value in values.items() if key.split("/")[0] in ("metrics", "base", "real")}
     assert numbers == {"metrics/dino": 0.5, "base/dino": 0.25, "real/dino": 0.75}
-    assert shown["label"] == "random weights"
+    assert values["label"] == "random weights"
 
 
 def test_the_metric_table_has_the_run_its_interval_and_the_references(tracked: Tracked) -> None:
@@ -276,8 +276,8 @@ def summed(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Any]
     with tracking.start(cfg, folder=sweep / "0", name="rank=4", group="10-00-00"):
         pass
     first = replace(SUMMARY, points=[])
-    for shown in (first, first, SUMMARY):
-        tracking.summarise(sweep, shown, [sweep / "0", sweep / "1"])
+    for values in (first, first, SUMMARY):
+        tracking.summarise(sweep, values, [sweep / "0", sweep / "1"])
     assert [path.name for path in sorted(sweep.iterdir())] == ["0", "tracking"]
     return inspect(sweep / "tracking")
 
@@ -290,9 +290,9 @@ def test_a_sweep_has_one_summary_however_often_it_is_made(summed: list[list[dict
 
 
 def test_the_summary_tells_of_the_best_job_and_counts_all(summed: list[list[dict[str, Any]]]) -> None:
-    shown = summary(summed[0])
-    assert (shown["best/title"], shown["best/dino"], shown["label"]) == ("0: rank=4", 0.5, "random weights")
-    assert (shown["jobs/finished"], shown["jobs/failed"]) == (1, 1)
+    values = summary(summed[0])
+    assert (values["best/title"], values["best/dino"], values["label"]) == ("0: rank=4", 0.5, "random weights")
+    assert (values["jobs/finished"], values["jobs/failed"]) == (1, 1)
 
 
 def test_the_table_of_a_summary_takes_cells_of_any_kind() -> None:

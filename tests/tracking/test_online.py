@@ -49,20 +49,20 @@ def problems_on_a_terminal(home: Path, **extra: str) -> list[str]:
     finally:
         os.close(ours)
         os.close(theirs)
-    said: list[str] = json.loads(answer.read_text())
-    return said
+    problems: list[str] = json.loads(answer.read_text())
+    return problems
 
 
 def test_a_missing_login_is_told(tmp_path: Path) -> None:
-    (said,) = problems_on_a_terminal(tmp_path)
-    assert said.startswith("tracking.mode=online: there is no W&B login")
-    assert "wandb login" in said
+    (problem,) = problems_on_a_terminal(tmp_path)
+    assert problem.startswith("tracking.mode=online: there is no W&B login")
+    assert "wandb login" in problem
 
 
 def test_a_key_that_cannot_be_one_is_told_and_not_shown(tmp_path: Path) -> None:
-    (said,) = problems_on_a_terminal(tmp_path, WANDB_API_KEY="hunter2")
-    assert said.startswith("tracking.mode=online: W&B refuses the login it finds")
-    assert "hunter2" not in said
+    (problem,) = problems_on_a_terminal(tmp_path, WANDB_API_KEY="hunter2")
+    assert problem.startswith("tracking.mode=online: W&B refuses the login it finds")
+    assert "hunter2" not in problem
 
 
 def test_a_login_in_netrc_is_found(tmp_path: Path) -> None:
@@ -188,9 +188,13 @@ class TestLive:
         (lora,) = service.committed("lora")
         assert (lora["artifactCollectionName"], lora["files"]) == ("lora-dog3-random", ["lora.safetensors"])
         assert b"weights" in service.files.values()
-        tables = [made for made in service.committed("run_table") if made["runName"] in self.ids(service, "rank=4")]
-        assert sorted(len(made["files"]) for made in tables) == [1, 7]  # metrics; prompts and six pictures
-        assert any("media/images/pictures/contact_sheet" in place for place in service.files)
+        tables = [
+            artifact
+            for artifact in service.committed("run_table")
+            if artifact["runName"] in self.ids(service, "rank=4")
+        ]
+        assert sorted(len(artifact["files"]) for artifact in tables) == [1, 7]  # metrics; prompts and six pictures
+        assert any("media/images/pictures/contact_sheet" in path for path in service.files)
 
     def ids(self, service: Service, name: str) -> list[str]:
         return [key for key, run in service.runs.items() if run.name == name]
@@ -227,7 +231,7 @@ class TestSync:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def told(cls, home: Path) -> Iterator[tuple[Service, str, list[list[list[str]]]]]:
+    def lost(cls, home: Path) -> Iterator[tuple[Service, str, list[list[list[str]]]]]:
         """The server at the end, what the job said when it lost its server, and what two uploads said."""
         service = Service()
         with running(LOST, home / "sweep", service, home) as process:
@@ -235,38 +239,38 @@ class TestSync:
             assert process.stdout.readline() == "trained\n"
             wait_for(lambda: service.runs and service.named("online").steps == [1, 2, 3])
             service.stop()
-            _, said = process.communicate("\n", timeout=300)
+            _, stderr = process.communicate("\n", timeout=300)
         assert process.returncode == 0
         (home / "sweep").rename(home / "moved")
         service = Service(service.port, service)
         try:
             out = completed(SYNC, home / "moved", service, home)
-            yield service, said, [json.loads(line) for line in out.splitlines()]
+            yield service, stderr, [json.loads(line) for line in out.splitlines()]
         finally:
             service.stop()
 
-    def test_the_loss_costs_a_warning(self, told: Any) -> None:
-        assert "W&B lacks the end of the run (TimeoutError" in told[1]
-        assert "Traceback" not in told[1]
+    def test_the_loss_costs_a_warning(self, lost: Any) -> None:
+        assert "W&B lacks the end of the run (TimeoutError" in lost[1]
+        assert "Traceback" not in lost[1]
 
-    def test_an_upload_completes_it_once(self, told: Any) -> None:
-        first, second = told[2]
+    def test_an_upload_completes_it_once(self, lost: Any) -> None:
+        first, second = lost[2]
         assert first == [["0", "1"], [], [], []]
         assert second == [[], ["0", "1"], [], []]
 
     @pytest.mark.parametrize("name", ["online", "offline"])
-    def test_nothing_is_lost_and_nothing_is_there_twice(self, told: Any, name: str) -> None:
-        run = told[0].named(name)
+    def test_nothing_is_lost_and_nothing_is_there_twice(self, lost: Any, name: str) -> None:
+        run = lost[0].named(name)
         assert run.steps == [1, 2, 3, 4, 5]
         assert run.exit_codes == [0]
         assert run.summary["metrics/dino"] == 0.5
         (result,) = [row for row in run.history if "train/step" not in row]
         assert {"tables/metrics", "tables/prompts", "pictures/contact_sheet"} <= set(result)
-        assert name.encode() in told[0].files.values(), "the LoRA"
+        assert name.encode() in lost[0].files.values(), "the LoRA"
 
-    def test_wandb_sync_will_not_upload_the_offline_run_again(self, told: Any, home: Path) -> None:
-        (kept,) = (home / "moved" / "0" / "tracking" / "wandb").glob("offline-run-*/*.wandb")
-        assert kept.with_name(f"{kept.name}.synced").exists()
+    def test_wandb_sync_will_not_upload_the_offline_run_again(self, lost: Any, home: Path) -> None:
+        (offline,) = (home / "moved" / "0" / "tracking" / "wandb").glob("offline-run-*/*.wandb")
+        assert offline.with_name(f"{offline.name}.synced").exists()
 
 
 def wait_for(condition: Callable[[], object]) -> None:

@@ -17,8 +17,8 @@ def test_jobs_tell_their_losses_while_they_train_together_and_go_on_with_the_sam
     command += ["lora.rank=2,4", "sample.base=false", f"hydra.sweep.dir={tmp_path}/day/sweep"]
     with serving() as service:
         env = environment(tmp_path, WANDB_BASE_URL=service.url, WANDB_API_KEY=KEY)
-        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr
+        finished = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+        assert finished.returncode == 0, finished.stderr
         runs = [run for run in service.runs.values() if run.upserted["jobType"] == "job"]
         assert sorted(json.loads(run.upserted["config"])["lora.rank"]["value"] for run in runs) == [2, 4]
         for run in runs:

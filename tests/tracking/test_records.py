@@ -57,8 +57,8 @@ def test_what_the_runs_own_history_has_is_not_kept_twice(tmp_path: Path) -> None
     RunFolder(tmp_path).history.write_text("".join(json.dumps(row) + "\n" for row in lines))
     records.condense()
     assert records.history() == before
-    kept = [json.loads(line) for line in (records.path / "history.jsonl").read_text().splitlines()]
-    assert [set(row) for row in kept] == [{TIME, "step"}, {TIME, *ROWS[1]}, {TIME, *ROWS[2]}]
+    lines = [json.loads(line) for line in (records.path / "history.jsonl").read_text().splitlines()]
+    assert [set(row) for row in lines] == [{TIME, "step"}, {TIME, *ROWS[1]}, {TIME, *ROWS[2]}]
 
 
 def test_records_of_an_earlier_version_are_read(tmp_path: Path) -> None:
@@ -141,8 +141,8 @@ def test_a_run_that_is_going_on_is_left_alone(tmp_path: Path, monkeypatch: pytes
     records = finished(tmp_path)
     monkeypatch.setattr(tracking.session, "login_problem", lambda: None)
     with records.lock():
-        done = tracking.sync(tmp_path)
-    assert done.failed == {tmp_path: "Incomplete: it is still running, or another process uploads it"}
+        synced = tracking.sync(tmp_path)
+    assert synced.failed == {tmp_path: "Incomplete: it is still running, or another process uploads it"}
 
 
 def test_what_is_complete_needs_no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

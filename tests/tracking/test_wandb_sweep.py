@@ -30,14 +30,14 @@ def ends(parameter: dict[str, Any]) -> list[Any]:
 
 def test_what_agents_run_passes_the_check(checked: Callable[..., Config]) -> None:
     names = list(SWEEP["parameters"])
-    seen = set()
+    tried = set()
     for values in product(*(ends(SWEEP["parameters"][name]) for name in names)):
         chosen = {name: {"value": value} for name, value in zip(names, values, strict=True)}
         words = create_sweep_command_args({"args": chosen})["args_no_hyphens"]
         cfg = checked("tracking=online", *words)
         assert (cfg.tracking.mode, cfg.model.name) == ("online", "sd15")
-        seen.add((cfg.lora.rank, cfg.train.lr, cfg.prior.weight))
-    assert len(seen) == 4 * 2 * 2
+        tried.add((cfg.lora.rank, cfg.train.lr, cfg.prior.weight))
+    assert len(tried) == 4 * 2 * 2
     assert SWEEP["command"] == ["${env}", "dbexp", "tracking=online", "${args_no_hyphens}"]
 
 
@@ -63,7 +63,7 @@ print(tracking.records.Records(Path(sys.argv[1])).run().id)
 def test_a_job_of_an_agent_is_the_run_that_the_agent_began(tmp_path: Path) -> None:
     env = environment(tmp_path, WANDB_SWEEP_ID="abcdefgh", WANDB_RUN_ID="chosen12", WANDB_PROJECT="theirs")
     command = [sys.executable, "-c", JOB, str(tmp_path / "run")]
-    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
+    finished = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
     (records,) = inspect(tmp_path / "run")
-    assert run_of(records)["run_id"] == done.stdout.strip() == "chosen12"
+    assert run_of(records)["run_id"] == finished.stdout.strip() == "chosen12"
     assert run_of(records)["sweep_id"] == "abcdefgh"
