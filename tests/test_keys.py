@@ -60,9 +60,9 @@ def keys(checked: Checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         subject = dataset.load(config.dataset, store)
         training = training_request(config, subject.paths, subject.prompt, classes)
         drawn = {
-            "sample": str(sample.sample_prompts(request, model, lora, store).folder),
-            "base": str(sample.sample_prompts(request, model, None, store).folder),
-            "class": str(sample.sample_class(request, model, lora, store)[0]),
+            "sample": str(sample.sample_prompts(request, model, lora, store)),
+            "base": str(sample.sample_prompts(request, model, None, store)),
+            "class": str(sample.sample_class(request, model, lora, store)),
         }
         return {
             "prior": str(store.path("prior", sets.inputs_of(of_prior.sampling, model, store, None, 1.0))),

@@ -98,14 +98,7 @@ def sources(settings: GenerateConfig) -> dict[str, str]:
 
 
 def metadata(column: GridColumn, drawing: Drawing, model: Model, sources: Mapping[str, str]) -> dict[str, object]:
-    """What the files of a column say besides `Shot.metadata`: all that its images depend on, by name.
-
-    Args:
-        column: of the grid.
-        drawing: how its images are drawn.
-        model: the column's base.
-        sources: see `sources`.
-    """
+    """What the files of a column say besides `Shot.metadata`: all that its images depend on, by name."""
     task = drawing.task
     return {
         "run": column.run.name,

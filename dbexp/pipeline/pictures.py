@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from dbexp.runs.folder import RunFolder
 from dbexp.runs.outcome import Outcome
 from dbexp.sample import sample
 from dbexp.sample.oracle import oracle_samples
-from dbexp.sample.sample import Samples
 
 _SHEET = "contact_sheet.png"
 _CODE = provenance.code_hash("compare/contact_sheet.py", "core/images.py", "core/colour.py")
@@ -50,30 +48,27 @@ def sample_all(outcome: Outcome, subject: Subject, lora: Path, model: Model, sto
         base = _linked(sample.sample_prompts(request, model, None, store), folder.base_samples)
     with_lora = _linked_files(sample.sample_class(request, model, lora, store), folder.class_samples)
     without = _linked_files(sample.sample_class(request, model, None, store), folder.base_class_samples)
-    columns = [SheetColumn("base model", base.images, limit=1)] if base else []
-    columns.append(SheetColumn("with the LoRA", samples.images))
+    columns = [SheetColumn("base model", base, limit=1)] if base else []
+    columns.append(SheetColumn("with the LoRA", samples))
     label = joined(config.model.label, config.evaluate.label)
     sheet = _sheet(columns, store, title=f"{subject.name}: {outcome.name}", label=label, real=subject.paths)
     link(sheet, folder.contact_sheet)
     return Pictures(
         real=subject.paths,
-        samples=samples.images,
-        base_samples=base.images if base else None,
+        samples=samples,
+        base_samples=base,
         class_images=with_lora,
         class_images_base=without,
         token=subject.token,
         class_noun=subject.class_noun,
-        groups=samples.groups,
-        oracle_samples=oracle_samples(config.dataset, samples.prompts, config.sample.images_per_prompt, store),
+        groups=request.groups,
+        oracle_samples=oracle_samples(config.dataset, request.sampling.prompts, config.sample.images_per_prompt, store),
     )
 
 
-def _linked(samples: Samples, folder: Path) -> Samples:
-    """The same samples as files of the run's folder."""
-    images = {
-        prompt: _linked_files(paths, folder / paths[0].parent.name) for prompt, paths in samples.images.items() if paths
-    }
-    return replace(samples, folder=folder, images=images)
+def _linked(images: Mapping[str, Sequence[Path]], folder: Path) -> dict[str, tuple[Path, ...]]:
+    """The same images as files of the run's folder."""
+    return {prompt: _linked_files(paths, folder / paths[0].parent.name) for prompt, paths in images.items() if paths}
 
 
 def _linked_files(paths: Sequence[Path], folder: Path) -> tuple[Path, ...]:

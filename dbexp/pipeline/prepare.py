@@ -55,7 +55,7 @@ def warnings(config: Config, subject: Subject, model: Model, store: Store) -> It
     yield from advice(config, len(subject.paths))
     yield from dataset.warnings(subject, config.model.resolution)
     yield from prior.warnings(prior_request(config))
-    yield from sample.token_notes(sample_request(config).prompts, subject.token, model, store)
+    yield from sample.token_notes(sample_request(config).sampling.prompts, subject.token, model, store)
 
 
 def make_training(config: Config, model: Model, store: Store) -> Training:

@@ -43,11 +43,12 @@ def sample_request(config: Config) -> SampleRequest:
     Raises:
         ConfigError: `sample.prompts` names no list, or holds an entry that is empty, doubled or wrongly braced.
     """
-    sample, prompts = config.sample, choose(config.sample.prompts, config.dataset)
+    sample = config.sample
+    groups = {prompt.text: prompt.group for prompt in choose(sample.prompts, config.dataset)}
     sampling = Sampling(
         stream="sample",
         seed=config.seeds.sample,
-        prompts=tuple(prompt.text for prompt in prompts),
+        prompts=tuple(groups),
         images_per_prompt=sample.images_per_prompt,
         steps=sample.steps,
         guidance_scale=sample.guidance_scale,
@@ -57,10 +58,10 @@ def sample_request(config: Config) -> SampleRequest:
     )
     count = sample.class_images
     if count is None:
-        count = max(FEWEST_CLASS_SAMPLES, len(prompts) * sample.images_per_prompt)
+        count = max(FEWEST_CLASS_SAMPLES, len(groups) * sample.images_per_prompt)
     class_prompt = fill(sample.class_prompt, config.dataset)
     of_class = replace(sampling, stream="class", prompts=(class_prompt,), images_per_prompt=count)
-    return SampleRequest(prompts, sampling, of_class if count else None, sample.lora_scale, sample.batch_size)
+    return SampleRequest(groups, sampling, of_class if count else None, sample.lora_scale, sample.batch_size)
 
 
 def training_request(config: Config, images: Sequence[Path], prompt: str, class_images: Sequence[Path]) -> Training:

@@ -15,7 +15,6 @@ from pathlib import Path
 from dbexp.core.files import write_atomic
 from dbexp.core.store import Store
 from dbexp.models import Model
-from dbexp.sample.prompts import Prompt
 from dbexp.sample.sets import draw_set
 from dbexp.sample.shots import Sampling
 
@@ -27,8 +26,8 @@ _NOTES_VERSION = 1
 class SampleRequest:
     """What a run samples, with its LoRA and without."""
 
-    prompts: tuple[Prompt, ...]
-    """Filled in, in order."""
+    groups: Mapping[str, str]
+    """Prompt, filled in -> recontextualisation, accessory, property or other."""
     sampling: Sampling
     """Of the prompts."""
     class_sampling: Sampling | None
@@ -39,40 +38,25 @@ class SampleRequest:
     """Images drawn at once."""
 
 
-@dataclass(frozen=True)
-class Samples:
-    """The images of one model on the prompts of a run."""
-
-    folder: Path
-    """Of the store's entry; one folder per prompt."""
-    prompts: tuple[str, ...]
-    """Filled in, in order."""
-    groups: Mapping[str, str]
-    """Prompt -> recontextualisation, accessory, property or other."""
-    images: Mapping[str, tuple[Path, ...]]
-    """Prompt -> its PNG files, by number."""
-
-
-def sample_prompts(request: SampleRequest, model: Model, lora: Path | None, store: Store) -> Samples:
+def sample_prompts(
+    request: SampleRequest, model: Model, lora: Path | None, store: Store
+) -> dict[str, tuple[Path, ...]]:
     """Images of every prompt, from the store where they were drawn before.
 
     Args:
         request: of the run.
         model: the base model.
         lora: the LoRA file merged into it meanwhile; None: the base model alone, on the same noise.
-        store: where the images are kept.
+        store: where the images are kept, in one folder per prompt.
+
+    Returns:
+        Prompt -> its PNG files, by number.
 
     Raises:
         ConfigError: memory does not suffice for `sample.batch_size`.
     """
     files, each = _draw(request, request.sampling, model, lora, store), request.sampling.images_per_prompt
-    texts = request.sampling.prompts
-    return Samples(
-        folder=files[0].parent.parent,
-        prompts=texts,
-        groups={prompt.text: prompt.group for prompt in request.prompts},
-        images={text: files[i * each : (i + 1) * each] for i, text in enumerate(texts)},
-    )
+    return {text: files[i * each : (i + 1) * each] for i, text in enumerate(request.sampling.prompts)}
 
 
 def sample_class(request: SampleRequest, model: Model, lora: Path | None, store: Store) -> tuple[Path, ...]:
@@ -97,13 +81,13 @@ def _draw(
     )
 
 
-def token_notes(prompts: Sequence[Prompt], token: str, model: Model, store: Store) -> list[str]:
+def token_notes(prompts: Sequence[str], token: str, model: Model, store: Store) -> list[str]:
     """What is allowed but rarely meant about prompts and token, as sentences for the log.
 
     They are noted in the store, for importing a tokenizer takes seconds.
 
     Args:
-        prompts: of a run.
+        prompts: of a run, filled in.
         token: of its subject.
         model: its tokenizer counts; no weights are loaded.
         store: where they are noted.
@@ -113,11 +97,11 @@ def token_notes(prompts: Sequence[Prompt], token: str, model: Model, store: Stor
         "transformers": version("transformers"),
         "model": model.identity,
         "token": token,
-        "prompts": [prompt.text for prompt in prompts],
+        "prompts": list(prompts),
     }
 
     def make(folder: Path) -> None:
-        notes = _token_notes([prompt.text for prompt in prompts], token, model)
+        notes = _token_notes(prompts, token, model)
         write_atomic(folder / _NOTES, json.dumps(notes, ensure_ascii=False))
 
     notes: list[str] = json.loads((store.get("tokens", inputs, make) / _NOTES).read_text(encoding="utf-8"))

@@ -45,8 +45,7 @@ def draw_set(
         description: for the progress bar.
 
     Returns:
-        RGB PNG files in the order of `shots(sampling)`, each with its provenance in text chunks
-        (`png.read_metadata`).
+        RGB PNG files in the order of `shots(sampling)`, with their provenance (`png.read_metadata`).
 
     Raises:
         ConfigError: see `Engine.draw`.

@@ -20,7 +20,7 @@ def cfg() -> Config:
         model=ModelConfig(name="tiny", path="unused", resolution=32),
         dataset=DatasetConfig(name="d", path="unused", token="sks", class_noun="stuffed animal", live=True),
         prior=PriorConfig(count=3, steps=2, batch_size=2, sampler="ddim", guidance_scale=2.0),
-        sample=SampleConfig(prompts=["a {token} {class}"], images_per_prompt=2, resolution=64, class_images=3),
+        sample=SampleConfig(prompts=["a red {token} {class}"], images_per_prompt=2, resolution=64, class_images=3),
         seeds=SeedsConfig(prior=5, sample=6),
     )
 
@@ -45,8 +45,8 @@ def test_samples(cfg: Config) -> None:
         cfg.sample, steps=3, guidance_scale=2.0, sampler="ddim", negative_prompt="wet", lora_scale=0.5, batch_size=4
     )
     request = sample_request(cfg)
-    assert [prompt.text for prompt in request.prompts] == ["a sks stuffed animal"]
-    assert request.sampling == Sampling("sample", 6, ("a sks stuffed animal",), 2, 3, 2.0, "ddim", 64, "wet")
+    assert request.groups == {"a red sks stuffed animal": "property"}
+    assert request.sampling == Sampling("sample", 6, ("a red sks stuffed animal",), 2, 3, 2.0, "ddim", 64, "wet")
     assert request.class_sampling == Sampling("class", 6, ("a stuffed animal",), 3, 3, 2.0, "ddim", 64, "wet")
     assert (request.lora_scale, request.batch_size) == (0.5, 4)
 

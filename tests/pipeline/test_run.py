@@ -228,7 +228,7 @@ def test_real_photographs(config: Config, tmp_path: Path) -> None:
 
 
 def test_prompts_of_ones_own_are_sampled_in_order(config: Config, tmp_path: Path) -> None:
-    assert [prompt.text for prompt in sample_request(config).prompts] == [
+    assert list(sample_request(config).groups) == [
         "a sks dog in the snow",
         "a red sks dog",
         "a sks dog in a chef outfit",

@@ -27,12 +27,11 @@ def request_of(
     *, prompts: Any = PROMPTS, class_images: int = 3, lora_scale: float = 1.0, **changes: Any
 ) -> SampleRequest:
     """Two images each of three prompts, and three of the class; `changes` are fields of Sampling."""
-    entries = choose(prompts, DOG)
-    texts = tuple(prompt.text for prompt in entries)
-    sampling = Sampling("sample", 42, texts, 2, steps=2, guidance_scale=7.5, sampler=None, resolution=32)
+    groups = {prompt.text: prompt.group for prompt in choose(prompts, DOG)}
+    sampling = Sampling("sample", 42, tuple(groups), 2, steps=2, guidance_scale=7.5, sampler=None, resolution=32)
     sampling = replace(sampling, **changes)
     of_class = replace(sampling, stream="class", prompts=("a dog",), images_per_prompt=class_images)
-    return SampleRequest(entries, sampling, of_class if class_images else None, lora_scale, batch_size=4)
+    return SampleRequest(groups, sampling, of_class if class_images else None, lora_scale, batch_size=4)
 
 
 def distance(a: Path, b: Path) -> int:
@@ -47,22 +46,14 @@ def seeds(paths: tuple[Path, ...]) -> list[str]:
 
 def test_every_prompt_has_its_images_in_a_folder_of_its_own(model: Model, store: Store) -> None:
     samples = sample.sample_prompts(request_of(), model, None, store)
-    assert samples.prompts == ("a sks dog in the snow", "a red sks dog", "a dog on the beach")
-    assert samples.groups == {
-        "a sks dog in the snow": "recontextualisation",
-        "a red sks dog": "property",
-        "a dog on the beach": "other",
-    }
-    files = {
-        prompt: [path.relative_to(samples.folder).as_posix() for path in paths]
-        for prompt, paths in samples.images.items()
-    }
+    folder = samples["a red sks dog"][0].parent.parent
+    files = {prompt: [path.relative_to(folder).as_posix() for path in paths] for prompt, paths in samples.items()}
     assert files == {
         "a sks dog in the snow": ["00-a-sks-dog-in-the-snow/0.png", "00-a-sks-dog-in-the-snow/1.png"],
         "a red sks dog": ["01-a-red-sks-dog/0.png", "01-a-red-sks-dog/1.png"],
         "a dog on the beach": ["02-a-dog-on-the-beach/0.png", "02-a-dog-on-the-beach/1.png"],
     }
-    for prompt, paths in samples.images.items():
+    for prompt, paths in samples.items():
         assert [(read_metadata(path)["prompt"], read_metadata(path)["k"]) for path in paths] == [
             (prompt, "0"),
             (prompt, "1"),
@@ -74,7 +65,7 @@ def test_settings_reach_the_images(model: Model, lora: Path, store: Store) -> No
         steps=3, guidance_scale=2.0, sampler="ddim", negative_prompt="wet", resolution=64, lora_scale=0.5
     )
     samples = sample.sample_prompts(request, model, lora, store)
-    path = samples.images["a red sks dog"][0]
+    path = samples["a red sks dog"][0]
     metadata = read_metadata(path)
     names = ("steps", "guidance_scale", "sampler", "negative_prompt", "lora_scale")
     assert [metadata[name] for name in names] == ["3", "2.0", "ddim", "wet", "0.5"]
@@ -103,14 +94,14 @@ def test_base_and_lora_start_from_the_same_noise(
     on = sample.sample_prompts(request_of(), model, lora, store)
     assert noise[0] == noise[1]
     assert len(set(noise[0])) == 6
-    assert distance(off.images["a red sks dog"][0], on.images["a red sks dog"][0]) > 2
+    assert distance(off["a red sks dog"][0], on["a red sks dog"][0]) > 2
 
 
 def test_the_base_model_ignores_the_strength_and_a_lora_does_not(model: Model, lora: Path, store: Store) -> None:
     base, strong = (sample.sample_prompts(request_of(), model, path, store) for path in (None, lora))
     assert sample.sample_prompts(request_of(lora_scale=0.5), model, None, store) == base
     weak, silent = (sample.sample_prompts(request_of(lora_scale=scale), model, lora, store) for scale in (0.5, 0.0))
-    images = [samples.images["a red sks dog"][0] for samples in (base, silent, weak, strong)]
+    images = [samples["a red sks dog"][0] for samples in (base, silent, weak, strong)]
     assert distance(images[0], images[1]) == 0
     assert distance(images[1], images[2]) > 0
     assert distance(images[2], images[3]) > 0
@@ -122,13 +113,13 @@ def test_without_guidance_the_negative_prompt_does_nothing(scale: float, model: 
         sample.sample_prompts(request_of(guidance_scale=scale, negative_prompt=text), model, None, store)
         for text in ("", "a red dog")
     )
-    assert plain.folder != negative.folder
-    assert all(distance(paths[0], negative.images[prompt][0]) == 0 for prompt, paths in plain.images.items())
+    assert plain != negative
+    assert all(distance(paths[0], negative[prompt][0]) == 0 for prompt, paths in plain.items())
 
 
 def test_another_seed_gives_other_images(model: Model, store: Store) -> None:
     first, other = (sample.sample_prompts(request_of(seed=seed), model, None, store) for seed in (42, 7))
-    assert distance(first.images["a red sks dog"][0], other.images["a red sks dog"][0]) > 10
+    assert distance(first["a red sks dog"][0], other["a red sks dog"][0]) > 10
     of_class = [sample.sample_class(request_of(seed=seed), model, None, store) for seed in (42, 7)]
     assert seeds(of_class[0]) != seeds(of_class[1])
 
@@ -142,7 +133,7 @@ def test_class_samples_pair_up_and_share_no_noise_with_samples(model: Model, lor
     assert distance(on[0], off[0]) > 2
     assert read_metadata(on[0])["prompt"] == "a dog"
     samples = sample.sample_prompts(request, model, None, store)
-    assert not set(seeds(on)) & set(seeds(samples.images["a dog"]))
+    assert not set(seeds(on)) & set(seeds(samples["a dog"]))
 
 
 def test_no_class_samples_when_none_are_wanted(model: Model, store: Store) -> None:
@@ -152,7 +143,7 @@ def test_no_class_samples_when_none_are_wanted(model: Model, store: Store) -> No
 
 class TestTokenNotes:
     def notes(self, prompts: Any, model: Model, store: Store, token: str = "sks") -> list[str]:
-        return sample.token_notes(choose(prompts, replace(DOG, token=token)), token, model, store)
+        return sample.token_notes([p.text for p in choose(prompts, replace(DOG, token=token))], token, model, store)
 
     def test_prompts_that_miss_the_subject_or_are_too_long(self, model: Model, store: Store) -> None:
         prompts = ["a {token}, red", "a sksy dog", "a {token} {class} " + "in the snow " * 20]
