@@ -10,7 +10,7 @@ from typing import Any
 # before any library reads them: hub access would hang where there is no network, and threads would fight over two cores
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does, see dbexp.run
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does, see dbexp.pipeline.command
 _CACHE = tempfile.TemporaryDirectory(prefix="dbexp-tests-", ignore_cleanup_errors=True)
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 

@@ -80,6 +80,8 @@ class TestColumns:
         ("fields", "says"),
         [
             ({"prompt": ["a {subject}"]}, "prompt, entry 1: 'a {subject}' has {subject}: only"),
+            ({"prompt": ["a {token.real}"]}, "prompt, entry 1: 'a {token.real}' has {token.real}: only"),
+            ({"prompt": ["a {token"]}, "prompt, entry 1: 'a {token' has a brace too many or too few"),
             ({"prompt": [""]}, "prompt, entry 1: '' must be a text"),
             ({"prompts": "nowhere.txt"}, "prompts=nowhere.txt: there is no such text file"),
         ],
