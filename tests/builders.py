@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -29,7 +30,7 @@ from dbexp.config.schema import (
 )
 from dbexp.config.values import plain
 from dbexp.core.store import Store
-from dbexp.models import Model, random_weights, sd
+from dbexp.models import Batch, Model, random_weights, sd
 from dbexp.models.random_weights import TINY, Size
 from dbexp.train import adapter as lora
 from dbexp.train.data import Training
@@ -151,6 +152,25 @@ def adapter(
         for up in made.up.values():
             up.copy_(strength * torch.randn(up.shape, generator=generator))
     return made
+
+
+def picture(
+    base: Model,
+    prompt: str = PROMPT,
+    *,
+    sampler: str | None = None,
+    seed: int = 0,
+    steps: int = 3,
+    guidance: float = 3.0,
+    side: int = 32,
+) -> NDArray[np.int64]:
+    """Pixels 0..255 of the picture that a model draws now, [side, side, 3]."""
+    with torch.no_grad():
+        text, negative = base.encode(base.tokenize([prompt])), base.unconditional("")
+    batch = Batch(text, negative if base.guided(guidance) else None, (seed,), steps, guidance, side, side)
+    (image,) = base.draw(base.pipeline(sampler), batch)
+    pixels: NDArray[np.int64] = (image * 255).round().astype(np.int64)
+    return pixels
 
 
 def tensors(path: Path) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ YAML files in `conf/` hold the options of each group and are checked against the
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from omegaconf import DictConfig
 
 from dbexp.config import fields
 from dbexp.config.families import FAMILIES, SAMPLERS, SITES
-from dbexp.config.schema import Config
+from dbexp.config.schema import BY_RESOLUTION, Config
 from dbexp.config.template import names, problem
 from dbexp.config.values import structured
 from dbexp.core.errors import Problems
@@ -40,6 +41,20 @@ def _check_family(config: Config, problems: Problems) -> None:
             name in known or name not in of_all,  # what no family knows is refused where the field is declared
             f"{path}={name}: model.family={config.model.family} has {', '.join(known)}",
         )
+    train, named = config.train, f"model.family={config.model.family}"
+    problems.require(
+        not config.lora.text_encoder or bool(family.text_parts),
+        f"lora.text_encoder=true: {named} has no text encoder that can be adapted; give false",
+    )
+    problems.require(
+        train.min_snr_gamma is None or not family.flow,
+        f"train.min_snr_gamma={train.min_snr_gamma}: {named} is trained by flow matching, for which it is not defined; "
+        "give null",
+    )
+    problems.require(
+        train.shift is None or family.flow,
+        f"train.shift={train.shift}: {named} has a noise schedule of its own, which is not shifted; give null",
+    )
 
 
 def _check_together(config: Config, problems: Problems) -> None:
@@ -56,6 +71,16 @@ def _check_together(config: Config, problems: Problems) -> None:
         schedule.name != "polynomial" or schedule.lr_end < train.lr,
         f"lr_schedule.lr_end={schedule.lr_end:g}: must be smaller than train.lr={train.lr:g}",
     )
+    number = isinstance(train.shift, (int, float)) and not isinstance(train.shift, bool)
+    problems.require(
+        train.shift in (None, BY_RESOLUTION) or (number and 0 < train.shift < math.inf),
+        f"train.shift={train.shift}: must be a number greater than 0, {BY_RESOLUTION}, or null",
+    )
+    for path, value, default in (("logit_mean", train.logit_mean, 0.0), ("logit_std", train.logit_std, 1.0)):
+        problems.require(
+            value == default or train.timesteps == "logit_normal",
+            f"train.{path}={value:g}: has no effect without train.timesteps=logit_normal",
+        )
     library = OPTIMIZER_LIBRARIES.get(train.optimizer)
     problems.require(
         library is None or importlib.util.find_spec(library) is not None,

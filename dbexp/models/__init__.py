@@ -1,26 +1,36 @@
 """Base models behind one contract. A family (Stable Diffusion, ...) is one file here, with an entry in
-`dbexp.config.families`.
+`dbexp.config.families` that says what is known of it before any weight is read.
 
 A family owns whatever differs between base models: its parts, how text becomes rows of conditioning, how latents are
-normalised, how times are drawn and what is predicted, its sites and samplers. Trainer, lanes, sampler, metrics and
-export name none of these. Shapes: B rows of a batch, C latent channels, h and w latent size.
+normalised, how times are drawn and what is predicted, its sites and samplers, the arguments of its pipelines and the
+names in its files. Trainer, lanes, sampler, metrics and export name none of these. Most of the contract is written
+once, in `dbexp.models.checkpoint`; README.md beside this file tells how to add a family.
+
+Shapes: B rows of a batch, C latent channels, h and w latent size, H and W pixels.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dbexp.config.families import FAMILIES, Family
 from dbexp.config.schema import ModelConfig, TrainConfig
 from dbexp.core.hashing import key_of
 from dbexp.core.store import Store
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from dbexp.models.lora_file import LoraFile
 
 VAE = "vae"
 """The part between pixels and latents, by the name that every family has for it."""
@@ -31,6 +41,36 @@ Conditioning: TypeAlias = Mapping[str, Tensor]
 SIZES = "sizes"
 """What the trainer adds to the conditioning, fp32 [B, 6]: height and width of the picture file, top and left of the cut
 after the resize, height and width of the cut, all in pixels. Families whose denoiser is not told them ignore it."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images that a pipeline draws at once.
+
+    Attributes:
+        text: conditioning of B rows; or B prompts, for a pipeline that has encoders of its own.
+        negative: B rows to steer away from; None: those of the empty prompt, where guidance asks for any.
+        seeds: one generator for each image, on the CPU whatever the device: noise is then the same on every machine.
+        steps: sampling steps.
+        guidance: of classifier-free guidance, where 1 is none; or the number that a distilled model was taught.
+        width, height: in pixels.
+        image: RGB, what every image starts from; None: noise alone.
+        mask: black (keep) and white (draw), mode L; None: all of `image` is drawn anew.
+        strength: share of the steps that `image` goes through.
+        after_step: told (steps done, steps in all).
+    """
+
+    text: Conditioning | tuple[str, ...]
+    negative: Conditioning | None
+    seeds: tuple[int, ...]
+    steps: int
+    guidance: float
+    width: int
+    height: int
+    image: Image.Image | None = None
+    mask: Image.Image | None = None
+    strength: float = 1.0
+    after_step: Callable[[int, int], None] = lambda step, steps: None
 
 
 class Model(Protocol):
@@ -44,20 +84,14 @@ class Model(Protocol):
     dtype: torch.dtype
     """Of the frozen weights."""
 
+    # -- parts ------------------------------------------------------------------------------------------------------
+
     def part(self, name: str) -> nn.Module:
         """A part that can be adapted, which `sites` refers to."""
         ...
 
     def sites(self, part: str, preset: str) -> tuple[str, ...]:
         """Names of the linear layers of a part that get an adapter, in a fixed order."""
-        ...
-
-    def kohya_prefix(self, part: str) -> str:
-        """How kohya's trainers and ComfyUI call a part in the keys of a LoRA file."""
-        ...
-
-    def saved_site(self, part: str, site: str) -> str:
-        """The name of a site in LoRA files, which keep the names of older library versions."""
         ...
 
     def release(self, *names: str) -> None:
@@ -69,13 +103,19 @@ class Model(Protocol):
         """Whether memory has no room for encoders and denoiser side by side: callers release what they do not need."""
         ...
 
-    def token_count(self, text: str) -> int:
-        """Number of tokens of a text, without the start and end marks."""
+    def enable_gradient_checkpointing(self, enabled: bool) -> None:
+        """Recompute activations in the backward pass, or stop doing so, in the parts that are in memory."""
         ...
 
+    # -- text -------------------------------------------------------------------------------------------------------
+
     @property
-    def max_tokens(self) -> int:
-        """Tokens that the text encoder sees, start and end marks included."""
+    def room(self) -> int:
+        """Tokens of a prompt that the encoders read, without their marks."""
+        ...
+
+    def token_count(self, text: str) -> int:
+        """Number of tokens of a text, without marks."""
         ...
 
     def tokenize(self, prompts: Sequence[str]) -> Conditioning:
@@ -86,18 +126,27 @@ class Model(Protocol):
         """What the denoiser reads of the prompts that `tokenize` saw."""
         ...
 
+    def unconditional(self, negative: str) -> Conditioning:
+        """What guidance steers away from, one row; of the empty prompt, what the family's pipeline takes for it."""
+        ...
+
     def collate(self, parts: Sequence[tuple[Conditioning, Sequence[int]]]) -> Conditioning:
         """Rows of several conditionings (or tokens), one after the other.
+
+        A family whose texts differ in length pads them by a rule that depends on each text alone, or a lane would
+        depend on its neighbours.
 
         Args:
             parts: each with how often each of its rows is repeated.
         """
         ...
 
+    # -- training ---------------------------------------------------------------------------------------------------
+
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latent posterior, fp32 [B, C, h, w], of pixels [B, 3, H, W] in [-1, 1].
 
-        Both are scaled, so that mean + std * noise is what the denoiser is trained on.
+        Both are normalised, so that mean + std * noise is what the denoiser is trained on.
         """
         ...
 
@@ -105,6 +154,7 @@ class Model(Protocol):
         """Times [count] on the CPU, as the forward process counts them: int64 steps, or fp32 shares of noise.
 
         Args:
+            cfg: distribution and shift.
             resolution: width and height of training images in pixels.
         """
         ...
@@ -125,9 +175,7 @@ class Model(Protocol):
         """The denoiser's prediction [B, C, h, w] of `target` for noisy latents, times [B] and their conditioning."""
         ...
 
-    def enable_gradient_checkpointing(self, enabled: bool) -> None:
-        """Recompute activations in the backward pass, or stop doing so, in the parts that are in memory."""
-        ...
+    # -- sampling ---------------------------------------------------------------------------------------------------
 
     @property
     def needs_mask(self) -> bool:
@@ -135,13 +183,26 @@ class Model(Protocol):
         else, and cannot be trained here."""
         ...
 
+    @property
+    def sampler(self) -> str:
+        """Class name of the checkpoint's own sampler."""
+        ...
+
+    def guided(self, guidance: float) -> bool:
+        """Whether a guidance makes the denoiser read `Batch.negative` too."""
+        ...
+
     def pipeline(self, sampler: str | None, task: str = "text") -> Any:
-        """A stock diffusers pipeline over the loaded parts, without safety checker or progress bar.
+        """A diffusers pipeline around the denoiser in memory: without encoders, for it draws from embeddings alone.
 
         Args:
-            sampler: one of its family's; None: the checkpoint's own.
-            task: what pictures start from: text, image (and text), or inpaint (a mask too).
+            sampler: a name of `Family.samplers`; None: the checkpoint's own.
+            task: one of `Family.tasks`, what images start from.
         """
+        ...
+
+    def draw(self, pipe: Any, batch: Batch) -> NDArray[np.floating[Any]]:
+        """Images [B, H, W, 3] in [0, 1], by a pipeline of this model; NaN where one came out so."""
         ...
 
     def stock_pipeline(self, lora: Path | None) -> Any:
@@ -151,6 +212,16 @@ class Model(Protocol):
         Args:
             lora: in any naming that diffusers reads; None: the base alone.
         """
+        ...
+
+    # -- files ------------------------------------------------------------------------------------------------------
+
+    def saved_site(self, part: str, site: str) -> str:
+        """The name of a site in LoRA files, which keep the names of older library versions."""
+        ...
+
+    def export(self, file: LoraFile, format: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Tensors and metadata of a LoRA in a format of `Family.formats`."""
         ...
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,35 @@ class LoraFile:
     """part -> alpha"""
     provenance: Mapping[str, Any]
 
+    def baked(self) -> LoraFile:
+        """The same LoRA with alpha equal to the rank, for programs that know no alpha: B takes the difference."""
+        weights = {
+            name: (down, up * (self.alphas[name.partition(".")[0]] / down.shape[0]))
+            for name, (down, up) in self.weights.items()
+        }
+        ranks = {name.partition(".")[0]: float(down.shape[0]) for name, (down, _) in self.weights.items()}
+        return replace(self, weights=weights, alphas=ranks)
 
-def export_diffusers(file: LoraFile, target: Path, model: Model) -> None:
-    """Write a LoRA under the names that diffusers' `load_lora_weights` reads, atomically; `read` reads it again."""
+
+def write(file: LoraFile, target: Path, model: Model, format: str | None = None) -> None:
+    """Write a LoRA, atomically.
+
+    Args:
+        target: a .safetensors file.
+        format: one of the formats of the model's family; None: that of the store, which `read` reads. diffusers'
+            `load_lora_weights` reads it too.
+    """
+    tensors, metadata = diffusers_layout(file, model.saved_site) if format is None else model.export(file, format)
+    record = {"format": "pt", "dbexp": json.dumps(dict(file.provenance), sort_keys=True)}
+    write_atomic(target, _stable_bytes(tensors, record | metadata))
+
+
+def diffusers_layout(file: LoraFile, saved_site: Callable[[str, str], str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata under the names that diffusers' `load_lora_weights` reads.
+
+    Args:
+        saved_site: (part, site) -> name of the site in files.
+    """
     tensors: dict[str, Tensor] = {}
     sites: dict[str, list[str]] = {part: [] for part in file.alphas}
     ranks: dict[str, int] = {}
@@ -42,7 +68,7 @@ def export_diffusers(file: LoraFile, target: Path, model: Model) -> None:
         part, _, site = name.partition(".")
         sites[part].append(site)
         ranks[part] = down.shape[0]
-        key = f"{part}.{model.saved_site(part, site)}"
+        key = f"{part}.{saved_site(part, site)}"
         tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = down, up
     described: dict[str, Any] = {}
     for part, rank in ranks.items():
@@ -52,12 +78,26 @@ def export_diffusers(file: LoraFile, target: Path, model: Model) -> None:
             f"{part}.target_modules": sorted(sites[part]),
             f"{part}.peft_type": "LORA",
         }
-    metadata = {
-        "format": "pt",
-        "lora_adapter_metadata": json.dumps(described, sort_keys=True),
-        "dbexp": json.dumps(dict(file.provenance), sort_keys=True),
-    }
-    write_atomic(target, _stable_bytes(tensors, metadata))
+    return tensors, {"lora_adapter_metadata": json.dumps(described, sort_keys=True)}
+
+
+def kohya_layout(
+    file: LoraFile, prefixes: Mapping[str, str], saved_site: Callable[[str, str], str]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The same under the names that kohya's trainers, ComfyUI and AUTOMATIC1111 use.
+
+    Args:
+        prefixes: part -> first word of its keys.
+        saved_site: (part, site) -> name of the site in files.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, (down, up) in file.weights.items():
+        part, _, site = name.partition(".")
+        key = f"{prefixes[part]}_{saved_site(part, site).replace('.', '_')}"
+        tensors[f"{key}.lora_down.weight"] = down
+        tensors[f"{key}.lora_up.weight"] = up
+        tensors[f"{key}.alpha"] = torch.tensor(file.alphas[part])
+    return tensors, {}
 
 
 def _stable_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -75,7 +115,7 @@ def _stable_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) ->
 
 
 def read(path: Path, model: Model) -> LoraFile:
-    """Read a file that `export_diffusers` wrote.
+    """Read a file that `write` wrote.
 
     Raises:
         FileNotFoundError: it is missing.
@@ -99,29 +139,17 @@ def read(path: Path, model: Model) -> LoraFile:
     return LoraFile(weights, alphas, provenance)
 
 
-def export_kohya(file: LoraFile, target: Path, model: Model) -> None:
-    """Write a LoRA under the names that kohya's trainers, ComfyUI and AUTOMATIC1111 use, atomically."""
-    tensors: dict[str, Tensor] = {}
-    for name, (down, up) in file.weights.items():
-        part, _, site = name.partition(".")
-        key = f"{model.kohya_prefix(part)}_{model.saved_site(part, site).replace('.', '_')}"
-        tensors[f"{key}.lora_down.weight"] = down
-        tensors[f"{key}.lora_up.weight"] = up
-        tensors[f"{key}.alpha"] = torch.tensor(file.alphas[part])
-    metadata = {"format": "pt", "dbexp": json.dumps(dict(file.provenance), sort_keys=True)}
-    write_atomic(target, _stable_bytes(tensors, metadata))
-
-
 @contextlib.contextmanager
-def merged(model: Model, path: Path | None, scale: float = 1.0) -> Iterator[None]:
+def merged(model: Model, path: Path | None, scale: float = 1.0, parts: Collection[str] | None = None) -> Iterator[None]:
     """Inside the block the base weights are W + scale * alpha / r * B A; after it they are W again, bit for bit.
 
     Merging once costs less than an adapter's products at every sampling step.
 
     Args:
         model: the base.
-        path: a file that `export_diffusers` wrote; None: the block sees the base itself.
+        path: a file that `write` wrote; None: the block sees the base itself.
         scale: strength of the LoRA.
+        parts: those to change; None: all that the file adapts.
 
     Raises:
         ConfigError: the file is damaged, or was trained on a base of another architecture.
@@ -135,6 +163,8 @@ def merged(model: Model, path: Path | None, scale: float = 1.0) -> Iterator[None
         with torch.no_grad():
             for name, (down, up) in file.weights.items():
                 part, _, site = name.partition(".")
+                if parts is not None and part not in parts:
+                    continue
                 layer = _fitting(model, part, site, (up.shape[0], down.shape[1]), path)
                 originals.append((layer, layer.weight.detach().clone()))
                 strength = scale * file.alphas[part] / down.shape[0]

@@ -25,10 +25,12 @@ from PIL import Image
 from dbexp.core import cores
 from dbexp.core.errors import ConfigError
 from dbexp.core.progress import Bar
-from dbexp.models import Model, inpaint
+from dbexp.models import Batch, Model
+from dbexp.models.inpaint import MASK_THRESHOLD
 from dbexp.models.lora_file import merged
 from dbexp.sample import png
 from dbexp.sample.shots import Shot
+from dbexp.sample.text import Texts, encode
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,8 @@ class Drawing:
     """Share of the steps that `init` goes through."""
     mask: Image.Image | None = None
     """Black (keep) and white (draw), mode L, width x height; None: all of `init` is drawn anew."""
+    ahead: tuple[str, ...] = ()
+    """Prompts that will be drawn later, with the same negative prompt and LoRA."""
     paste: bool = True
     """With `mask`: put the pixels of `init` back where it is black."""
 
@@ -79,12 +83,11 @@ class Engine:
         self.model, self.drawing = model, drawing
         self._threads = cores.count(model.device)
         self._local, self._lock = local(), Lock()
-        self._keeps = False  # what the mask keeps is put back by us, not by the pipeline
 
     @property
     def sampler(self) -> str:
         """Name of the sampler; the class name of the checkpoint's own."""
-        return self.drawing.sampler or type(self._pipeline().scheduler).__name__
+        return self.drawing.sampler or self.model.sampler
 
     def missing(self, shots: Sequence[Shot], folder: Path, metadata: Mapping[str, object]) -> list[Sequence[Shot]]:
         """The batches in which an image is not there, is cut short, or was made in another way.
@@ -123,79 +126,60 @@ class Engine:
         drawing = self.drawing
 
         def work(batch: Sequence[Shot], check: cores.Check) -> NDArray[np.uint8]:
-            pipe, keep = self._pipeline(), None
-            if self._keeps:
-                assert drawing.init is not None and drawing.mask is not None
-                keep = inpaint.keeping(pipe, drawing.init, drawing.mask, [shot.seed for shot in batch])
-            return sample_batch(pipe, batch, drawing, bar, check, keep)
+            return sample_batch(self._pipeline(), batch, texts, drawing, bar, check)
 
-        with merged(self.model, drawing.lora, drawing.lora_scale):
-            try:
-                with closing(cores.side_by_side(work, batches, self._threads)) as finished:
-                    for batch, images in finished:
-                        for shot, pixels in zip(batch, images, strict=True):
-                            png.save(paste(pixels, drawing), folder / shot.path, {**shot.metadata, **metadata})
-                            bar.advance(step=None)
-            except torch.OutOfMemoryError:
-                raise ConfigError(_memory_message(setting, drawing)) from None
+        try:
+            texts = self._encode([shot.prompt for batch in batches for shot in batch])
+            with (
+                merged(self.model, drawing.lora, drawing.lora_scale, [self.model.family.denoiser]),
+                closing(cores.side_by_side(work, batches, self._threads)) as finished,
+            ):
+                for batch, images in finished:
+                    for shot, pixels in zip(batch, images, strict=True):
+                        png.save(paste(pixels, drawing), folder / shot.path, {**shot.metadata, **metadata})
+                        bar.advance(step=None)
+        except torch.OutOfMemoryError:
+            raise ConfigError(_memory_message(setting, drawing)) from None
+
+    def _encode(self, prompts: Sequence[str]) -> Texts:
+        drawing = self.drawing
+        negative = drawing.negative_prompt if self.model.guided(drawing.guidance_scale) else None
+        return encode(self.model, prompts, negative, drawing.lora, drawing.lora_scale, drawing.ahead)
 
     def _pipeline(self) -> Any:
         """The pipeline of the calling thread, around the same networks: a sampler counts its steps, so it cannot be
         shared."""
         if not hasattr(self._local, "pipe"):
             with self._lock:  # the first one loads the networks
-                self._local.pipe = self._open()
+                self._local.pipe = self.model.pipeline(self.drawing.sampler, self.drawing.task)
         return self._local.pipe
-
-    def _open(self) -> Any:
-        task = self.drawing.task
-        pipe = self.model.pipeline(self.drawing.sampler, task)
-        self._keeps = task == "inpaint" and inpaint.is_needed(pipe)
-        if self._keeps:
-            pipe = self.model.pipeline(self.drawing.sampler, "image")
-        if self._threads > 1:
-            encode = pipe.encode_prompt
-
-            def encode_prompt(*arguments: Any, **keywords: Any) -> Any:
-                with self._lock:  # a fast tokenizer refuses to work for two at a time ("Already borrowed")
-                    return encode(*arguments, **keywords)
-
-            pipe.encode_prompt = encode_prompt
-        return pipe
 
 
 def sample_batch(
-    pipe: Any, batch: Sequence[Shot], drawing: Drawing, bar: Bar, check: cores.Check, keep: inpaint.Keep | None = None
+    pipe: Any, shots: Sequence[Shot], texts: Texts, drawing: Drawing, bar: Bar, check: cores.Check
 ) -> NDArray[np.uint8]:
-    """The pixels of a batch, uint8 [B, H, W, 3]; with `keep`, inpainted by a pipeline that draws from an image."""
+    """The pixels of a batch, uint8 [B, H, W, 3]."""
 
-    def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    def after_step(step: int, steps: int) -> None:
         check()
-        bar.advance(0, step=f"{step + 1}/{pipe.num_timesteps}")
-        return {} if keep is None else {"latents": keep(pipe, step, tensors["latents"])}
+        bar.advance(0, step=f"{step}/{steps}")
 
-    task = drawing.task if keep is None else "image"
-    more: dict[str, Any] = {}
-    if task != "image":
-        more |= {"height": drawing.height, "width": drawing.width}
-    if task != "text":
-        # as many as prompts, so that each is encoded with its own generator
-        more |= {"image": [drawing.init] * len(batch), "strength": drawing.strength}
-    if task == "inpaint":
-        more["mask_image"] = [drawing.mask] * len(batch)
-    images = pipe(
-        prompt=[shot.prompt for shot in batch],
-        negative_prompt=[drawing.negative_prompt] * len(batch),
-        num_inference_steps=drawing.steps,
-        guidance_scale=drawing.guidance_scale,
-        # on the CPU whatever the device: noise is then the same on every machine
-        generator=[torch.Generator("cpu").manual_seed(shot.seed) for shot in batch],
-        output_type="np",
-        callback_on_step_end=after_step,
-        **more,
-    ).images
+    batch = Batch(
+        text=texts.rows([shot.prompt for shot in shots]),
+        negative=texts.negative_rows(len(shots)),
+        seeds=tuple(shot.seed for shot in shots),
+        steps=drawing.steps,
+        guidance=drawing.guidance_scale,
+        width=drawing.width,
+        height=drawing.height,
+        image=drawing.init,
+        mask=drawing.mask,
+        strength=drawing.strength,
+        after_step=after_step,
+    )
+    images = texts.model.draw(pipe, batch)
     broken = np.isnan(images).any(axis=(1, 2, 3))
-    for shot in (shot for shot, nan in zip(batch, broken, strict=True) if nan):
+    for shot in (shot for shot, nan in zip(shots, broken, strict=True) if nan):
         log.warning("%r, %s: came out as NaN and is kept as a black picture", shot.prompt, shot.path)
     whole = np.where(broken[:, None, None, None], 0.0, images)
     pixels: NDArray[np.uint8] = (whole * 255).round().astype(np.uint8)
@@ -206,7 +190,7 @@ def paste(pixels: NDArray[np.uint8], drawing: Drawing) -> NDArray[np.uint8]:
     """Put the pixels that a mask keeps back into an image [H, W, 3]; without a mask it stays as it is."""
     if drawing.mask is None or drawing.init is None or not drawing.paste:
         return pixels
-    dark = np.asarray(drawing.mask)[..., None] < inpaint.MASK_THRESHOLD
+    dark = np.asarray(drawing.mask)[..., None] < MASK_THRESHOLD
     return np.where(dark, np.asarray(drawing.init), pixels)
 
 

@@ -77,6 +77,7 @@ def _draw(
         lora=lora,
         lora_scale=request.lora_scale,
         batch_size=request.batch_size,
+        ahead=() if request.class_sampling is None else request.class_sampling.prompts,
         description=f"{title}, {'base model' if lora is None else 'adapter on'}",
     )
 
@@ -109,7 +110,7 @@ def token_notes(prompts: Sequence[str], token: str, model: Model, store: Store) 
 
 
 def _token_notes(prompts: Sequence[str], token: str, model: Model) -> list[str]:
-    room = model.max_tokens - 2  # a start and an end mark
+    room = model.room
     word = re.compile(rf"(?<!\w){re.escape(token)}(?!\w)")
     notes = []
     for prompt in prompts:

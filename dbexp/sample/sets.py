@@ -32,6 +32,7 @@ def draw_set(
     lora: Path | None = None,
     lora_scale: float = 1.0,
     batch_size: int,
+    ahead: tuple[str, ...] = (),
     description: str,
 ) -> tuple[Path, ...]:
     """The files of a set of images, drawn first where they are not in the store.
@@ -41,7 +42,7 @@ def draw_set(
         sampling: the set.
         model: the base model.
         store: where the entry is.
-        lora, lora_scale, batch_size: see `Drawing`.
+        lora, lora_scale, batch_size, ahead: see `Drawing`.
         description: for the progress bar.
 
     Returns:
@@ -62,6 +63,7 @@ def draw_set(
         batch_size=batch_size,
         lora=lora,
         lora_scale=lora_scale,
+        ahead=ahead,
     )
 
     def make(folder: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dbexp.core.hashing import seed_of
 from dbexp.models import Model
-from dbexp.models.lora_file import LoraFile, export_diffusers, linear_layer
+from dbexp.models.lora_file import LoraFile, linear_layer, write
 
 _Segment: TypeAlias = tuple[int, int, int, int]
 
@@ -232,7 +232,7 @@ def save(path: Path, adapter: Adapter, model: Model, provenance: Mapping[str, An
         name: (down.detach().cpu().contiguous(), adapter.up[name].detach().cpu().T.contiguous())
         for name, down in adapter.down.items()
     }
-    export_diffusers(LoraFile(weights, adapter.alphas, provenance), path, model)
+    write(LoraFile(weights, adapter.alphas, provenance), path, model)
 
 
 def parameter_count(adapter: Adapter) -> dict[str, int]:

@@ -39,12 +39,12 @@ def test_each_file_gives_the_runs_pictures(export: Export, run: Path, capsys: py
 def test_a_file_that_draws_other_images_is_not_left(
     export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = lora_file.export_kohya
+    good = lora_file.write
 
-    def bad(file: lora_file.LoraFile, target: Path, model: Any) -> None:
-        good(replace(file, alphas={part: 8 * alpha for part, alpha in file.alphas.items()}), target, model)
+    def bad(file: lora_file.LoraFile, *others: Any) -> None:
+        good(replace(file, alphas={part: 8 * alpha for part, alpha in file.alphas.items()}), *others)
 
-    monkeypatch.setattr(lora_file, "export_kohya", bad)
+    monkeypatch.setattr(lora_file, "write", bad)
     with pytest.raises(SystemExit, match=r"noise-lora-rank-4\.safetensors: stock diffusers draws other pictures"):
         export("format=kohya")
     assert list(tmp_path.iterdir()) == [], "neither the folder nor what was written beside it"
@@ -76,7 +76,7 @@ def test_an_export_that_is_stopped_leaves_the_folder_as_it_was(
 
     folder = export("check=false")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr(lora_file, "export_kohya", interrupted)
+    monkeypatch.setattr(lora_file, "write", interrupted)
     with pytest.raises(SystemExit):
         export("check=false", "name=other")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

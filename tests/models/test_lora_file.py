@@ -133,9 +133,9 @@ def stock() -> StableDiffusionPipeline:
 def ours(saved: Path) -> NDArray[np.int64]:
     """The picture that this package draws with the LoRA merged in."""
     base = builders.model()
-    plain = picture(base.pipeline(None))
+    plain = builders.picture(base)
     with lora_file.merged(base, saved):
-        merged = picture(base.pipeline(None))
+        merged = builders.picture(base)
     assert np.abs(merged - plain).max() > 12, "the LoRA of these tests must change the picture"
     return merged
 
@@ -154,7 +154,7 @@ class TestOtherPrograms:
     def test_diffusers_scale(self, saved: Path, ours: NDArray[np.int64]) -> None:
         base, pipe = builders.model(), stock()
         with lora_file.merged(base, saved, scale=0.4):
-            weaker = picture(base.pipeline(None))
+            weaker = builders.picture(base)
         pipe.load_lora_weights(saved, adapter_name="subject")
         pipe.set_adapters("subject", 0.4)
         assert np.abs(picture(pipe) - weaker).max() <= 1
@@ -164,7 +164,7 @@ class TestOtherPrograms:
         self, saved: Path, ours: NDArray[np.int64], base: Model, tmp_path: Path, loud: pytest.LogCaptureFixture
     ) -> None:
         path = tmp_path / "kohya.safetensors"
-        lora_file.export_kohya(lora_file.read(saved, base), path, base)
+        lora_file.write(lora_file.read(saved, base), path, base, "kohya")
         tensors = builders.tensors(path)
         site = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0"
         assert tensors[f"{site}.lora_down.weight"].shape == (4, 16)
@@ -181,7 +181,7 @@ class TestOtherPrograms:
         path = tmp_path / "unet.safetensors"
         save(path, builders.adapter(base, {"unet": 2}, {"unet": 2.0}), base, {})
         with lora_file.merged(base, path):
-            ours = picture(base.pipeline(None))
+            ours = builders.picture(base)
         pipe = stock()
         loud.clear()
         pipe.load_lora_weights(path)
@@ -267,6 +267,6 @@ def test_the_same_lora_is_the_same_bytes(tmp_path: Path) -> None:
     for number in range(6):
         save(tmp_path / f"{number}.safetensors", made, base, said)
         file = lora_file.read(tmp_path / f"{number}.safetensors", base)
-        lora_file.export_kohya(file, tmp_path / f"kohya{number}.safetensors", base)
+        lora_file.write(file, tmp_path / f"kohya{number}.safetensors", base, "kohya")
     assert len({(tmp_path / f"{number}.safetensors").read_bytes() for number in range(6)}) == 1
     assert len({(tmp_path / f"kohya{number}.safetensors").read_bytes() for number in range(6)}) == 1

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline
 from diffusers.training_utils import compute_snr
+from numpy.typing import NDArray
 
 from dbexp import models
 from dbexp.config.families import SAMPLERS
@@ -111,7 +112,9 @@ class TestRefused:
         path = tmp_path / "model.safetensors"
         path.write_bytes(content)
         message = refusal(store, path=str(path), single_file_config=str(builders.checkpoint()))
-        assert message.startswith(f"model.path={path}: could not be read as a Stable Diffusion checkpoint (")
+        assert message.startswith(
+            f"model.path={path}: could not be read as a checkpoint of Stable Diffusion 1.x and 2.x ("
+        )
         assert "model.single_file_config=FOLDER" in message
 
 
@@ -126,11 +129,11 @@ class TestFound:
         found = sd.load(model_config(path="random"), store)
         assert found.identity == sd.load(model_config(path="random"), store).identity
         assert len(list(store.root.glob("model/*/*/unet"))) == 1
-        assert found.token_count("sks") == 1 and found.max_tokens == 77
+        assert found.token_count("sks") == 1 and found.room == 75
 
     def test_nothing_is_read_until_it_is_used(self, store: Store) -> None:
         found = sd.load(model_config(), store)
-        assert not {"vae", "unet", "text_encoder", "tokenizer"} & set(found.__dict__)
+        assert not found.parts and "tokenizer" not in found.__dict__
         part = found.part("unet")
         assert found.part("unet") is part
         found.release("unet", "vae")
@@ -138,7 +141,7 @@ class TestFound:
 
     def test_frozen(self) -> None:
         base = builders.model()
-        for part in (base.part("unet"), base.part("text_encoder"), base.vae):  # type: ignore[attr-defined]
+        for part in (base.part(name) for name in ("unet", "text_encoder", "vae")):
             assert not part.training and not any(p.requires_grad for p in part.parameters())
 
     @pytest.mark.parametrize(("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
@@ -184,7 +187,7 @@ class TestFound:
         other = builders.checkpoint(seed=1) / "vae"
         found = sd.load(model_config(vae=str(other)), store)
         expected = AutoencoderKL.from_pretrained(other).state_dict()
-        assert all(torch.equal(value, expected[name]) for name, value in found.vae.state_dict().items())
+        assert all(torch.equal(value, expected[name]) for name, value in found.part("vae").state_dict().items())
         assert found.identity != builders.model().identity
         shutil.rmtree(copy / "vae")
         assert sd.load(model_config(path=str(copy), vae=str(other)), store).identity == found.identity
@@ -195,7 +198,7 @@ class TestPredictions:
     def test_shapes(self, size: Size) -> None:
         base = builders.model(size)
         tokens = base.tokenize(["a photo of sks dog", "a " * 100])
-        assert tokens["ids"].shape == (2, base.max_tokens) and tokens["ids"].dtype == torch.int64
+        assert tokens["ids"].shape == (2, base.room + 2) and tokens["ids"].dtype == torch.int64
         text = base.encode(tokens)
         assert text["states"].shape == (2, 32, 16)
         mean, std = base.encode_images(torch.zeros(2, 3, 32, 32))
@@ -237,12 +240,8 @@ class TestPredictions:
 
 
 class TestSampling:
-    def draw(self, base: Model, sampler: str | None, steps: int = 2) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        generator = torch.Generator().manual_seed(0)
-        (image,) = base.pipeline(sampler)(
-            "a dog", num_inference_steps=steps, guidance_scale=2.0, height=32, width=32, generator=generator
-        ).images
-        return np.asarray(image)
+    def draw(self, base: Model, sampler: str | None, steps: int = 2) -> NDArray[np.int64]:
+        return builders.picture(base, "a dog", sampler=sampler, steps=steps, guidance=2.0)
 
     @pytest.mark.parametrize("size", [TINY, TINY_V])
     @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -272,11 +271,20 @@ class TestSampling:
             assert config.prediction_type == "v_prediction"
             assert (config.beta_start, config.beta_end, config.beta_schedule) == (0.00085, 0.012, "scaled_linear")
 
-    def test_it_shares_the_loaded_parts(self) -> None:
+    def test_it_shares_the_loaded_parts_and_reads_no_text(self) -> None:
         base = builders.model()
         pipe = base.pipeline("ddim")
-        assert pipe.unet is base.part("unet") and pipe.text_encoder is base.part("text_encoder")
-        assert pipe.safety_checker is None
+        assert pipe.unet is base.part("unet") and pipe.vae is base.part("vae")
+        assert pipe.text_encoder is None and pipe.tokenizer is None and pipe.safety_checker is None
+
+    @pytest.mark.parametrize("guidance", [1.0, 3.0])
+    def test_it_draws_what_the_stock_pipeline_draws(self, guidance: float) -> None:
+        base = builders.model()
+        stock = base.stock_pipeline(None)
+        generator, sizes = torch.Generator().manual_seed(5), {"height": 32, "width": 32}
+        (image,) = stock("a dog", num_inference_steps=3, guidance_scale=guidance, generator=generator, **sizes).images
+        ours = builders.picture(base, "a dog", seed=5, guidance=guidance)
+        assert np.array_equal(ours, np.asarray(image).astype(int))
 
 
 def renamed(state: dict[str, torch.Tensor], rules: list[tuple[str, str]]) -> dict[str, torch.Tensor]:

@@ -70,10 +70,10 @@ class Pipeline:
 
     def __init__(self, pipe: Any) -> None:
         self.pipe, self.scheduler = pipe, pipe.scheduler
-        self.calls: list[list[str]] = []
+        self.calls: list[list[int]] = []
 
     def __call__(self, **arguments: Any) -> Any:
-        self.calls.append(arguments["prompt"])
+        self.calls.append([generator.initial_seed() for generator in arguments["generator"]])
         return self.pipe(**arguments)
 
 
@@ -103,6 +103,11 @@ class Full(Pipeline):
 
     def __call__(self, **arguments: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def seeds(prompt: str) -> list[int]:
+    """Of both pictures of a prompt."""
+    return [image_seed(sampling(), prompt, k) for k in range(2)]
 
 
 Wrap = Callable[[type[Pipeline]], list[Pipeline]]
@@ -135,7 +140,7 @@ def test_pictures_are_those_of_the_stock_pipeline(model: Model, store: Store) ->
     for path in (files[2], files[5]):
         metadata = read_metadata(path)
         generator = torch.Generator().manual_seed(int(metadata["seed"]))
-        [stock] = model.pipeline(None)(
+        [stock] = model.stock_pipeline(None)(
             metadata["prompt"], num_inference_steps=2, height=32, width=32, generator=generator
         ).images
         assert np.abs(pixels(path) - np.asarray(stock).astype(int)).max() <= 1
@@ -287,7 +292,7 @@ def test_a_set_that_was_stopped_goes_on_and_gives_the_same_bytes(
     caplog.set_level(logging.INFO)
     pipelines = wrap(Pipeline)
     resumed = draw(model, store)
-    assert pipelines[0].calls == [[PROMPTS[2], PROMPTS[2]]], "only what is missing is drawn"
+    assert pipelines[0].calls == [seeds(PROMPTS[2])], "only what is missing is drawn"
     assert hashes(resumed) == hashes(uninterrupted)
     assert "4 of 6 pictures are there from an interrupted run" in caplog.text
 
@@ -306,7 +311,7 @@ def test_missing_and_truncated_pictures_are_drawn_again_with_their_whole_batch(
     (partial / "01-a-red-sks-dog" / ".0.png.1a2b3c4d").write_bytes(b"half of a picture, left by a killed process")
     pipelines = wrap(Pipeline)
     assert draw(model, store, batch_size=2) == files
-    assert pipelines[0].calls == [[PROMPTS[0]] * 2, [PROMPTS[1]] * 2]
+    assert pipelines[0].calls == [seeds(PROMPTS[0]), seeds(PROMPTS[1])]
     assert hashes(files) == before
     assert not list(entry.rglob(".*"))
     assert Store.verify(entry) == []

@@ -175,8 +175,8 @@ def sd15() -> Model:
     )
     tokenizer = transformers.CLIPTokenizer.from_pretrained(builders.checkpoint() / "tokenizer")
     with here:
-        model.__dict__["unet"] = random_weights._unet(size)
-        model.__dict__["text_encoder"] = random_weights._text_encoder(size, tokenizer)
+        model.parts["unet"] = random_weights._unet(size)
+        model.parts["text_encoder"] = random_weights._text_encoder(size, tokenizer)
     return model
 
 

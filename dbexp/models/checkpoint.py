@@ -1,0 +1,278 @@
+"""What families have in common: a pipeline folder in the layout of diffusers, loaded part by part.
+
+A family derives from `Checkpoint`, names its classes, and writes what is its own: text, times, predictions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dbexp.config.families import Family
+from dbexp.models import VAE, Batch, Conditioning, collate
+from dbexp.models.lora_file import LoraFile, diffusers_layout, kohya_layout
+
+_CROWDED = 0.5
+"""Share of a device's memory that encoders and denoiser may take together: the rest is for what they compute."""
+
+
+@cache
+def library(name: str) -> Any:
+    """diffusers or transformers: both take seconds to import, which a run that finds everything in the store should not
+    wait for. Their bars for every file of weights say nothing to somebody who waits for a run."""
+    module = importlib.import_module(name)
+    module.utils.logging.disable_progress_bar()
+    if name == "diffusers":
+        library("transformers")  # which pipelines use
+    return module
+
+
+class Checkpoint(ABC):
+    """A checkpoint; see the protocol in `dbexp.models`.
+
+    Args:
+        name: short name.
+        folder: of the pipeline.
+        vae_folder: of the VAE.
+        variant: weight file variant such as fp16.
+        device, dtype: of the frozen weights.
+        identity: hash of the weights.
+
+    Attributes:
+        parts: those in memory.
+    """
+
+    family: Family
+    classes: ClassVar[Mapping[str, str]]
+    """Part -> library.Class."""
+    layout: ClassVar[tuple[str, ...]]
+    """Folders of the pipeline folder, the parts among them."""
+    pipelines: ClassVar[Mapping[str, str]]
+    """Task -> pipeline class of diffusers."""
+    extras: ClassVar[Mapping[str, Any]] = {}
+    """Arguments of these classes' constructors for what dbexp does without."""
+    samplers: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]]
+    """Name -> scheduler class of diffusers, and settings in which it departs from the checkpoint's."""
+    kohya_prefixes: ClassVar[Mapping[str, str]] = {}
+    """Part -> what kohya's trainers and ComfyUI call it in the keys of a LoRA file."""
+    bakes_alpha: ClassVar[bool] = False
+    """Whether exported files have alpha in their weights: programs that read no metadata then scale them right."""
+    channels_last: ClassVar[bool] = False
+    """Whether the convolutions are two-dimensional: the layout they want on tensor cores and on CPUs (oneDNN) alike."""
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        vae_folder: Path,
+        *,
+        variant: str | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        identity: str,
+    ) -> None:
+        self.name, self.identity, self.device, self.dtype = name, identity, device, dtype
+        self._folder, self._vae_folder, self._variant = folder, vae_folder, variant
+        self.parts: dict[str, nn.Module] = {}
+
+    # -- parts ------------------------------------------------------------------------------------------------------
+
+    @property
+    def vae_dtype(self) -> torch.dtype:
+        """Of the VAE: in half precision it is coarse, and some overflow."""
+        return torch.float32
+
+    def part(self, name: str) -> nn.Module:
+        if name not in self.parts:
+            self.parts[name] = self._load(name)
+        return self.parts[name]
+
+    def _load(self, name: str) -> nn.Module:
+        package, cls = self.classes[name].split(".")
+        folder, dtype = (self._vae_folder, self.vae_dtype) if name == VAE else (self._folder / name, self.dtype)
+        loaded = getattr(library(package), cls).from_pretrained(
+            folder, variant=self._variant, dtype=dtype, local_files_only=True
+        )
+        layout = {"memory_format": torch.channels_last} if self.channels_last else {}
+        module: nn.Module = loaded.to(self.device, **layout).requires_grad_(False).eval()
+        for layer in module.modules():  # checkpointing of memory needs training mode, in which these would drop
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0.0
+        return module
+
+    def release(self, *names: str) -> None:
+        for name in names:
+            self.parts.pop(name, None)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @cached_property
+    def crowded(self) -> bool:
+        if self.device.type == "cuda":
+            memory = torch.cuda.get_device_properties(self.device).total_memory
+        else:
+            memory = psutil.virtual_memory().total
+        parts = (self.family.denoiser, *self.family.encoders)
+        return sum(map(self._bytes, parts)) > _CROWDED * memory
+
+    def _bytes(self, part: str) -> int:
+        """What a part takes in memory, by the heads of its files; files of several variants hold the same weights."""
+        sizes: dict[str, int] = {}
+        for path in (self._folder / part).glob("*.safetensors"):
+            with path.open("rb") as file:
+                head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            sizes |= {name: int(np.prod(entry["shape"])) for name, entry in head.items() if name != "__metadata__"}
+        return sum(sizes.values()) * self.dtype.itemsize
+
+    def enable_gradient_checkpointing(self, enabled: bool) -> None:
+        for name in self.family.parts:
+            module: Any = self.parts.get(name)  # a part that was released is not loaded for this
+            if module is None or module.training == enabled:
+                continue
+            # diffusers' name, transformers' name from version 6 on, and before
+            stems = ("{}_gradient_checkpointing", "activation_checkpointing_{}", "gradient_checkpointing_{}")
+            switches = [stem.format("enable" if enabled else "disable") for stem in stems]
+            next(getattr(module, switch) for switch in switches if hasattr(module, switch))()
+            module.train(enabled)  # both libraries checkpoint in training mode only
+
+    def _settings(self, *path: str) -> dict[str, Any]:
+        """A JSON file of the pipeline folder."""
+        settings: dict[str, Any] = json.loads(self._folder.joinpath(*path).read_text(encoding="utf-8"))
+        return settings
+
+    # -- text -------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def tokenize(self, prompts: Sequence[str]) -> Conditioning:
+        """See `Model.tokenize`."""
+
+    @abstractmethod
+    def encode(self, tokens: Conditioning) -> Conditioning:
+        """See `Model.encode`."""
+
+    def unconditional(self, negative: str) -> Conditioning:
+        return self.encode(self.tokenize([negative]))
+
+    def collate(self, parts: Sequence[tuple[Conditioning, Sequence[int]]]) -> Conditioning:
+        return collate(parts)
+
+    # -- sampling ---------------------------------------------------------------------------------------------------
+
+    @property
+    def needs_mask(self) -> bool:
+        return False
+
+    @property
+    def sampler(self) -> str:
+        return str(self._settings("scheduler", "scheduler_config.json")["_class_name"])
+
+    def guided(self, guidance: float) -> bool:
+        return guidance > 1
+
+    def _scheduler(self, sampler: str | None) -> Any:
+        settings = self._settings("scheduler", "scheduler_config.json")
+        name, changes = (settings["_class_name"], {}) if sampler is None else self.samplers[sampler]
+        cls = getattr(library("diffusers"), name)
+        # the checkpoint's settings that this sampler knows: handing on the others only draws warnings
+        known = set(inspect.signature(cls.__init__).parameters)
+        return cls.from_config({key: value for key, value in settings.items() if key in known}, **changes)
+
+    def pipeline(self, sampler: str | None, task: str = "text") -> Any:
+        parts: dict[str, Any] = dict.fromkeys(self.layout)
+        parts |= {name: self.part(name) for name in (self.family.denoiser, VAE)}
+        parts["scheduler"] = self._scheduler(sampler)
+        pipe = getattr(library("diffusers"), self.pipelines[task])(**parts, **self.extras)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    def draw(self, pipe: Any, batch: Batch) -> NDArray[np.floating[Any]]:
+        change = self._after_step(pipe, batch)
+
+        def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            batch.after_step(step + 1, pipe.num_timesteps)
+            return {} if change is None else {"latents": change(pipe, step, tensors["latents"])}
+
+        images: NDArray[np.floating[Any]] = pipe(
+            **self.call(pipe, batch),
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in batch.seeds],
+            output_type="np",
+            callback_on_step_end=after_step,
+        ).images
+        return images
+
+    def _after_step(self, pipe: Any, batch: Batch) -> Callable[[Any, int, Tensor], Tensor] | None:
+        """What is made of the latents [B, C, h, w] of a batch after a step: (pipeline, step, latents) -> latents."""
+        return None
+
+    def call(self, pipe: Any, batch: Batch) -> dict[str, Any]:
+        """A pipeline's arguments for a batch, but for generators and what comes out.
+
+        Args:
+            pipe: one of this model's, or a stock pipeline, which takes prompts as text.
+        """
+        text = {"prompt": list(batch.text)} if isinstance(batch.text, tuple) else self.embeddings(batch)
+        count = len(batch.seeds)
+        arguments: dict[str, Any] = {"num_inference_steps": batch.steps, **self.guidance(batch.guidance)}
+        if batch.image is None or batch.mask is not None:
+            arguments |= {"height": batch.height, "width": batch.width}
+        if batch.image is not None:
+            # as many as there are rows, so that each is encoded with its own generator
+            arguments |= {"image": [batch.image] * count, "strength": batch.strength}
+        if batch.mask is not None:
+            arguments["mask_image"] = [batch.mask] * count
+        return text | arguments
+
+    @abstractmethod
+    def embeddings(self, batch: Batch) -> dict[str, Any]:
+        """A pipeline's arguments for the text of a batch that is conditioning."""
+
+    def guidance(self, value: float) -> dict[str, Any]:
+        """A pipeline's arguments for a guidance, where 1 is none."""
+        return {"guidance_scale": value}
+
+    def stock_pipeline(self, lora: Path | None) -> Any:
+        diffusers = library("diffusers")
+        pipe = (
+            getattr(diffusers, self.pipelines["text"])
+            .from_pretrained(
+                self._folder,
+                vae=self._load(VAE),
+                variant=self._variant,
+                dtype=self.dtype,
+                local_files_only=True,
+                **self.extras,
+            )
+            .to(self.device)
+        )
+        pipe.set_progress_bar_config(disable=True)
+        if lora is not None:
+            # it warns of every LoRA without text encoder, and asks to report that as a fault
+            verbosity = diffusers.utils.logging.get_verbosity()
+            diffusers.utils.logging.set_verbosity_error()
+            try:
+                pipe.load_lora_weights(str(lora.parent), weight_name=lora.name)
+            finally:
+                diffusers.utils.logging.set_verbosity(verbosity)
+        return pipe
+
+    # -- files ------------------------------------------------------------------------------------------------------
+
+    def saved_site(self, part: str, site: str) -> str:
+        return site
+
+    def export(self, file: LoraFile, format: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+        if format == "kohya":
+            return kohya_layout(file, self.kohya_prefixes, self.saved_site)
+        return diffusers_layout(file.baked() if self.bakes_alpha else file, self.saved_site)
