@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -99,7 +99,7 @@ def bounded(
     return _field(default, Bounds(at_least, above, at_most, below), commas)
 
 
-def choice(default: Any, names: Iterable[str] | Mapping[str, str], *, commas: bool = False) -> Any:
+def choice(default: Any, names: Sequence[str] | Mapping[str, str], *, commas: bool = False) -> Any:
     """A field of a dataclass that holds one of some names, or a list of them.
 
     Args:

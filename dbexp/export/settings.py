@@ -32,7 +32,7 @@ class ExportConfig:
 
     run: str = MISSING
     """Folder of a run. The folder of a sweep means its best run."""
-    objective: str | None = choice(None, COLUMNS)
+    objective: str | None = choice(None, tuple(COLUMNS))
     """Column of the metric table that picks the best run of a sweep; null: the objective of the sweep."""
     format: list[str] = choice(list(FORMATS), {name: format.meaning for name, format in FORMATS.items()}, commas=True)
     """Files to write, comma separated."""

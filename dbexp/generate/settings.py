@@ -65,7 +65,7 @@ class GenerateConfig:
     """Pixels; null: likewise."""
     batch_size: int | None = bounded(None, at_least=1)
     """Pictures sampled at once, which does not change them beyond rounding; null: as the first run was sampled."""
-    objective: str | None = choice(None, COLUMNS)
+    objective: str | None = choice(None, tuple(COLUMNS))
     """Column of the metric table that picks the best run of a sweep; null: the objective of the sweep."""
     model: str | None = None
     """Another base of the same architecture, such as an inpainting checkpoint: hub id, folder or file; null: the run's."""

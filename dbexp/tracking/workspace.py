@@ -32,7 +32,7 @@ class Settings:
     """W&B user or team."""
     project: str = "dbexp"
     """W&B project."""
-    objective: str = choice("dino", COLUMNS)
+    objective: str = choice("dino", tuple(COLUMNS))
     """Column of the metric table that sorts the runs."""
     parameters: list[str] = comma_list(["lora.rank", "train.lr", "train.steps", "lr_schedule.name", "prior.weight"])
     """Axes of the parallel coordinates, before the columns of the metric table."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dbexp.config import help
+from dbexp.config.fields import rule_of
 from dbexp.core.errors import ConfigError
 from dbexp.generate.settings import GenerateConfig, check
 
@@ -20,6 +21,11 @@ def test_every_field_is_explained() -> None:
     docs = help.docs(GenerateConfig)
     assert list(docs) == [field.name for field in dataclasses.fields(GenerateConfig)]
     assert all(sentence.endswith((".", ")")) and len(sentence) > 5 for sentence in docs.values())
+
+
+def test_help_lists_the_columns() -> None:
+    (objective,) = (field for field in dataclasses.fields(GenerateConfig) if field.name == "objective")
+    assert rule_of(objective).sentence().startswith("One of dino, clip_i, clip_t, ")
 
 
 @pytest.mark.parametrize(
