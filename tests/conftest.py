@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does, see 
 _CACHE = tempfile.TemporaryDirectory(prefix="dbexp-tests-", ignore_cleanup_errors=True)
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
-import pytest  # noqa: E402
+import pytest  # noqa: E402  # and those below: after the environment is set
 from hydra import compose, initialize_config_dir  # noqa: E402
 from hydra.core.global_hydra import GlobalHydra  # noqa: E402
 from omegaconf import DictConfig, OmegaConf  # noqa: E402

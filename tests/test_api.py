@@ -39,7 +39,7 @@ def test_composing_loads_no_torch() -> None:
 def test_the_names_are_there() -> None:
     assert {"compose", "run", "load_results"} <= set(dir(dbexp))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        dbexp.nothing  # noqa: B018
+        dbexp.nothing  # noqa: B018  # looking is what raises
     assert callable(dbexp.run)
 
 

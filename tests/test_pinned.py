@@ -60,7 +60,7 @@ class Base:
     identity: str = "0123456789abcdef"
     dtype: torch.dtype = torch.float32
     name: str = "base"
-    device: torch.device = torch.device("cpu")  # noqa: RUF009
+    device: torch.device = torch.device("cpu")  # noqa: RUF009  # it cannot be changed
 
 
 def asked(work: Callable[[], object]) -> str:
@@ -88,7 +88,7 @@ def keys(checked: Callable[..., Config], tmp_path: Path) -> Callable[..., dict[s
             photographs, "a photo of sks dog", class_images, "a photo of dog", cfg.prior.weight,
             cfg.model.resolution, cfg.train, cfg.lora, cfg.lr_schedule, cfg.seeds,
         )  # fmt: skip
-        model: Model = base  # type: ignore[assignment]
+        model: Model = base  # type: ignore[assignment]  # which is all that keys ask of one
         kinds: dict[str, Callable[[], str]] = {
             "train": lambda: key_of({"stage": "train", **inputs_of(given, model)}),
             "latents": lambda: asked(

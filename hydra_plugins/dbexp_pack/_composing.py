@@ -20,7 +20,7 @@ def remember(loader: ConfigLoader) -> None:
         loader: of the sweep.
     """
     if "load_sweep_config" not in vars(loader):
-        loader.load_sweep_config = _ComposeOnce(loader)  # type: ignore[method-assign]
+        loader.load_sweep_config = _ComposeOnce(loader)  # type: ignore[method-assign]  # see above
 
 
 class _ComposeOnce:

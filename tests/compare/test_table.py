@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from rich.console import Console
@@ -54,8 +54,8 @@ def line(starts: str, of: list[str]) -> str:
 
 def on_terminal(width: int, *reports: tuple[str, Report], color: bool = False) -> str:
     buffer = io.StringIO()
-    system = "truecolor" if color else None
-    console = Console(file=buffer, force_terminal=True, width=width, color_system=system, legacy_windows=False)  # type: ignore[arg-type]
+    system: Literal["truecolor"] | None = "truecolor" if color else None
+    console = Console(file=buffer, force_terminal=True, width=width, color_system=system, legacy_windows=False)
     table.show(reports, console)
     return buffer.getvalue()
 

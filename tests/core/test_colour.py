@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from dbexp.core import images
+from dbexp.core import colour
 from dbexp.core.errors import ConfigError
 from dbexp.core.hashing import file_hash
 from dbexp.core.images import image_hash, read_converted, read_rgb
@@ -284,7 +284,7 @@ def test_an_image_that_was_converted_otherwise_has_another_hash(
     plain.write_bytes(png())
     assert image_hash(path) == "76e8ad4d5a955949091fd1a518ef8c10d9845f84265fbe83b7849a39fad5eaaa"
     assert image_hash(plain) == file_hash(plain)
-    monkeypatch.setattr(images.colour, "VERSION", 2)
+    monkeypatch.setattr(colour, "VERSION", 2)
     path, plain = path.rename(tmp_path / "c.png"), plain.rename(tmp_path / "d.png")
     assert image_hash(path) != "76e8ad4d5a955949091fd1a518ef8c10d9845f84265fbe83b7849a39fad5eaaa"
     assert image_hash(plain) == file_hash(plain)

@@ -6,6 +6,7 @@ import io
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -136,6 +137,6 @@ def test_an_empty_store(store: Store, console: Console) -> None:
         ({"older_than_days": -1, "to_size_gb": -2}, "--prune-to-size=-2"),
     ],
 )
-def test_limits_that_make_no_sense(store: Store, limits: dict[str, float], says: str) -> None:
+def test_limits_that_make_no_sense(store: Store, limits: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        prune(store, **limits)  # type: ignore[arg-type]
+        prune(store, **limits)

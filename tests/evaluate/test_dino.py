@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -142,9 +143,9 @@ def test_inference_is_full_fp32_without_gradients_whatever_the_caller_set(dino: 
         ({"weights": "/no/such/file.pth"}, r"evaluate\.dino\.weights=/no/such/file\.pth: there is no such file"),
     ],
 )
-def test_bad_fields_are_named(cpu: torch.device, changes: dict[str, object], message: str) -> None:
+def test_bad_fields_are_named(cpu: torch.device, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Dino(replace(TINY, **changes), cpu)  # type: ignore[arg-type]
+        Dino(replace(TINY, **changes), cpu)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel")
@@ -141,9 +141,9 @@ def _said(command: Sequence[str], variables: dict[str, str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | variables).stdout
 
 
-def _until(ready: object, what: str, folder: Path, seconds: float = 60) -> None:
+def _until(ready: Callable[[], object], what: str, folder: Path, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
-    while not ready():  # type: ignore[operator]
+    while not ready():
         if time.monotonic() > deadline:
             logs = "".join(path.read_text()[-500:] for path in folder.glob("*.out"))
             raise NoSlurm(f"{what} did not come up in {seconds:g} s: {logs}")

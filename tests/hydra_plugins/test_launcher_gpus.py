@@ -50,7 +50,7 @@ def works(composed: Any, tmp_path: Path) -> Works:
                 # what dbexp.pipeline.plan.PlannedRun has, without the seconds that its import takes
                 jobs.append(SimpleNamespace(number=number, overrides=(f"seed={number}",), config=builders.config()))
                 configs.append(cfg)
-            context = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]
+            context = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]  # no job asks it
             name = f"pack {len(made) + 1}"
             made.append(PackWork(name, tuple(jobs), tuple(configs), False, None, function, context, str(tmp_path)))
         return made

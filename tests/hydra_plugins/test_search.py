@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,8 +43,7 @@ class Study:
 def study(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Study]:
     """`study("COMPLETE", ...)` is what Optuna loads from now on."""
     silent = SimpleNamespace(get_verbosity=lambda: 0, set_verbosity=lambda _: None, WARNING=1)
-    trial = ModuleType("optuna.trial")
-    trial.TrialState = TrialState  # type: ignore[attr-defined]
+    trial = SimpleNamespace(TrialState=TrialState)
 
     def begun(*states: str) -> Study:
         made = Study([TrialState[state] for state in states])

@@ -114,7 +114,7 @@ def test_the_same_run_again_computes_nothing_and_gives_the_same_record(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(train, "_train_pack", never)
+    monkeypatch.setattr(train, "open_slots", never)
     monkeypatch.setattr("dbexp.sample.draw.sample_batch", never)
     assert run.run(config, tmp_path / "second", []) == first
 

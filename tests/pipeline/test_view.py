@@ -68,14 +68,14 @@ def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100, height=20)
     before, raw = current(), sys.stderr
     with watching({0: "rank=2"}, [[0]], console) as view:
-        assert current() is view
+        assert current() is view and isinstance(view, SweepView)
         view.begins(0)
         view.stage("sample")
         with progress("sample, adapter on", 4) as bar:
             bar.advance(step="3/20")
-            written = "".join(lines(view))  # type: ignore[arg-type]  # on a terminal it is a SweepView
+            written = "".join(lines(view))
             assert "sample, adapter on" in written and "1/4" in written and "step 3/20" in written
-        assert "adapter on" not in "".join(lines(view))  # type: ignore[arg-type]
+        assert "adapter on" not in "".join(lines(view))
         print("a line of the log", file=sys.stderr)
     assert current() is before and sys.stderr is raw
     assert isinstance(console.file, io.StringIO)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,9 +96,9 @@ def test_a_repeated_job_keeps_its_id_and_nothing_else_of_its_earlier_attempt(tmp
 
 
 @pytest.mark.parametrize("other", [{"config": {"lora.rank": 8}}, {"project": "paper"}, {"entity": "team"}])
-def test_another_job_does_not(tmp_path: Path, other: dict[str, object]) -> None:
+def test_another_job_does_not(tmp_path: Path, other: dict[str, Any]) -> None:
     finished(tmp_path)
-    assert Records(tmp_path).begin(replace(RECORD, id="new", **other)).id == "new"  # type: ignore[arg-type]
+    assert Records(tmp_path).begin(replace(RECORD, id="new", **other)).id == "new"
 
 
 def test_a_damaged_record_is_begun_anew(tmp_path: Path) -> None:

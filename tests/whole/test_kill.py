@@ -48,7 +48,7 @@ def counted(folder: Path, argv: Sequence[str], kill_at: int = 0) -> int:
                 os.kill(os.getpid(), signal.SIGKILL)
             replace(source, target)  # type: ignore[arg-type]  # whatever os.replace takes
 
-        os.replace = fatal  # type: ignore[assignment]
+        os.replace = fatal  # type: ignore[assignment]  # in this process alone
         outcome = dbexp_command(folder, *argv)
         sys.stderr.write(outcome.err if outcome.status else "")
         os.write(writer, str(calls).encode())

@@ -34,7 +34,7 @@ def begin(folder: Path, name: str) -> int:
             note("picture", path)
             save(pixels, path, metadata)  # type: ignore[arg-type]  # whatever png.save takes
 
-        Entry.publish, png.save = noted_publish, noted_save  # type: ignore[method-assign]
+        Entry.publish, png.save = noted_publish, noted_save  # type: ignore[method-assign]  # in this process alone
         swept = ["lora.rank=2,3", "train.steps=3,5", "sample.images_per_prompt=1", "sample.class_images=2"]
         outcome = dbexp_command(folder, "-m", f"hydra.sweep.dir={name}", *tiny(store), *swept)
         sys.stderr.write(outcome.err if outcome.status else "")

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import open_clip  # type: ignore[import-untyped,unused-ignore]  # the package has no type information
+import open_clip
 import torch
-from open_clip.transformer import QuickGELU  # type: ignore[import-untyped,unused-ignore]
+from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
 from dbexp.config.schema import ClipConfig

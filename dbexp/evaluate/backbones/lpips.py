@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-import lpips  # type: ignore[import-untyped,unused-ignore]  # the package has no type information
+import lpips
 import numpy as np
 import torch
-import torchvision  # type: ignore[import-untyped,unused-ignore]  # the package has no type information
+import torchvision
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn

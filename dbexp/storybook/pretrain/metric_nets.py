@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import open_clip  # type: ignore[import-untyped,unused-ignore]  # the package has no type information
+import open_clip
 import timm
 import torch
 import torchvision

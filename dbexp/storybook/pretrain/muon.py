@@ -64,7 +64,7 @@ class Muon(torch.optim.AdamW):
         super().__setstate__(state)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch's has overloads
         """One step of both kinds."""
         matrices = [group for group in self.param_groups if group["muon"]]
         for group in matrices:
