@@ -4,7 +4,7 @@
 
 Spreads are like those of the reference sweep (multirun/reference). Coverage is the share of 95 % intervals that hold
 the true effect; a false alarm is a difference called significant where there is none. The former rule resampled prompts
-alone. No training, no pictures: scores are drawn from the model in `dbexp/compare/components.py`.
+alone. No training, no pictures: scores are drawn from the model in `dbexp/compare/inference/components.py`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import scipy
 
-from dbexp.compare.inference import effect
-from dbexp.compare.multiple import interactions, rank
+from dbexp.compare.inference.effect import effect
+from dbexp.compare.inference.multiple import interactions, rank
 
 RESAMPLES = 1000  # of the former rule
 VISIBLE = 0.1

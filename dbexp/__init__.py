@@ -5,23 +5,26 @@ In Python, and so in notebooks, the same as on the command line:
     cfg = dbexp.compose(["model=sd15", "dataset=dog3", "lora.rank=32"])
     run = dbexp.run(cfg)
     table = dbexp.load_results("multirun/2026-11-22/10-00-00")
+    pictures = dbexp.load_pictures("multirun/2026-11-22/10-00-00", "dino")
+    gain = dbexp.effect(pictures, "lora.rank", 4, 16)
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dbexp.api import compose, load_results, run
+    from dbexp.api import compose, load_pictures, load_results, run
+    from dbexp.compare.inference.effect import effect
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compose", "load_results", "run"]
+__all__ = ["__version__", "compose", "effect", "load_pictures", "load_results", "run"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a function when it is first asked for: `import dbexp` alone costs nothing."""
     if name not in __all__:
         raise AttributeError(f"module 'dbexp' has no attribute {name!r}")
-    return getattr(import_module("dbexp.api"), name)
+    return getattr(import_module("dbexp.compare.inference.effect" if name == "effect" else "dbexp.api"), name)
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -112,10 +112,7 @@ def load_results(sweep: str | Path) -> pandas.DataFrame:
     Raises:
         ConfigError: pandas is not installed, or there is no job's result in the folder.
     """
-    try:
-        import pandas
-    except ImportError:
-        raise ConfigError("load_results needs pandas: pip install 'dbexp[notebook]', or pip install pandas") from None
+    _pandas()
     from dbexp.compare.results import csv_text
     from dbexp.runs import record
 
@@ -125,7 +122,47 @@ def load_results(sweep: str | Path) -> pandas.DataFrame:
         raise ConfigError(f"{sweep}: a file of the sweep cannot be read ({error})") from None
     if not runs:
         raise ConfigError(f"{sweep}: holds no result of a job; give the folder of a sweep, multirun/DATE/TIME")
-    text = csv_text(runs, record.objective_of(runs))
-    table = pandas.read_csv(io.StringIO(text), dtype={"job": str}, keep_default_na=False, na_values=[""])
+    table = _table(csv_text(runs, record.objective_of(runs)))
     table["folder"] = table["job"].map({run.folder.name: str(run.folder) for run in runs})
     return table
+
+
+def load_pictures(sweep: str | Path, metric: str | None = None) -> pandas.DataFrame:
+    """The scores of every picture of a sweep: the numbers of its pictures.csv.
+
+    Args:
+        sweep: folder of the sweep, or of one run.
+        metric: a column such as "dino", whose pictures `dbexp.effect` then takes as they are; None: all columns.
+
+    Returns:
+        A row per picture: `subject`, the swept parameters, `seed`, `prompt`, `image`; of one metric its `value`, of all
+        `job` and a column each.
+
+    Raises:
+        ConfigError: pandas is not installed, the folder holds no finished run, or no picture has the metric.
+    """
+    _pandas()
+    from dbexp.compare.gather import compare
+
+    pictures = compare([Path(sweep).expanduser()]).pictures
+    if not pictures.values:
+        raise ConfigError(f"{sweep}: no run has scores of pictures; give the folder of a sweep, multirun/DATE/TIME")
+    if metric is not None and pictures.of(metric) is None:
+        raise ConfigError(f"metric={metric}: no picture has it; choose one of {', '.join(pictures.values)}")
+    table = _table(pictures.csv())
+    if metric is None:
+        return table
+    table = table.dropna(subset=[metric]).rename(columns={metric: "value"}).reset_index(drop=True)
+    return table[[name for name in (*pictures.labels, "value") if name != "job"]]
+
+
+def _table(text: str) -> pandas.DataFrame:
+    return _pandas().read_csv(io.StringIO(text), dtype={"job": str}, keep_default_na=False, na_values=[""])
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ImportError:
+        raise ConfigError("a table needs pandas: pip install 'dbexp[notebook]', or pip install pandas") from None
+    return pandas

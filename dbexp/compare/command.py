@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from dbexp.compare.comparison import Comparison
 
 _DESCRIPTION = """\
-Rebuild the comparison of one or more sweeps from disk: results.csv, results.md (ready to paste) and report.html (one
-page, works offline). They are written into the sweep's folder; for several sweeps into --output."""
+Rebuild the comparison of one or more sweeps from disk: results.csv, pictures.csv, effects.csv, results.md (ready to
+paste) and report.html (one page, works offline). They are written into the sweep's folder; for several sweeps into
+--output."""
 _SEVERAL = Path("comparison")
 
 
@@ -88,7 +89,7 @@ def _store(options: argparse.Namespace, prunes: bool) -> None:
 def _compare(options: argparse.Namespace) -> None:
     from dbexp.compare import table
     from dbexp.compare.gather import compare
-    from dbexp.compare.statements import statements
+    from dbexp.compare.terminal import show_statements
     from dbexp.compare.write import write_comparison
 
     folder = options.output or (options.sweeps[0] if len(options.sweeps) == 1 else _SEVERAL)
@@ -99,9 +100,11 @@ def _compare(options: argparse.Namespace) -> None:
     comparison = files.comparison
     names = {entry.run.folder: entry.title for entry in comparison.entries}
     table.show_runs([entry.run for entry in comparison.entries], comparison.objective, names=names)
-    for statement in statements(comparison):
-        table.print_plain(f"\n{statement.sentence}\n")
-    table.print_plain(f"\ntable          {files.csv}\nto paste       {files.markdown}\npage           {files.page}\n")
+    show_statements(comparison)
+    table.print_plain(
+        f"\ntable          {files.csv}\npictures       {files.pictures}\neffects        {files.effects}\n"
+        f"to paste       {files.markdown}\npage           {files.page}\n"
+    )
     if options.sync:
         for sweep in options.sweeps:
             _sync(sweep, comparison if len(options.sweeps) == 1 else compare([sweep], options.objective))

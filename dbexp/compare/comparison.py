@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbexp.compare.factors import Factor
+from dbexp.compare.inference.estimate import EffectEstimate
+from dbexp.compare.inference.multiple import Interaction
 from dbexp.compare.numbers import best
+from dbexp.compare.ranking import RankedRun
 from dbexp.compare.references import Reference
-from dbexp.compare.statistics import Difference, Moments
+from dbexp.compare.scores import PictureScores
+from dbexp.compare.statistics import Moments
 from dbexp.evaluate.columns import PAPER
-from dbexp.runs.record import Run
 
 MEASURES = PAPER
 """The columns that are compared."""
@@ -20,41 +23,23 @@ FRONT = ("clip_t", "dino")
 
 
 @dataclass(frozen=True)
-class RankedRun:
-    """A job among others.
-
-    Attributes:
-        run: as read from disk.
-        id: its number, with a letter for its sweep where there are several.
-        title: id and what tells it from the others.
-        settings: factor -> value as written.
-        on_front: whether no other run beats it in both columns of `FRONT`.
-    """
-
-    run: Run
-    id: str
-    title: str
-    settings: Mapping[str, str]
-    on_front: bool
-
-
-@dataclass(frozen=True)
 class Standing:
-    """Runs that differ in their seed alone, among others.
+    """Runs of one setting, whatever their seeds and subjects, among others.
 
     Attributes:
         entries: one or more.
         title: what tells them from the others.
-        settings: factor -> value as written, seeds left out.
-        moments: column -> mean and deviation over the seeds.
-        behind: how much higher the objective is than in the best; None for the best, and where there are no pairs.
+        settings: factor -> value as written, seeds and subjects left out.
+        moments: column -> mean over subjects of the mean over seeds, and the deviation over seeds.
+        behind: how much higher the objective is than in the best, its interval made for all settings at once; None for
+            the best, and where there are no pairs.
     """
 
     entries: tuple[RankedRun, ...]
     title: str
     settings: Mapping[str, str]
     moments: Mapping[str, Moments]
-    behind: Difference | None
+    behind: EffectEstimate | None
 
 
 @dataclass(frozen=True)
@@ -65,13 +50,16 @@ class Effect:
         factor: the parameter.
         low, high: from and to.
         differences: column -> value at `high` minus value at `low`.
+        interactions: column -> the significant ones that this effect is part of, surest first: the difference is then
+            a mean that describes no run.
         size: how many times as many parameters the LoRA has at `high`; None where that is the same or unknown.
     """
 
     factor: Factor
     low: str
     high: str
-    differences: Mapping[str, Difference]
+    differences: Mapping[str, EffectEstimate]
+    interactions: Mapping[str, tuple[Interaction, ...]]
     size: float | None = None
 
 
@@ -107,6 +95,9 @@ class Comparison:
         entries: finished runs, best first; then the others.
         standings: settings, best first.
         effects: per factor and step.
+        interactions: column -> how many were looked at.
+        confidence: coverage of every interval.
+        pictures: the scores of every picture, which all this is worked out from.
         noise: column -> spread between runs that differ in their seed alone; empty without such.
         references: base models and real images.
         scales: column -> how far the base model is from real images; empty for columns that have no such measure.
@@ -121,6 +112,9 @@ class Comparison:
     entries: tuple[RankedRun, ...]
     standings: tuple[Standing, ...]
     effects: tuple[Effect, ...]
+    interactions: Mapping[str, int]
+    confidence: float
+    pictures: PictureScores
     noise: Mapping[str, Moments]
     references: tuple[Reference, ...]
     scales: Mapping[str, Scale]

@@ -4,113 +4,128 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from dbexp.compare.comparison import MEASURES, Effect, RankedRun, Scale, Standing
+from dbexp.compare.comparison import MEASURES, Effect, Scale, Standing
 from dbexp.compare.factors import Factor, words
-from dbexp.compare.ranking import Group, by_mean
-from dbexp.compare.statistics import Difference, Moments, RunScores, difference, matched, pooled_deviation
-from dbexp.evaluate.functional import Resampling
-from dbexp.evaluate.report import Report
+from dbexp.compare.inference.effect import Evidence, gather, step_effect
+from dbexp.compare.inference.estimate import CONFIDENCE, Rule
+from dbexp.compare.inference.multiple import Interaction, all_interactions, behind_first, turned
+from dbexp.compare.ranking import Group, RankedRun
+from dbexp.compare.scores import PictureScores
+from dbexp.compare.statistics import Moments, matched, moments, pooled_deviation
+from dbexp.evaluate.columns import COLUMNS
 
 _CEILINGS = {"dino": "dino", "clip_i": "clip_i", "pres": "dino"}
 """Column -> column of the real images that bounds it: PRES is a similarity of DINO too."""
 _SHORTEST = 0.05  # a way from base to real that is shorter makes parts of it mean nothing
 
 
-def trial(entry: RankedRun) -> RunScores:
-    """A finished run as statistics see it."""
-    report = entry.run.report
-    assert report is not None
-    subject = str(entry.run.config.get("dataset.name"))
-    pairs = {column: _pairs(report, subject, column) for column in MEASURES}
-    values = {column: estimate.value for column, estimate in report.rows["run"].items()}
-    return RunScores(entry.settings, values, pairs)
-
-
-def _pairs(report: Report, subject: str, column: str) -> Mapping[tuple[str, str, int], float]:
-    try:
-        return report.pairs(subject, column)
-    except KeyError:
-        return {}
-
-
-def resampling(finished: Sequence[RankedRun]) -> Resampling:
-    """As the runs' own intervals were made."""
-    settings = next((e.run.report.settings for e in finished if e.run.report and e.run.report.settings), {})
-    how = Resampling()
-    return Resampling(
-        int(settings.get("resamples", how.resamples)),
-        float(settings.get("confidence", how.confidence)),
-        int(settings.get("seed", how.seed)),
-    )
+def evidence_of(pictures: PictureScores, objective: str) -> dict[str, Evidence]:
+    """Column -> what its pictures tell, of the columns that are compared and that pictures have."""
+    columns = {column: pictures.of(column) for column in dict.fromkeys((*MEASURES, objective))}
+    return {column: gather(scores) for column, scores in columns.items() if scores is not None}
 
 
 def standings(
-    groups: Sequence[Group],
-    entries: Sequence[RankedRun],
-    trials: Mapping[Path, RunScores],
-    objective: str,
-    swept: Sequence[Factor],
-    how: Resampling,
-) -> list[Standing]:
-    """Groups of runs that differ in their seed alone, best mean first, each with its paired distance from the best."""
-    owner = {entry.run.folder: entry for entry in entries}
-    order = by_mean(groups, objective)
+    finished: Sequence[RankedRun], pictures: PictureScores, evidence: Evidence | None, objective: str,
+    swept: Sequence[Factor], confidence: float,
+) -> list[Standing]:  # fmt: skip
+    """Runs gathered by their settings, best mean first, each with its paired distance from the best.
+
+    Args:
+        finished: runs, any order.
+        pictures, evidence: of them; None: no picture has the objective.
+        objective: the column that ranks.
+        swept: what differs between them.
+        confidence: of all distances together.
+    """
+    subjects = pictures.subjects
+    members: dict[tuple[str, ...], list[RankedRun]] = {}
+    for entry in sorted(finished, key=lambda entry: entry.run.number):
+        members.setdefault(tuple(entry.settings[name] for name in pictures.parameters), []).append(entry)
+    columns = {setting: _moments(entries, subjects) for setting, entries in members.items()}
+
+    def key(setting: tuple[str, ...]) -> float:
+        mean = columns[setting][objective].mean if objective in columns[setting] else math.nan
+        return math.inf if math.isnan(mean) else -COLUMNS[objective].sign * mean
+
+    order = sorted(members, key=key)
+    finite = [setting for setting in order if math.isfinite(key(setting))]
+    behind = behind_first(evidence, finite, confidence) if evidence and finite else {}
     rows = []
-    for group in order:
-        members = tuple(owner[run.folder] for run in sorted(group.runs, key=lambda run: run.number))
-        settings = {f.name: members[0].settings[f.name] for f in swept if not f.is_seed}
-        moments = {column: Moments(group.mean[column], group.deviation[column], len(members)) for column in group.mean}
-        behind = None if group is order[0] else _between(order[0], group, trials, objective, swept, how)
-        title = words(settings, swept) or (members[0].title if len(members) == 1 else "all runs")
-        rows.append(Standing(members, title, settings, moments, behind))
+    for setting in order:
+        entries, settings = members[setting], dict(zip(pictures.parameters, setting, strict=True))
+        title = words(settings, swept) or (entries[0].title if len(entries) == 1 else "all runs")
+        rows.append(Standing(tuple(entries), title, settings, columns[setting], behind.get(setting)))
     return rows
 
 
-def _between(
-    best: Group, other: Group, trials: Mapping[Path, RunScores], column: str, swept: Sequence[Factor], how: Resampling
-) -> Difference | None:
-    """Paired by seed; None where the two share no picture."""
-    seeds = [factor.name for factor in swept if factor.is_seed]
+def _moments(entries: Sequence[RankedRun], subjects: Mapping[str, str]) -> dict[str, Moments]:
+    """Column -> mean over subjects of the mean over runs; NaN where a run has no value, for no mean would say so."""
+    groups: dict[str, list[RankedRun]] = {}
+    for entry in entries:
+        groups.setdefault(subjects[entry.id], []).append(entry)
+    result = {}
+    for column in COLUMNS:
+        if all(entry.run.report and column in entry.run.report.rows["run"] for entry in entries):
+            values = [[entry.run.value(column) for entry in group] for group in groups.values()]
+            means = [math.fsum(group) / len(group) for group in values]
+            spread = moments(values[0]) if len(values) == 1 else pooled_deviation(values)
+            result[column] = Moments(math.fsum(means) / len(means), spread.deviation, len(entries))
+    return result
 
-    def seed(trial: RunScores) -> tuple[str, ...]:
-        return tuple(trial.settings[name] for name in seeds)
 
-    of_best = {seed(trials[run.folder]): trials[run.folder] for run in best.runs}
-    rivals = [trials[run.folder] for run in other.runs]
-    pairs = [(of_best[seed(trial)], trial) for trial in rivals if seed(trial) in of_best]
-    if not pairs or column not in MEASURES:
-        return None
-    behind = difference(pairs, column, how)
-    return None if math.isnan(behind.estimate.low) else behind
+def confidence_of(finished: Sequence[RankedRun]) -> float:
+    """Coverage of the runs' own intervals."""
+    settings = (entry.run.report.settings for entry in finished if entry.run.report)
+    return float(next((each["confidence"] for each in settings if "confidence" in each), CONFIDENCE))
 
 
 def effects(
-    swept: Sequence[Factor], finished: Sequence[RankedRun], trials: Mapping[Path, RunScores], how: Resampling
-) -> list[Effect]:
-    """One per step of each parameter that can be judged by pairs."""
-    usable = [factor for factor in swept if not (factor.is_seed or factor.is_subject or factor.is_measure)]
-    steps = [_effect(factor, low, high, finished, trials, how) for factor in usable for low, high in factor.steps()]
-    return [effect for effect in steps if effect is not None]
+    finished: Sequence[RankedRun], evidence: Mapping[str, Evidence], swept: Sequence[Factor], confidence: float
+) -> tuple[list[Effect], dict[str, int]]:
+    """An effect per step of each parameter that pairs of runs can judge; column -> how many interactions there were.
+
+    Args:
+        finished: runs, any order.
+        evidence: of `evidence_of`.
+        swept: what differs between them.
+        confidence: of each interval; one minus it is the chance that any interaction is called so for nothing.
+    """
+    rule = Rule(confidence)
+    factors = {f.name: f for f in swept if not (f.is_seed or f.is_subject or f.is_measure)}
+    steps = {name: factor.steps() for name, factor in factors.items()}
+    columns = {column: evidence[column] for column in MEASURES if column in evidence}
+    looked = {column: all_interactions(each, steps, rule.confidence) for column, each in columns.items()}
+    depends = {column: _both_ways(columns[column], each) for column, each in looked.items()}
+    result = []
+    for name, factor in factors.items():
+        for low, high in steps[name]:
+            estimates = {column: step_effect(each, name, low, high, rule) for column, each in columns.items()}
+            differences = {column: estimate for column, estimate in estimates.items() if estimate is not None}
+            of_step = {
+                column: tuple(i for i in depends[column] if (i.parameter, i.low, i.high) == (name, low, high))
+                for column in differences
+            }
+            if differences:
+                size = _size(finished, name, low, high)
+                result.append(Effect(factor, low, high, differences, {c: i for c, i in of_step.items() if i}, size))
+    return result, {column: len(each) for column, each in looked.items()}
 
 
-def _effect(
-    factor: Factor,
-    low: str,
-    high: str,
-    finished: Sequence[RankedRun],
-    trials: Mapping[Path, RunScores],
-    how: Resampling,
-) -> Effect | None:
-    pairs = matched([trials[entry.run.folder] for entry in finished], factor.name, low, high)
-    if not pairs:
-        return None
-    sizes = {id(trials[entry.run.folder]): entry.run.parameters or 0 for entry in finished}
-    ratios = [sizes[id(second)] / sizes[id(first)] for first, second in pairs if sizes[id(first)] and sizes[id(second)]]
+def _both_ways(evidence: Evidence, looked: Sequence[Interaction]) -> list[Interaction]:
+    """Significant interactions, surest first, each as either parameter sees it."""
+    pairs = [(each, turned(evidence, each)) for each in looked if each.is_significant]
+    return [each for pair in pairs for each in pair if each is not None]
+
+
+def _size(finished: Sequence[RankedRun], parameter: str, low: str, high: str) -> float | None:
+    """How many times as many parameters a LoRA has at `high`; None where that is the same or unknown."""
+    sizes = [entry.run.parameters or 0 for entry in finished]
+    pairs = matched([entry.settings for entry in finished], parameter, low, high)
+    ratios = [sizes[second] / sizes[first] for first, second in pairs if sizes[first] and sizes[second]]
     ratio = math.fsum(ratios) / len(ratios) if ratios else 1.0
-    differences = {column: difference(pairs, column, how) for column in MEASURES}
-    return Effect(factor, low, high, differences, None if abs(ratio - 1) < 0.01 else ratio)
+    return None if abs(ratio - 1) < 0.01 else ratio
 
 
 def noise(groups: Sequence[Group]) -> dict[str, Moments]:
@@ -118,7 +133,7 @@ def noise(groups: Sequence[Group]) -> dict[str, Moments]:
     spreads = {
         column: pooled_deviation([[run.value(column) for run in group.runs] for group in groups]) for column in MEASURES
     }
-    return {column: moments for column, moments in spreads.items() if moments.n}
+    return {column: spread for column, spread in spreads.items() if spread.n}
 
 
 def scales(finished: Sequence[RankedRun]) -> dict[str, Scale]:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from dbexp.runs.names import differing, is_seed, setting, short_names
 from dbexp.runs.record import Run
 
+SUBJECT = tuple(f"dataset.{field}" for field in ("name", "source", "path", "root", "hub"))
+"""Parameters that say whose photographs are learnt."""
+
 
 @dataclass(frozen=True)
 class Factor:
@@ -39,8 +42,8 @@ class Factor:
 
     @property
     def is_subject(self) -> bool:
-        """Whether it is the subject: prompts and photographs differ, so pictures make no pairs."""
-        return self.name.startswith("dataset.")
+        """Whether it is the subject: its photographs differ."""
+        return self.name in SUBJECT
 
     @property
     def is_measure(self) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dbexp.compare import effects
-from dbexp.compare.comparison import FRONT, Comparison, RankedRun
+from dbexp.compare.comparison import FRONT, Comparison
 from dbexp.compare.factors import Factor, factors, words
-from dbexp.compare.ranking import front, over_seeds
+from dbexp.compare.ranking import RankedRun, front, over_seeds
 from dbexp.compare.references import references
+from dbexp.compare.scores import picture_scores
 from dbexp.core.errors import ConfigError
 from dbexp.evaluate.columns import COLUMNS
 from dbexp.runs.names import matters, setting
@@ -76,18 +77,23 @@ def _compare(
     unbeaten = {run.folder for run in front(order, FRONT)}
     entries = [_entry(run, swept, ids[run.folder], run.folder in unbeaten) for run in order]
     finished = [entry for entry in entries if entry.run.report]
-    trials = {entry.run.folder: effects.trial(entry) for entry in finished}
-    how = effects.resampling(finished)
-    groups = over_seeds([entry.run for entry in finished])
+    pictures = picture_scores(finished, swept)
+    evidence = effects.evidence_of(pictures, objective)
+    confidence = effects.confidence_of(finished)
+    steps, looked = effects.effects(finished, evidence, swept, confidence)
+    standings = effects.standings(finished, pictures, evidence.get(objective), objective, swept, confidence)
     columns = [name for name in COLUMNS if any(e.run.report and name in e.run.report.rows["run"] for e in finished)]
     return Comparison(
         sweeps=dict(sweeps),
         objective=objective,
         factors=tuple(swept),
         entries=tuple(entries),
-        standings=tuple(effects.standings(groups, entries, trials, objective, swept, how)),
-        effects=tuple(effects.effects(swept, finished, trials, how)),
-        noise=effects.noise(groups),
+        standings=tuple(standings),
+        effects=tuple(steps),
+        interactions=looked,
+        confidence=confidence,
+        pictures=pictures,
+        noise=effects.noise(over_seeds(entry.run for entry in finished)),
         references=tuple(references([(entry.title, entry.run.report) for entry in finished if entry.run.report])),
         scales=effects.scales(finished),
         columns=tuple(columns),

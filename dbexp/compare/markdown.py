@@ -34,7 +34,11 @@ def markdown(comparison: Comparison) -> str:
     if failed:
         lines = [f"- {entry.title}: {entry.run.status}, {first_line(entry.run.error)}" for entry in failed]
         parts.append("Jobs without a result:\n\n" + "\n".join(_escaped(line) for line in lines))
-    parts.append("Brackets are 95 % bootstrap intervals; bold is the best of a column; ↑ higher is better, ↓ lower.")
+    percent = f"{100 * comparison.confidence:g} %"
+    parts.append(
+        f"Brackets are {percent} intervals: of a difference, for what its sentence says (see docs/intervals.md); in "
+        "the table of runs, for other prompts alone. Bold is the best of a column; ↑ higher is better, ↓ lower."
+    )
     return "\n\n".join(parts) + "\n"
 
 

@@ -14,6 +14,25 @@ from dbexp.runs.record import Run
 
 
 @dataclass(frozen=True)
+class RankedRun:
+    """A job among others.
+
+    Attributes:
+        run: as read from disk.
+        id: its number, with a letter for its sweep where there are several.
+        title: id and what tells it from the others.
+        settings: factor -> value as written.
+        on_front: whether no other run beats it in subject and in prompt fidelity.
+    """
+
+    run: Run
+    id: str
+    title: str
+    settings: Mapping[str, str]
+    on_front: bool
+
+
+@dataclass(frozen=True)
 class Group:
     """Finished runs that differ in nothing but their seed.
 

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 
 from dbexp.compare.comparison import Comparison, Effect, Scale, Standing
 from dbexp.compare.factors import Factor
+from dbexp.compare.inference.estimate import EffectEstimate
 from dbexp.compare.numbers import display, interval, percent, signed
-from dbexp.compare.statistics import Difference, Moments
+from dbexp.compare.scores import CLASS_IMAGE
+from dbexp.compare.statistics import Moments, by_level
 from dbexp.core.errors import count, listed
 from dbexp.evaluate.columns import COLUMNS
 
 SMALL = 0.05
 """A significant difference is called a little below this part of the way from the base model to real images."""
 WAY = "of the way from base to real"
+MORE_SEEDS = "seed=1,2,3"
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,14 @@ class Change:
 
     Attributes:
         column: its title.
-        value, interval: of the difference; the interval is empty where there is none.
-        verdict: better or worse, where the interval excludes zero; same, where it does not; open, without one.
+        value, interval: of the difference; the interval is empty where there is none. Where effects differ and their
+            mean describes no run: that they depend, and on what.
+        verdict: better or worse, where the interval excludes zero; same, where it does not; once, for trainings that
+            were not repeated; open, without an interval; depends.
         share: the difference as a part of the way from base to real; empty where there is no such way.
         is_small: whether that part is below `SMALL`, or, for a column without it, whether the spread between seeds is
             larger than the difference.
+        scope: what the interval speaks of.
     """
 
     column: str
@@ -37,6 +43,7 @@ class Change:
     verdict: str
     share: str = ""
     is_small: bool = False
+    scope: str = ""
 
     @property
     def text(self) -> str:
@@ -53,7 +60,8 @@ class Statement:
         text: the rest of the sentence.
         changes: what a page can show as a row of figures; their words are part of `text` already.
         verdict: the judgement in a few words.
-        basis: what it rests on.
+        basis: what it rests on, and what it speaks of.
+        cases: where effects differ: a value of the other parameter, and the changes there.
     """
 
     subject: str
@@ -61,6 +69,7 @@ class Statement:
     changes: tuple[Change, ...] = ()
     verdict: str = ""
     basis: str = ""
+    cases: tuple[tuple[str, tuple[Change, ...]], ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -73,17 +82,23 @@ def statements(comparison: Comparison) -> list[Statement]:
     sentences = [_best(comparison)] if comparison.standings else []
     for factor in comparison.factors:
         steps = [effect for effect in comparison.effects if effect.factor == factor]
-        sentences += [_effect(effect, comparison) for effect in steps] or _no_effect(factor)
-    if comparison.noise:
-        spread = [
-            Change(COLUMNS[column].title, f"± {display(column, moments.deviation)}", "", "spread")
-            for column, moments in comparison.noise.items()
-        ]
-        text = "runs that differ in their seed alone have a standard deviation of "
-        text += ", ".join(f"{change.column} {change.value.removeprefix('± ')}" for change in spread) + "."
-        n = max(moments.n for moments in comparison.noise.values())
-        sentences.append(Statement("Chance", text, tuple(spread), "how far seeds alone move a run", count(n, "run")))
-    return sentences
+        sentences += [_effect(effect, comparison) for effect in steps] or _no_effect(factor, comparison)
+    return sentences + _chance(comparison)
+
+
+def _chance(comparison: Comparison) -> list[Statement]:
+    if not comparison.noise:
+        text = "every setting was trained once, so no difference is called significant; "
+        text += f"the same sweep with {MORE_SEEDS} tells effects from luck."
+        return [Statement("Chance", text)] if len(comparison.standings) > 1 else []
+    spread = [
+        Change(COLUMNS[column].title, f"± {display(column, moments.deviation)}", "", "spread")
+        for column, moments in comparison.noise.items()
+    ]
+    text = "runs that differ in their seed alone have a standard deviation of "
+    text += ", ".join(f"{change.column} {change.value.removeprefix('± ')}" for change in spread) + "."
+    n = max(moments.n for moments in comparison.noise.values())
+    return [Statement("Chance", text, tuple(spread), "how far seeds alone move a run", count(n, "run"))]
 
 
 def _best(comparison: Comparison) -> Statement:
@@ -118,13 +133,17 @@ def _rivals(standings: Sequence[Standing], column: str) -> str:
     second = standings[1]
     if second.behind is None:
         return f" Next: {second.title}."
-    estimate = second.behind.estimate
-    gap = f"{signed(column, estimate.value)} {interval(column, estimate.low, estimate.high)}"
+    gap = f"{signed(column, second.behind.value)} {interval(column, second.behind.low, second.behind.high)}".strip()
+    basis = _scope(column, second.behind) + ("" if len(standings) == 2 else f", {len(standings)} settings at once")
     rivals = [other for other in standings[1:] if is_tied(other)]
     if not rivals:
-        return f" Next: {second.title}, {gap}; every other is significantly behind."
-    verdict = "it cannot be told" if rivals == [second] else f"{len(rivals)} settings cannot be told"
-    return f" Next: {second.title}, {gap}; {verdict} from the best on these prompts."
+        verdict = "every other is significantly behind"
+    elif all(other.behind and other.behind.counts.seeds == 1 for other in rivals):
+        verdict = f"trained once, nothing can be called behind: add {MORE_SEEDS}"
+    else:
+        verdict = "it" if rivals == [second] else count(len(rivals), "setting")
+        verdict += " cannot be told from the best"
+    return f" Next: {second.title}, {gap} {basis}; {verdict}."
 
 
 def is_tied(standing: Standing) -> bool:
@@ -132,7 +151,11 @@ def is_tied(standing: Standing) -> bool:
     return standing.behind is not None and not standing.behind.is_significant
 
 
-def change(column: str, difference: Difference, scale: Scale | None = None, noise: Moments | None = None) -> Change:
+def _scope(column: str, estimate: EffectEstimate) -> str:
+    return estimate.scope_of(CLASS_IMAGE if column == "pres" else "prompt")
+
+
+def change(column: str, difference: EffectEstimate, scale: Scale | None = None, noise: Moments | None = None) -> Change:
     """A difference as written, whether it is good news, and whether it is large.
 
     Args:
@@ -141,52 +164,81 @@ def change(column: str, difference: Difference, scale: Scale | None = None, nois
         scale: of the column, if it has one.
         noise: spread of the column between seeds, if it is known.
     """
-    estimate = difference.estimate
-    improves = (estimate.value > 0) == (COLUMNS[column].better == "higher")
-    verdict = "better" if improves else "worse"
-    if not difference.is_significant:
-        verdict = "open" if math.isnan(estimate.low) else "same"
-    share = math.nan if scale is None else scale.part(estimate.value)
+    if math.isnan(difference.low):
+        verdict = "open"
+    elif difference.counts.seeds == 1:
+        verdict = "once"
+    elif not difference.is_significant:
+        verdict = "same"
+    else:
+        verdict = "better" if (difference.value > 0) == (COLUMNS[column].better == "higher") else "worse"
+    share = math.nan if scale is None else scale.part(difference.value)
     is_small = abs(share) < SMALL  # False for NaN
-    if scale is None and noise is not None:
-        is_small = abs(estimate.value) < noise.deviation
+    if math.isnan(share) and noise is not None:
+        is_small = abs(difference.value) < noise.deviation
     return Change(
         COLUMNS[column].title,
-        signed(column, estimate.value),
-        interval(column, estimate.low, estimate.high),
+        signed(column, difference.value),
+        interval(column, difference.low, difference.high),
         verdict,
         "" if math.isnan(share) else percent(share),
         is_small,
+        _scope(column, difference),
     )
 
 
 def _effect(effect: Effect, comparison: Comparison) -> Statement:
-    changes = [
-        change(column, difference, comparison.scales.get(column), comparison.noise.get(column))
-        for column, difference in effect.differences.items()
-        if not math.isnan(difference.estimate.value)
-    ]
-    better, worse, same, unknown = (
-        [change for change in changes if change.verdict == verdict] for verdict in ("better", "worse", "same", "open")
+    def written(column: str, difference: EffectEstimate) -> Change:
+        return change(column, difference, comparison.scales.get(column), comparison.noise.get(column))
+
+    titles = {factor.name: factor.title for factor in comparison.factors}
+    changes = {column: written(column, difference) for column, difference in effect.differences.items()}
+    cases: dict[str, list[Change]] = {}
+    sides = []
+    for column, interactions in effect.interactions.items():
+        others = listed(list(dict.fromkeys(titles[each.other] for each in interactions)))
+        changes[column] = Change(COLUMNS[column].title, "depends", f"on {others}", "depends")
+        for each in interactions:
+            for level, estimate in ((each.other_low, each.at_low), (each.other_high, each.at_high)):
+                cases.setdefault(f"{titles[each.other]}={level}", []).append(written(column, estimate))
+    for where, at in cases.items():
+        sides.append(f"at {where} " + ", ".join(each.text for each in at))
+    text = _sentence([*changes.values()], sides, effect.size)
+    step = f"{effect.factor.name} {effect.low} → {effect.high}"
+    return Statement(
+        step,
+        text,
+        tuple(changes.values()),
+        _judgement([*changes.values()], effect.size),
+        _basis(effect, comparison.objective),
+        tuple((where, tuple(at)) for where, at in cases.items()),
+    )
+
+
+def _sentence(changes: Sequence[Change], sides: Sequence[str], size: float | None) -> str:
+    better, worse, same, once, unknown = (
+        [change for change in changes if change.verdict == verdict]
+        for verdict in ("better", "worse", "same", "once", "open")
     )
     parts = []
     if better:
         parts.append("better " + _sized(better))
     if worse:
         parts.append("worse " + _sized(worse))
-    if same and (better or worse):
-        parts.append("not significant, for the interval includes zero: " + ", ".join(change.text for change in same))
-    elif same:
-        parts.append(
-            "nothing is significant, every interval includes zero: " + ", ".join(change.text for change in same)
-        )
+    if sides:
+        depends = [change for change in changes if change.verdict == "depends"]
+        parts.append(f"{', '.join(change.text for change in depends)}: {'; '.join(sides)}")
+    if same:
+        only = not (better or worse or sides)
+        why = "nothing is significant, every" if only else "not significant, for the"
+        parts.append(f"{why} interval includes zero: " + ", ".join(change.text for change in same))
+    if once:
+        parts.append("trained once, so not called significant: " + ", ".join(change.text for change in once))
     if unknown:
         parts.append("without an interval " + ", ".join(change.text for change in unknown))
-    if effect.size is not None:
-        parts.append(f"{effect.size:.2g} times the parameters")
-    text = "; ".join(parts) + "." if parts else "the runs share no score."
-    step = f"{effect.factor.name} {effect.low} → {effect.high}"
-    return Statement(step, text, tuple(changes), _judgement(better, worse, effect.size), _basis(effect))
+    if size is not None:
+        parts.append(f"{size:.2g} times the parameters")
+    return "; ".join(parts) + "."
 
 
 def _sized(changes: Sequence[Change]) -> str:
@@ -198,13 +250,18 @@ def _sized(changes: Sequence[Change]) -> str:
     return ", ".join(texts)
 
 
-def _judgement(better: Sequence[Change], worse: Sequence[Change], size: float | None) -> str:
-    price = f"for {size:.2g}× the parameters" if size and size > 1 else ""
-    parts = [f"gains {_large_first(better)}" if better else "gains nothing"]
+def _judgement(changes: Sequence[Change], size: float | None) -> str:
+    better, worse, depends = (
+        [change for change in changes if change.verdict == verdict] for verdict in ("better", "worse", "depends")
+    )
+    parts = [f"gains {_large_first(better)}"] if better else ["gains nothing"] if worse else []
     if worse:
         parts.append(f"costs {_large_first(worse)}")
-    judgement = "; ".join(parts) if better or worse else "nothing significant"
-    return ", ".join(part for part in (judgement, price) if part)
+    parts += [f"{change.column} {change.value} {change.interval}" for change in depends]
+    if any(change.verdict == "once" for change in changes):
+        parts.append("trained once: may be chance")
+    price = f"for {size:.2g}× the parameters" if size and size > 1 else ""
+    return ", ".join(part for part in ("; ".join(parts) or "nothing significant", price) if part)
 
 
 def _large_first(changes: Sequence[Change]) -> str:
@@ -212,29 +269,52 @@ def _large_first(changes: Sequence[Change]) -> str:
     return ", ".join([*large, *([f"a little {', '.join(small)}"] if small else [])])
 
 
-def _basis(effect: Effect) -> str:
-    """Pairs of runs, pictures, and whether the pairs agree where something is significant."""
-    differences = [difference for difference in effect.differences.values() if difference.runs]
-    if not differences:
-        return ""
-    runs = max(difference.runs for difference in differences)
-    pictures = max(difference.estimate.n for difference in differences)
-    parts = [count(runs, "pair") + " of runs", count(pictures, "pair") + " of pictures"]
-    disputed = [COLUMNS[c].title for c, d in effect.differences.items() if d.is_significant and d.agreeing < d.runs]
+def _basis(effect: Effect, objective: str) -> str:
+    """Pairs, whether those of runs agree where something is significant; what it speaks of, what a seed would buy."""
+    differences = effect.differences
+    parts = [
+        count(max(each.counts.runs for each in differences.values()), "pair") + " of runs",
+        count(max(each.counts.pictures for each in differences.values()), "pair") + " of pictures",
+    ]
+    disputed = [COLUMNS[c].title for c, d in differences.items() if d.is_significant and d.agreeing < d.counts.runs]
     if disputed:
         parts.append(f"pairs of runs disagree in {', '.join(disputed)}")
-    if runs == 1:
-        parts.append("one training each, so chance in training is not covered")
-    return "; ".join(parts)
+    column = objective if objective in differences else next(iter(differences))
+    parts.append(_scope(column, differences[column]))
+    if "pres" in differences and column != "pres":
+        parts.append(f"PRES: {count(differences['pres'].counts.prompts, CLASS_IMAGE)} in place of prompts")
+    return "; ".join([*parts, *_advice(column, differences[column])])
 
 
-def _no_effect(factor: Factor) -> list[Statement]:
+def _advice(column: str, difference: EffectEstimate) -> list[str]:
+    seeds, width = difference.counts.seeds, difference.half_width
+    if seeds == 1:
+        return [f"add {MORE_SEEDS} to tell it from chance"]
+    more = difference.half_width_with(3)
+    if seeds > 2 or math.isnan(more):
+        return []
+    title = COLUMNS[column].title
+    return [f"a third seed would make {title} ±{display(column, width)} about ±{display(column, more)}"]
+
+
+def _no_effect(factor: Factor, comparison: Comparison) -> list[Statement]:
     if factor.is_seed:
         return []
     if factor.is_subject:
-        text = "other subjects have other prompts, so pictures make no pairs; see the means per value below."
-    elif factor.is_measure:
+        return [_subjects(factor, comparison)]
+    text = "no two finished runs differ in it alone and share prompts, so its effect cannot be told."
+    if factor.is_measure:
         text = "changes how scores are made, so they cannot be compared."
-    else:
-        text = "no two finished runs differ in it alone, so its effect cannot be told."
     return [Statement(factor.name, text, verdict="not comparable")]
+
+
+def _subjects(factor: Factor, comparison: Comparison) -> Statement:
+    """How subjects fare; what else is swept is judged over all of them."""
+    column, runs = comparison.objective, comparison.finished
+    means = by_level([run.settings[factor.name] for run in runs], [run.run.value(column) for run in runs])
+    order = sorted(means, key=lambda level: means[level].mean)
+    text = f"effects are means over {count(len(means), 'subject')}, which count alike."
+    if len(order) > 1:
+        low, high = (f"{display(column, means[level].mean)} ({level})" for level in (order[0], order[-1]))
+        text += f" Mean {COLUMNS[column].title} from {low} to {high}."
+    return Statement(factor.name, text, verdict="subjects")

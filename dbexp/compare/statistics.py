@@ -1,48 +1,10 @@
-"""What the scores of runs support: paired differences, means per value of a parameter, the Pareto front. Pure.
-
-A paired difference compares runs that agree in everything but one parameter, picture by picture: same subject, same
-prompt, same seed. What both runs share (an easy prompt, a lucky seed) then cancels. Intervals are percentile bootstraps
-over prompts (`dbexp.evaluate.functional.paired_difference`); all pictures of a prompt, from all pairs of runs, are
-resampled together. So an interval speaks of other prompts, not of other training seeds: for those, see in how many
-pairs of runs the difference has the same sign.
-"""
+"""What the scores of runs support by themselves: means and spreads, pairs of runs, the Pareto front. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from dbexp.evaluate.functional import Estimate, PairKey, Resampling, paired_difference
-
-
-@dataclass(frozen=True)
-class RunScores:
-    """A finished run as statistics see it."""
-
-    settings: Mapping[str, str]
-    """Parameter -> value as written, of everything that differs between trials."""
-    values: Mapping[str, float]
-    """Column -> value."""
-    pairs: Mapping[str, Mapping[PairKey, float]]
-    """Column -> (subject, prompt, seed) -> value; empty where a column has one value per run alone."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much higher a column is at one value of a parameter than at another."""
-
-    estimate: Estimate
-    """Its `n` counts pairs of pictures; pairs of runs where a column has no value per picture."""
-    runs: int
-    """Pairs of runs."""
-    agreeing: int
-    """Of them, those whose own difference has the sign of the estimate."""
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether there is an interval and it leaves out zero."""
-        return self.estimate.low > 0 or self.estimate.high < 0
 
 
 @dataclass(frozen=True)
@@ -64,12 +26,12 @@ def moments(values: Sequence[float]) -> Moments:
     return Moments(mean, math.sqrt(squares / (len(finite) - 1)) if len(finite) > 1 else math.nan, len(finite))
 
 
-def main_effect(trials: Sequence[RunScores], parameter: str, column: str) -> dict[str, Moments]:
-    """Value of a parameter -> mean and spread of a column over all trials that have it."""
-    values: dict[str, list[float]] = {}
-    for trial in trials:
-        values.setdefault(trial.settings[parameter], []).append(trial.values.get(column, math.nan))
-    return {level: moments(scores) for level, scores in values.items()}
+def by_level(levels: Sequence[str], values: Sequence[float]) -> dict[str, Moments]:
+    """Value of a parameter -> mean and spread of the runs that have it; an item per run in both lists."""
+    groups: dict[str, list[float]] = {}
+    for level, value in zip(levels, values, strict=True):
+        groups.setdefault(level, []).append(value)
+    return {level: moments(group) for level, group in groups.items()}
 
 
 def pooled_deviation(groups: Sequence[Sequence[float]]) -> Moments:
@@ -90,41 +52,15 @@ def pooled_deviation(groups: Sequence[Sequence[float]]) -> Moments:
     return Moments(math.nan, math.sqrt(squares / (values - used)) if values > used else math.nan, values)
 
 
-def matched(trials: Sequence[RunScores], parameter: str, low: str, high: str) -> list[tuple[RunScores, RunScores]]:
-    """Pairs of trials at two values of a parameter that agree in everything else, in the order of the first."""
+def matched(settings: Sequence[Mapping[str, str]], parameter: str, low: str, high: str) -> list[tuple[int, int]]:
+    """Indices of runs at two values of a parameter that agree in everything else, in the order of the first."""
 
-    def rest(trial: RunScores) -> tuple[tuple[str, str], ...]:
-        return tuple(sorted((name, value) for name, value in trial.settings.items() if name != parameter))
+    def rest(run: int) -> tuple[tuple[str, str], ...]:
+        return tuple(sorted((name, value) for name, value in settings[run].items() if name != parameter))
 
-    partners = {rest(trial): trial for trial in trials if trial.settings[parameter] == high}
-    pairs = [(trial, partners.get(rest(trial))) for trial in trials if trial.settings[parameter] == low]
-    return [(trial, partner) for trial, partner in pairs if partner is not None]
-
-
-def difference(pairs: Sequence[tuple[RunScores, RunScores]], column: str, how: Resampling) -> Difference:
-    """Second minus first of each pair of trials, over all pictures of all pairs.
-
-    Args:
-        pairs: as `matched` finds them.
-        column: of the metric table.
-        how: of the interval.
-
-    Returns:
-        A difference without interval where a trial has one value of the column and none per picture; NaN with its
-        reason where nothing can be compared.
-    """
-    first: dict[PairKey, float] = {}
-    second: dict[PairKey, float] = {}
-    for number, trials in enumerate(pairs):
-        for trial, scores in zip(trials, (first, second), strict=True):
-            for (subject, prompt, seed), value in trial.pairs.get(column, {}).items():
-                scores[subject, prompt, seed * len(pairs) + number] = value  # a number per (seed, pair of trials)
-    changes = [b.values.get(column, math.nan) - a.values.get(column, math.nan) for a, b in pairs]
-    changes = [value for value in changes if math.isfinite(value)]
-    estimate = paired_difference(second, first, how)
-    if math.isnan(estimate.value) and changes:
-        estimate = Estimate(math.fsum(changes) / len(changes), n=len(changes))
-    return Difference(estimate, len(changes), sum(value * estimate.value > 0 for value in changes))
+    at = {level: [run for run in range(len(settings)) if settings[run][parameter] == level] for level in (low, high)}
+    partners = {rest(run): run for run in at[high]}
+    return [(run, partners[rest(run)]) for run in at[low] if rest(run) in partners]
 
 
 def pareto(points: Sequence[Sequence[float]]) -> list[bool]:

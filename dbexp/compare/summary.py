@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dbexp import tracking
-from dbexp.compare.comparison import FRONT, Comparison, RankedRun
+from dbexp.compare import effects_table
+from dbexp.compare.comparison import FRONT, Comparison
+from dbexp.compare.ranking import RankedRun
+from dbexp.compare.statements import statements
 from dbexp.core.errors import first_line
 from dbexp.evaluate.columns import COLUMNS, heading
 from dbexp.evaluate.functional import Estimate
@@ -42,7 +45,7 @@ def summarise(comparison: Comparison) -> None:
 
 
 def summary(comparison: Comparison, sweep: Path) -> tracking.Summary:
-    """What the summary run shows: the numbers of results.csv, and the front of the page.
+    """What the summary run shows: the numbers of results.csv and effects.csv, the sentences and the front of the page.
 
     Args:
         comparison: of one sweep.
@@ -99,6 +102,9 @@ def summary(comparison: Comparison, sweep: Path) -> tracking.Summary:
             for entry in finished
             if (sheet := RunFolder(entry.run.folder).contact_sheet).is_file()
         ],
+        effect_columns=[*effects_table.COLUMNS],
+        effects=effects_table.rows(comparison),
+        statements=[[statement.subject, statement.sentence] for statement in statements(comparison)],
     )
 
 

@@ -1,4 +1,4 @@
-"""The three files of a comparison, rebuilt from disk: results.csv, results.md and report.html."""
+"""The files of a comparison, rebuilt from disk: results.csv, pictures.csv, effects.csv, results.md and report.html."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbexp.compare.comparison import Comparison
+from dbexp.compare.effects_table import EFFECTS, effects_csv
 from dbexp.compare.gather import compare
 from dbexp.compare.markdown import MARKDOWN, markdown
 from dbexp.compare.results import RESULTS, csv_text
+from dbexp.compare.scores import PICTURES
 from dbexp.core.files import write_atomic
 from dbexp.runs.record import UNFINISHED
 
@@ -20,6 +22,8 @@ class ComparisonFiles:
 
     comparison: Comparison
     csv: Path
+    pictures: Path
+    effects: Path
     markdown: Path
     page: Path
 
@@ -43,8 +47,10 @@ def write_comparison(
     folder = folder or sweeps[0]
     comparison = compare(sweeps, objective)
     ended = [entry.run for entry in comparison.entries if entry.run.status != UNFINISHED]
-    files = ComparisonFiles(comparison, folder / RESULTS, folder / MARKDOWN, folder / PAGE)
+    files = ComparisonFiles(comparison, *(folder / name for name in (RESULTS, PICTURES, EFFECTS, MARKDOWN, PAGE)))
     write_atomic(files.csv, csv_text(ended, comparison.objective, comparison.names))
+    write_atomic(files.pictures, comparison.pictures.csv())
+    write_atomic(files.effects, effects_csv(comparison))
     write_atomic(files.markdown, markdown(comparison))
     write_atomic(files.page, page(comparison, folder))
     return files

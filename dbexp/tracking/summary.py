@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,6 +40,9 @@ class Summary:
         axes: headings of x and y of the Pareto plot.
         points: title, x, y, and whether no other run beats it in both.
         sheets: title and contact sheet, as a path in the sweep's folder, of finished runs, best first.
+        effect_columns: headings of the table of effects.
+        effects: its cells, a row per difference.
+        statements: what each sentence is about, and the sentence.
     """
 
     objective: str
@@ -52,6 +55,9 @@ class Summary:
     axes: list[str]
     points: list[list[Any]]
     sheets: list[list[str]]
+    effect_columns: list[str] = field(default_factory=list)
+    effects: list[list[Any]] = field(default_factory=list)
+    statements: list[list[str]] = field(default_factory=list)
 
 
 def summarise(sweep: Path, summary: Summary, runs: Sequence[Path]) -> None:
@@ -129,6 +135,10 @@ def write(writer: Writer, summary: Summary, sweep: Path) -> None:
             writer.summary({**values, "best/title": summary.title, "label": summary.label})
     with writer.attempt("the comparison table"):
         writer.log({"tables/comparison": table(summary)})
+    if summary.statements:
+        with writer.attempt("the effects"):
+            writer.log({"tables/effects": _table(summary.effect_columns, summary.effects)})
+            writer.log({"tables/statements": _table(["about", "statement"], summary.statements)})
     with writer.attempt("the Pareto plot"):
         writer.log({"charts/pareto": pareto(summary)})
     if summary.sheets and writer.record.images:
@@ -139,10 +149,14 @@ def write(writer: Writer, summary: Summary, sweep: Path) -> None:
 
 def table(summary: Summary) -> wandb.Table:
     """A row per run and reference; a column per parameter that differs, per metric, and per end of an interval."""
+    return _table(summary.columns, summary.rows)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> wandb.Table:
     import wandb
 
     # a parameter may be null, a number or a word from run to run
-    return wandb.Table(columns=[*summary.columns], data=summary.rows, allow_mixed_types=True)
+    return wandb.Table(columns=[*columns], data=[*rows], allow_mixed_types=True)
 
 
 def pareto(summary: Summary) -> CustomChart:

@@ -68,10 +68,11 @@ def write_results(folder: Path, objective: str) -> None:
 
 
 def show_results(folder: Path, objective: str) -> None:
-    """Print the table of all runs of a sweep, and where its results are."""
+    """Print the table of all runs of a sweep, what it says, and where its results are."""
     from dbexp.compare import table
     from dbexp.compare.results import RESULTS
     from dbexp.compare.summary import summarise
+    from dbexp.compare.terminal import show_statements
     from dbexp.compare.write import write_comparison
     from dbexp.runs import record
 
@@ -84,7 +85,8 @@ def show_results(folder: Path, objective: str) -> None:
         log.warning("results of %s: %s: %s", folder, type(error).__name__, error)
     try:
         written = write_comparison([folder])
-        print(f"page           {written.page}", flush=True)
+        show_statements(written.comparison)
+        print(f"\npage           {written.page}", flush=True)
         summarise(written.comparison)
     except Exception as error:  # every number is on disk; whatever a page may stumble over must not fail a sweep
         log.warning("page of %s: %s: %s; `dbexp-compare %s` tries again", folder, type(error).__name__, error, folder)

@@ -26,6 +26,8 @@ EFFECTS: dict[str, dict[str, float]] = {
     "prior.weight": {"dino": -0.03, "clip_i": -0.02, "clip_t": 0.015, "pres": -0.12, "div": 0.03},
 }
 """What one unit of a parameter does to a column (of lora.rank: per 4)."""
+TILT: dict[str, float] = {"dino": -0.05}
+"""What both together do beyond that, where a sweep is tilted."""
 
 
 def sweep(
@@ -36,33 +38,41 @@ def sweep(
     each: int = 2,
     side: int = 24,
     name: str = "dog",
+    tilt: bool = False,
 ) -> Path:
     """Write a sweep of finished runs.
 
     Args:
         folder: of the sweep.
-        grid: parameter -> values; None: rank, weight and seed, two each.
+        grid: parameter -> values; None: two ranks, two weights, three seeds.
         prompts: token filled in.
         each: pictures per prompt.
         side: of a picture, pixels.
-        name: of the subject.
+        name: of the subject, unless the grid has `dataset.name`.
+        tilt: the effect of the rank depends on the weight.
 
     Returns:
         `folder`.
     """
-    grid = grid or {"lora.rank": (4, 8), "prior.weight": (0, 1), "seed": (1, 2)}
+    grid = grid or {"lora.rank": (4, 8), "prior.weight": (0, 1), "seed": (1, 2, 3)}
     for number, values in enumerate(itertools.product(*grid.values())):
-        run(folder / str(number), dict(zip(grid, values, strict=True)), prompts, each, side, name)
+        run(folder / str(number), dict(zip(grid, values, strict=True)), prompts, each, side, name, tilt)
     return folder
 
 
 def run(
-    folder: Path, settings: Mapping[str, Any], prompts: Sequence[str], each: int, side: int, name: str = "dog"
+    folder: Path,
+    settings: Mapping[str, Any],
+    prompts: Sequence[str],
+    each: int,
+    side: int,
+    name: str = "dog",
+    tilt: bool = False,
 ) -> Path:
     """Write the folder of one finished run."""
     config = configured(settings, name)
     seed = int(settings.get("seed", 42))
-    shift = shifts(settings)
+    shift = shifts(settings, tilt)
     images = [
         picture(folder, row, shift if row == "run" else {"dino": -0.2}, seed, index, prompt, k, side)
         for row in ("run", "base")
@@ -144,13 +154,15 @@ def configured(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     return config
 
 
-def shifts(settings: Mapping[str, Any]) -> dict[str, float]:
+def shifts(settings: Mapping[str, Any], tilt: bool = False) -> dict[str, float]:
     """Column -> how far the settings move it."""
     moved: dict[str, float] = {}
     for parameter, effects in EFFECTS.items():
         units = float(settings.get(parameter, 0)) / (4 if parameter == "lora.rank" else 1)
         for column, effect in effects.items():
             moved[column] = moved.get(column, 0.0) + effect * units
+    for column, effect in TILT.items() if tilt else ():
+        moved[column] += effect * settings["lora.rank"] / 4 * settings["prior.weight"]
     return moved
 
 

@@ -17,7 +17,7 @@ from dbexp.compare.comparison import FRONT, MEASURES, Comparison
 from dbexp.compare.factors import Factor
 from dbexp.compare.numbers import display, exact
 from dbexp.compare.page.curves import Curve, curves
-from dbexp.compare.statistics import Moments, RunScores, main_effect
+from dbexp.compare.statistics import Moments, by_level
 from dbexp.evaluate.columns import COLUMNS, heading
 
 # Okabe and Ito's palette, which colour-blind readers tell apart, without its yellow and black
@@ -156,10 +156,8 @@ def _parallel(comparison: Comparison) -> Chart | None:
 
 
 def _effect(comparison: Comparison, factor: Factor) -> Chart | None:
-    trials = [
-        RunScores(e.settings, {column: e.run.value(column) for column in MEASURES}, {}) for e in comparison.finished
-    ]
-    present = [level for level in factor.levels if any(trial.settings[factor.name] == level for trial in trials)]
+    levels = [entry.settings[factor.name] for entry in comparison.finished]
+    present = [level for level in factor.levels if level in levels]
     if len(present) < 2:
         return None
     traces: list[Figure] = []
@@ -171,7 +169,7 @@ def _effect(comparison: Comparison, factor: Factor) -> Chart | None:
         "margin": {"l": 50, "r": 10, "t": 34, "b": 44},
     }
     for number, column in enumerate(MEASURES, start=1):
-        moments = main_effect(trials, factor.name, column)
+        moments = by_level(levels, [entry.run.value(column) for entry in comparison.finished])
         means = [moments.get(level, Moments(math.nan, math.nan, 0)) for level in present]
         axis = "" if number == 1 else str(number)
         traces.append(

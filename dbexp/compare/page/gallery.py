@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbexp.compare.comparison import Comparison, RankedRun
+from dbexp.compare.comparison import Comparison
+from dbexp.compare.ranking import RankedRun
 from dbexp.evaluate.columns import COLUMNS
 from dbexp.evaluate.report import ImageScores
 from dbexp.runs.folder import RunFolder

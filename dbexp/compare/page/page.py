@@ -34,7 +34,9 @@ _VERDICTS = {
     "better": "better: the interval excludes zero",
     "worse": "worse: the interval excludes zero",
     "same": "not significant: the interval includes zero",
-    "open": "one value per run, so there is no interval",
+    "once": "trained once, so not called significant",
+    "open": "nothing was repeated, so there is no interval",
+    "depends": "a mean would describe no run; see the rows below",
     "spread": "",
 }
 """Verdict on a change -> what it means."""
@@ -70,6 +72,8 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET) -> str:
         is_tied=is_tied,
         verdicts=_VERDICTS,
         small=f"{100 * SMALL:.0f} %",
+        confidence=f"{100 * comparison.confidence:g} %",
+        distance_scope=next((s.behind.scope for s in comparison.standings if s.behind), ""),
         interval=interval,
         best=comparison.best,
         best_means=_best_means(comparison),

@@ -27,7 +27,7 @@ def test_every_chart_is_there(plots: dict[str, Chart]) -> None:
 
 def test_a_point_per_run_where_its_scores_are(comparison: Comparison, plots: dict[str, Chart]) -> None:
     points = {trace["meta"]["run"]: trace for trace in plots["front"].figure["data"] if "meta" in trace}
-    assert set(points) == {entry.id for entry in comparison.finished} and len(points) == 8
+    assert set(points) == {entry.id for entry in comparison.finished} and len(points) == 12
     for entry in comparison.finished:
         point = points[entry.id]
         assert point["x"] == [pytest.approx(entry.run.value("clip_t"))]
@@ -42,7 +42,7 @@ def test_means_per_value(comparison: Comparison, plots: dict[str, Chart]) -> Non
     first = plots["effect-prior.weight"].figure["data"][0]
     for level, mean in zip(first["x"], first["y"], strict=True):
         values = [e.run.value("dino") for e in comparison.finished if e.settings["prior.weight"] == level]
-        assert len(values) == 4 and mean == pytest.approx(sum(values) / 4)
+        assert len(values) == 6 and mean == pytest.approx(sum(values) / 6)
 
 
 def test_a_cell_per_prompt_and_run(comparison: Comparison, plots: dict[str, Chart]) -> None:

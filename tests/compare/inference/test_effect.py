@@ -1,10 +1,9 @@
-"""Intervals of effects: cases by hand and by SciPy, what seeds, subjects and gaps do, and how often intervals hold."""
+"""Intervals of effects: cases by hand and by SciPy, what seeds, subjects and gaps do."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,28 +11,13 @@ import pandas
 import pytest
 from scipy import stats
 
-from benchmarks.calibration import Design, Spreads, Tally, calibrate, draw
-from dbexp.compare.components import Part, Parts
-from dbexp.compare.inference import EffectEstimate, effect
-from dbexp.compare.multiple import interactions, rank
-from dbexp.compare.pairing import without_gaps
-from dbexp.compare.quantiles import f_tail, range_quantile, t_quantile
+from dbexp.compare.inference.components import Part, Parts
+from dbexp.compare.inference.effect import effect
+from dbexp.compare.inference.estimate import EffectEstimate
+from dbexp.compare.inference.multiple import interactions, rank
+from dbexp.compare.inference.pairing import without_gaps
 from dbexp.core.errors import ConfigError
-
-Columns = dict[str, Any]
-
-
-def pictures(value: Callable[..., float], subjects: int = 1, **levels: int) -> pandas.DataFrame:
-    """A full grid: a value of (rank, weight, seed, prompt, image, subject), numbered from 0, for each picture."""
-    sizes = {"rank": 2, "weight": 1, "seed": 1, "prompt": 1, "image": 1} | levels | {"subject": subjects}
-    rows = [dict(zip(sizes, place, strict=True)) for place in product(*(range(n) for n in sizes.values()))]
-    return pandas.DataFrame([row | {"value": value(**row)} for row in rows])
-
-
-def noisy(**sizes: int) -> pandas.DataFrame:
-    """A grid of noise, to which rank adds 0.2."""
-    generator = np.random.default_rng(0)
-    return pictures(lambda rank, **_: 0.2 * rank + float(generator.normal(0, 0.05)), **sizes)
+from tests.compare.inference.grids import noisy, pictures
 
 
 def ends(estimate: EffectEstimate) -> tuple[float, float, float]:
@@ -256,114 +240,3 @@ def test_options_are_checked() -> None:
         effect(frame, "rank", 0, 1, confidence=95)
     with pytest.raises(ConfigError, match="subjects=all: choose sample or fixed"):
         effect(frame, "rank", 0, 1, subjects="all")
-
-
-@pytest.mark.parametrize("df", [1, 2.5, 7, 24, 400])
-def test_quantiles_are_those_of_scipy(df: float) -> None:
-    assert t_quantile(0.975, df) == pytest.approx(stats.t.ppf(0.975, df))
-    assert f_tail(1.7, 2, df) == pytest.approx(stats.f.sf(1.7, 2, df))
-    assert range_quantile(0.95, 2, df) == pytest.approx(stats.t.ppf(0.975, df), rel=1e-3)
-    for count in (3, 8):
-        wanted = stats.studentized_range.ppf(0.95, count, df) / math.sqrt(2)
-        assert range_quantile(0.95, count, df) == pytest.approx(wanted, rel=1e-3)
-
-
-def test_settings_against_the_best_by_tukey() -> None:
-    """One prompt, no parameter but rank: seeds are blocks, the half width is Tukey's of a randomised block design."""
-    generator = np.random.default_rng(3)
-    table = generator.normal(0, 0.1, (4, 5)) + np.array([0.0, 0.3, 0.9, 1.0])[:, None]
-    frame = pictures(lambda rank, seed, **_: table[rank, seed], rank=4, seed=5).drop(columns="weight")
-    ranked = rank(frame)
-    assert [each.settings["rank"] for each in ranked] == ["3", "2", "1", "0"]
-    assert ranked[0].behind is None and ranked[0].mean == pytest.approx(table[3].mean())
-    residual = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
-    pooled = math.sqrt((residual**2).sum() / 12 / 5)
-    tukey = stats.studentized_range.ppf(0.95, 4, 12) * pooled
-    assert [each.behind.half_width for each in ranked if each.behind] == pytest.approx([tukey] * 3, rel=1e-3)
-    assert [each.is_behind for each in ranked[2:]] == [True, True]
-    lower = rank(frame.assign(value=-frame["value"]), "lower")
-    assert [each.settings for each in lower] == [each.settings for each in ranked]
-
-
-def test_an_interaction_is_found_and_told_apart() -> None:
-    frame = noisy(weight=2, seed=3, prompt=8)
-    assert not any(each.is_significant for each in interactions(frame))
-    tilted = frame.assign(value=frame["value"] - 0.2 * frame["rank"] * frame["weight"])
-    (found,) = interactions(tilted)
-    assert found.is_significant and (found.parameter, found.other) == ("rank", "weight")
-    assert found.difference.value == pytest.approx(found.at_high.value - found.at_low.value)
-    assert found.at_low.is_significant and not found.at_high.is_significant
-    assert found.at_low.value == pytest.approx(effect(tilted[tilted["weight"] == 0], "rank", 0, 1).value)
-
-
-def test_p_values_of_interactions_are_those_of_holm() -> None:
-    frame = noisy(rank=3, weight=2, seed=3, prompt=4)
-    tested = interactions(frame)
-    raw = [each.difference.p_value for each in tested]
-    assert [each.p_value for each in tested] == pytest.approx([min(1, 2 * raw[0]), min(1, max(2 * raw[0], raw[1]))])
-
-
-# ------------------------------------------------------------------------------------------------ how often they hold
-
-SWEEPS = 200
-# With a true coverage of 95 to 98 %, 200 sweeps leave these bounds once or twice in a hundred seeds; the seed is fixed,
-# so the test always sees the same sweeps. benchmarks/calibration.py has 1,000 of each kind.
-BOUNDS = (0.915, 0.996)
-
-
-@pytest.mark.parametrize(
-    "design",
-    [
-        Design("2 seeds", seeds=2),
-        Design("3 seeds", seeds=3),
-        Design("5 seeds", seeds=5),
-        Design("3 values", seeds=2, levels=3),
-        Design("contexts", seeds=2, contexts=4, prompts=10),
-        Design("interaction", seeds=3, contexts=2, interaction=0.15),
-        Design("losses", seeds=3, contexts=2, lost_runs=0.2, lost_pictures=0.05),
-        Design("uneven", seeds=3, images=4, uneven=True),
-        Design("subjects", seeds=2, subjects=3, prompts=10),
-        Design("subjects with prompts of their own", seeds=2, subjects=3, prompts=10, crossed=False),
-    ],
-    ids=lambda design: design.title,
-)
-def test_intervals_hold(design: Design) -> None:
-    new, _ = calibrate(design, SWEEPS, seed=1, with_former=False)
-    assert BOUNDS[0] <= new.covered / new.sweeps <= BOUNDS[1]
-    assert new.alarms / new.sweeps <= 1 - BOUNDS[0]
-
-
-def test_the_former_rule_did_not_hold() -> None:
-    new, old = calibrate(Design("2 seeds", seeds=2), 100, seed=1)
-    assert old.covered < 75 and new.covered > 90
-
-
-def test_with_one_seed_the_interval_is_that_of_the_seed() -> None:
-    new, _ = calibrate(Design("1 seed", seeds=1), SWEEPS, seed=1, with_former=False)
-    assert BOUNDS[0] <= new.covered / new.sweeps <= BOUNDS[1] and new.alarms == 0
-
-
-def test_equal_settings_are_seldom_called_behind_or_interacting() -> None:
-    behind = interacting = 0
-    for number in range(150):
-        columns, _ = draw(
-            Design("8 settings", seeds=2, contexts=2, levels=4, prompts=10), np.random.default_rng([1, number])
-        )
-        behind += any(each.is_behind for each in rank(columns))
-        interacting += any(each.is_significant for each in interactions(columns))
-    assert behind <= 14 and interacting <= 14  # 5 % of 150 are 7.5, and 15 or more come once in a hundred seeds
-
-
-def test_the_drawn_sweeps_have_the_spreads_that_are_said() -> None:
-    columns, _ = draw(Design("many", seeds=400, prompts=8, spreads=Spreads(seed=0.0)), np.random.default_rng(0))
-    frame = pandas.DataFrame(columns)
-    means = frame.groupby(["rank", "seed"])["value"].mean().unstack("rank")
-    assert means.std().to_numpy() == pytest.approx(math.sqrt(0.045**2 + 0.1**2 / 16), rel=0.1)
-
-
-def test_a_tally_counts() -> None:
-    tally = Tally()
-    tally.add(-1.0, 1.0, 0.0, True)
-    tally.add(0.5, 1.0, 0.0, True)
-    tally.add(0.5, 1.0, 0.0, False)
-    assert (tally.sweeps, tally.covered, tally.alarms) == (3, 1, 1)

@@ -75,9 +75,9 @@ class Pairs:
     seeds: Labels
     pictures: IntArray
 
-    def only(self, chosen: NDArray[np.bool_]) -> Pairs:
+    def only(self, mask: NDArray[np.bool_]) -> Pairs:
         """Some of the pairs, [pairs] of truth values."""
-        return Pairs(self.differences[chosen], self.contexts[chosen], self.seeds[chosen], self.pictures[chosen])
+        return Pairs(self.differences[mask], self.contexts[mask], self.seeds[mask], self.pictures[mask])
 
 
 def arrange(pictures: Columns) -> tuple[Cube, ...]:
@@ -92,8 +92,8 @@ def arrange(pictures: Columns) -> tuple[Cube, ...]:
     """
     absent = [name for name in REQUIRED if name not in pictures]
     if absent:
-        there = ", ".join(str(name) for name in pictures) or "none"
-        raise ConfigError([f"pictures: column {name} is missing; there are {there}" for name in absent])
+        present = ", ".join(str(name) for name in pictures) or "none"
+        raise ConfigError([f"pictures: column {name} is missing; there are {present}" for name in absent])
     columns = {str(name): np.asarray(pictures[name]) for name in pictures}
     _check_lengths(columns)
     values = _numbers(columns["value"])
@@ -137,8 +137,8 @@ def _labels(name: str, column: NDArray[Any]) -> Labels:
 
 def _cube(subject: str, parameters: tuple[str, ...], labels: Mapping[str, Labels], values: FloatArray) -> Cube:
     names = [*parameters, "seed"]
-    coded = np.stack([np.unique(labels[name], return_inverse=True)[1] for name in names], axis=1)
-    _, first, run = np.unique(coded, axis=0, return_index=True, return_inverse=True)
+    codes = np.stack([np.unique(labels[name], return_inverse=True)[1] for name in names], axis=1)
+    _, first, run = np.unique(codes, axis=0, return_index=True, return_inverse=True)
     run = run.reshape(-1)
     prompts, prompt = np.unique(labels["prompt"], return_inverse=True)
     images, image = np.unique(labels["image"], return_inverse=True)
@@ -149,13 +149,13 @@ def _cube(subject: str, parameters: tuple[str, ...], labels: Mapping[str, Labels
         row = int(np.flatnonzero(cell == counts.argmax())[0])
         where = ", ".join(f"{name}={labels[name][row]}" for name in (*names, "prompt", "image"))
         raise ConfigError(f"pictures: {counts.max()} rows speak of one picture ({where}); keep one of them")
-    filled = np.full(math.prod(shape), np.nan)
-    filled[cell] = values
-    cube = filled.reshape(shape)
-    kept = np.isfinite(cube).any(axis=(1, 2))  # a run without a value is no run
-    first = first[kept]
+    flat = np.full(math.prod(shape), np.nan)
+    flat[cell] = values
+    cube = flat.reshape(shape)
+    has_value = np.isfinite(cube).any(axis=(1, 2))  # a run without a value is no run
+    first = first[has_value]
     settings = np.stack([labels[name][first] for name in parameters], axis=1) if parameters else _no_columns(first)
-    return Cube(subject, parameters, settings, labels["seed"][first], tuple(str(p) for p in prompts), cube[kept])
+    return Cube(subject, parameters, settings, labels["seed"][first], tuple(str(p) for p in prompts), cube[has_value])
 
 
 def _no_columns(rows: NDArray[Any]) -> Labels:
@@ -192,28 +192,28 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _is_same(level: str, wanted: str) -> bool:
-    return level.casefold() == wanted.casefold() or _number(level) == _number(wanted)
+def _is_same(level: str, value: str) -> bool:
+    return level.casefold() == value.casefold() or _number(level) == _number(value)
 
 
 def step_pairs(cube: Cube, parameter: str, low: str, high: str) -> Pairs:
     """Pairs of runs at two values of a parameter that agree in every other parameter and in the seed."""
     column = cube.parameters.index(parameter)
-    shared = cube.settings.copy()
-    shared[:, column] = ""
-    return _pairs(cube, shared, cube.settings[:, column] == low, cube.settings[:, column] == high)
+    contexts = cube.settings.copy()
+    contexts[:, column] = ""
+    return _pairs(cube, contexts, cube.settings[:, column] == low, cube.settings[:, column] == high)
 
 
 def setting_pairs(cube: Cube, low: Sequence[str], high: Sequence[str]) -> Pairs:
     """Pairs of runs at two settings, each a value per parameter, that agree in the seed."""
-    shared = np.full_like(cube.settings, "")
+    contexts = np.full_like(cube.settings, "")
     is_low, is_high = ((cube.settings == np.asarray(setting)).all(axis=1) for setting in (low, high))
-    return _pairs(cube, shared, is_low, is_high)
+    return _pairs(cube, contexts, is_low, is_high)
 
 
-def _pairs(cube: Cube, shared: Labels, is_low: NDArray[np.bool_], is_high: NDArray[np.bool_]) -> Pairs:
+def _pairs(cube: Cube, contexts: Labels, is_low: NDArray[np.bool_], is_high: NDArray[np.bool_]) -> Pairs:
     def key(run: int) -> tuple[str, ...]:
-        return (*shared[run], cube.seeds[run])
+        return (*contexts[run], cube.seeds[run])
 
     partners = {key(run): run for run in np.flatnonzero(is_high).tolist()}
     runs = [(run, partners[key(run)]) for run in np.flatnonzero(is_low).tolist() if key(run) in partners]
@@ -222,14 +222,14 @@ def _pairs(cube: Cube, shared: Labels, is_low: NDArray[np.bool_], is_high: NDArr
     means = mean_over(differences)
     usable = np.asarray(np.isfinite(means).any(axis=1))  # a pair of runs without a common picture is none
     pictures = np.isfinite(differences).sum(axis=(1, 2))
-    return Pairs(means, shared[first], cube.seeds[first], pictures).only(usable)
+    return Pairs(means, contexts[first], cube.seeds[first], pictures).only(usable)
 
 
 def mean_over(values: FloatArray) -> FloatArray:
     """Mean over the last axis of what is there; NaN for nothing."""
-    there = np.isfinite(values)
-    counts = there.sum(axis=-1)
-    sums = np.where(there, values, 0.0).sum(axis=-1)
+    finite = np.isfinite(values)
+    counts = finite.sum(axis=-1)
+    sums = np.where(finite, values, 0.0).sum(axis=-1)
     return np.asarray(np.divide(sums, counts, out=np.full(counts.shape, np.nan), where=counts > 0))
 
 
@@ -246,12 +246,12 @@ def without_gaps(table: FloatArray) -> FloatArray:
     gaps = ~np.isfinite(table)
     if not gaps.any():
         return table
-    filled = np.where(gaps, mean_over(table)[:, None], table)
+    complete = np.where(gaps, mean_over(table)[:, None], table)
     enough = _CLOSE * (np.nanstd(table) or 1.0)
     for _ in range(_ROUNDS):
-        fit = filled.mean(axis=1, keepdims=True) + filled.mean(axis=0, keepdims=True) - filled.mean()
-        change = np.abs(fit - filled)[gaps].max()
-        filled = np.where(gaps, fit, filled)
+        fit = complete.mean(axis=1, keepdims=True) + complete.mean(axis=0, keepdims=True) - complete.mean()
+        change = np.abs(fit - complete)[gaps].max()
+        complete = np.where(gaps, fit, complete)
         if change < enough:
             break
-    return np.asarray(filled)
+    return np.asarray(complete)

@@ -6,13 +6,19 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from dbexp.compare.components import run_means, seed_spreads
-from dbexp.compare.inference import CONFIDENCE, EffectEstimate, Rule, estimate
-from dbexp.compare.pairing import Columns, Cube, FloatArray, Pairs, arrange, levels_of, setting_pairs, step_pairs
+from dbexp.compare.inference.components import run_means
+from dbexp.compare.inference.effect import Evidence, gather, mean_effect
+from dbexp.compare.inference.estimate import CONFIDENCE, EffectEstimate, Rule
+from dbexp.compare.inference.pairing import Columns, Cube, FloatArray, Pairs, levels_of, setting_pairs, step_pairs
+
+Setting: TypeAlias = tuple[str, ...]
+"""A value of each swept parameter, in the order of `Evidence.parameters`."""
+Steps: TypeAlias = Mapping[str, Sequence[tuple[str, str]]]
+"""Parameter -> pairs of values to compare."""
 
 
 @dataclass(frozen=True)
@@ -55,28 +61,36 @@ def rank(
     Raises:
         ConfigError: names the column that is wrong.
     """
-    cubes = arrange(pictures)
-    means = _setting_means(cubes)
+    evidence = gather(pictures)
+    means = _setting_means(evidence.cubes)
     sign = -1 if better == "higher" else 1
     order = sorted(means, key=lambda setting: (sign * means[setting], setting))
-    spreads = seed_spreads(cubes)
+    distances = behind_first(evidence, order, confidence)
+    return tuple(
+        RankedSetting(dict(zip(evidence.parameters, setting, strict=True)), means[setting], distances[setting])
+        for setting in order
+    )
+
+
+def behind_first(
+    evidence: Evidence, order: Sequence[Setting], confidence: float
+) -> dict[Setting, EffectEstimate | None]:
+    """Each setting minus the first, as `rank` has it; None for the first, and where the two share no pictures."""
     # two settings may differ in any parameter, and of many pairs some are bound to look wilder than the rest
-    spreads = replace(spreads, parameters=spreads.cells, apart=0.0)
-    rule = Rule(confidence, count=max(len(order), 2))
-    ranked = []
-    for setting in order:
-        pairs = [setting_pairs(cube, order[0], setting) for cube in cubes]
-        is_comparable = setting != order[0] and any(len(each.seeds) for each in pairs)
-        behind = estimate(cubes, pairs, spreads, rule) if is_comparable else None
-        settings = dict(zip(cubes[0].parameters, setting, strict=True))
-        ranked.append(RankedSetting(settings, means[setting], behind))
-    return tuple(ranked)
+    spreads = replace(evidence.spreads, parameters=evidence.spreads.cells, apart=0.0)
+    evidence, rule = replace(evidence, spreads=spreads), Rule(confidence, count=max(len(order), 2))
+    distances: dict[Setting, EffectEstimate | None] = dict.fromkeys(order)
+    for setting in order[1:]:
+        pairs = [setting_pairs(cube, order[0], setting) for cube in evidence.cubes]
+        if any(len(each.seeds) for each in pairs):
+            distances[setting] = mean_effect(evidence, pairs, rule)
+    return distances
 
 
-def _setting_means(cubes: Sequence[Cube]) -> dict[tuple[str, ...], float]:
-    by_subject: dict[tuple[str, ...], list[float]] = {}
+def _setting_means(cubes: Sequence[Cube]) -> dict[Setting, float]:
+    by_subject: dict[Setting, list[float]] = {}
     for cube in cubes:
-        of_runs: dict[tuple[str, ...], list[float]] = {}
+        of_runs: dict[Setting, list[float]] = {}
         for setting, mean in zip(cube.settings.tolist(), run_means(cube).tolist(), strict=True):
             of_runs.setdefault(tuple(setting), []).append(mean)
         for key, values in of_runs.items():
@@ -112,7 +126,7 @@ class Interaction:
 
 
 def interactions(
-    pictures: Columns, steps: Mapping[str, Sequence[tuple[str, str]]] | None = None, *, confidence: float = CONFIDENCE
+    pictures: Columns, steps: Steps | None = None, *, confidence: float = CONFIDENCE
 ) -> tuple[Interaction, ...]:
     """Each pair of swept parameters, each step of one against each step of the other; smallest p first.
 
@@ -126,30 +140,37 @@ def interactions(
     Raises:
         ConfigError: names the column that is wrong.
     """
-    cubes = arrange(pictures)
-    chosen = steps or {name: _neighbours(levels_of(cubes, name)) for name in cubes[0].parameters}
-    tested = [each for pair in combinations(chosen, 2) for each in _between(cubes, *pair, chosen, Rule(confidence))]
-    return tuple(sorted(_adjusted(tested, 1 - confidence), key=lambda each: (math.isnan(each.p_value), each.p_value)))
+    evidence = gather(pictures)
+    neighbours = {name: list(pairwise(levels_of(evidence.cubes, name))) for name in evidence.parameters}
+    return all_interactions(evidence, steps or neighbours, confidence)
 
 
-def _neighbours(levels: Sequence[str]) -> list[tuple[str, str]]:
-    return list(pairwise(levels))
+def all_interactions(evidence: Evidence, steps: Steps, confidence: float) -> tuple[Interaction, ...]:
+    """The same from evidence, values as the pictures write them."""
+    rule = Rule(confidence)
+    contrasts = [each for pair in combinations(steps, 2) for each in _between(evidence, *pair, steps, rule)]
+    return tuple(sorted(_adjust(contrasts, 1 - confidence), key=lambda each: (math.isnan(each.p_value), each.p_value)))
 
 
-def _between(
-    cubes: Sequence[Cube], parameter: str, other: str, steps: Mapping[str, Sequence[tuple[str, str]]], rule: Rule
-) -> Iterator[Interaction]:
-    column = cubes[0].parameters.index(other)
-    spreads = seed_spreads(cubes)
+def turned(evidence: Evidence, interaction: Interaction) -> Interaction | None:
+    """The same of the other parameter: its effect at both values of the first; None where it has no pairs of runs."""
+    i = interaction
+    steps = {i.other: [(i.other_low, i.other_high)], i.parameter: [(i.low, i.high)]}
+    other = next(_between(evidence, i.other, i.parameter, steps, i.difference.rule), None)
+    return other and replace(other, p_value=i.p_value, is_significant=i.is_significant)
+
+
+def _between(evidence: Evidence, parameter: str, other: str, steps: Steps, rule: Rule) -> Iterator[Interaction]:
+    column = evidence.parameters.index(other)
     for low, high in steps[parameter]:
-        pairs = [step_pairs(cube, parameter, low, high) for cube in cubes]
+        pairs = [step_pairs(cube, parameter, low, high) for cube in evidence.cubes]
         for ends in steps[other]:
             both = [_balanced(each, column, ends) for each in pairs]
             if not any(len(each.seeds) for each in both):
                 continue
             sides = [[each.only(each.contexts[:, column] == end) for each in both] for end in ends]
-            difference = estimate(cubes, both, spreads, rule, _contrast(column, ends[1]))
-            at_low, at_high = (estimate(cubes, side, spreads, rule) for side in sides)
+            difference = mean_effect(evidence, both, rule, _contrast(column, ends[1]))
+            at_low, at_high = (mean_effect(evidence, side, rule) for side in sides)
             yield Interaction(parameter, low, high, other, *ends, difference, at_low, at_high)
 
 
@@ -157,9 +178,9 @@ def _balanced(pairs: Pairs, column: int, ends: tuple[str, str]) -> Pairs:
     """The pairs at two values of a parameter, in contexts that are otherwise there for both."""
     rest = np.delete(pairs.contexts, column, axis=1).tolist()
     of_ends = [{tuple(r) for r, c in zip(rest, pairs.contexts[:, column], strict=True) if c == end} for end in ends]
-    shared = of_ends[0] & of_ends[1]
-    is_shared = np.array([tuple(r) in shared for r in rest], dtype=np.bool_)
-    return pairs.only(is_shared & np.isin(pairs.contexts[:, column], ends))
+    common = of_ends[0] & of_ends[1]
+    is_common = np.array([tuple(r) in common for r in rest], dtype=np.bool_)
+    return pairs.only(is_common & np.isin(pairs.contexts[:, column], ends))
 
 
 def _contrast(column: int, end: str) -> Callable[[Pairs], FloatArray]:
@@ -172,12 +193,12 @@ def _contrast(column: int, end: str) -> Callable[[Pairs], FloatArray]:
     return weigh
 
 
-def _adjusted(tested: Sequence[Interaction], level: float) -> list[Interaction]:
+def _adjust(contrasts: Sequence[Interaction], level: float) -> list[Interaction]:
     """With p values that hold for all at once: the k-th smallest of n times n - k + 1, never falling."""
-    values = [each.difference.p_value if each.difference.counts.seeds > 1 else math.nan for each in tested]
-    order = sorted((place for place, p in enumerate(values) if math.isfinite(p)), key=lambda place: values[place])
-    adjusted, largest = list(tested), 0.0
-    for rank_from_zero, place in enumerate(order):
-        largest = max(largest, min(1.0, values[place] * (len(order) - rank_from_zero)))
-        adjusted[place] = replace(tested[place], p_value=largest, is_significant=largest <= level)
-    return adjusted
+    values = [each.difference.p_value if each.difference.counts.seeds > 1 else math.nan for each in contrasts]
+    order = sorted((index for index, p in enumerate(values) if math.isfinite(p)), key=lambda index: values[index])
+    result, largest = list(contrasts), 0.0
+    for position, index in enumerate(order):
+        largest = max(largest, min(1.0, values[index] * (len(order) - position)))
+        result[index] = replace(contrasts[index], p_value=largest, is_significant=largest <= level)
+    return result

@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dbexp.compare.pairing import Cube, FloatArray, IntArray, Labels, mean_over, without_gaps
-from dbexp.compare.quantiles import f_tail
+from dbexp.compare.inference.pairing import Cube, FloatArray, IntArray, Labels, mean_over, without_gaps
+from dbexp.compare.inference.quantiles import f_tail
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class Parts:
         return math.sqrt(self._sum(lambda df: quantile(df) ** 2))
 
     def _sum(self, weight: Callable[[float], float]) -> float:
-        known = [weight(part.df) * part.variance for part in (self.rows, self.columns) if part.is_known]
-        if not known:
+        terms = [weight(part.df) * part.variance for part in (self.rows, self.columns) if part.is_known]
+        if not terms:
             return math.nan
-        twice = weight(self.cells.df) * self.cells.variance if self.cells.is_known and len(known) == 2 else 0.0
-        return max(sum(known) - twice, *known)
+        twice = weight(self.cells.df) * self.cells.variance if self.cells.is_known and len(terms) == 2 else 0.0
+        return max(sum(terms) - twice, *terms)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Spread:
         return self.squares / self.df if self.df else 0.0
 
     @property
-    def doubled(self) -> Spread:
+    def of_difference(self) -> Spread:
         """Of the difference between two runs, from that of one."""
         return Spread(2 * self.squares, self.df)
 
@@ -156,7 +156,7 @@ def mean_difference(tables: Sequence[Table], spreads: Spreads) -> tuple[float, P
     return float(weights @ means), Parts(rows, _columns(complete), _cells(tables, complete)), means
 
 
-def joined(tables: Sequence[Table]) -> Table:
+def stack(tables: Sequence[Table]) -> Table:
     """Tables of the same prompts as one; their strata stay apart, their seeds do not."""
     return Table(
         np.concatenate([table.differences for table in tables]),
@@ -180,31 +180,31 @@ def _rows(means: FloatArray, weights: FloatArray, strata: IntArray, seeds: IntAr
     what is left; its degrees of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946). In a balanced mean only the
     first counts, in a contrast between contexts only the second.
     """
-    own, left = _residual(means, strata), _residual(means, strata, seeds)
-    shared = Spread(own.squares - left.squares, own.df - left.df)
-    of_seeds = _surer(shared, spreads.parameters, spreads.apart)
-    of_rest = _surer(left, spreads.cells, 0.0)  # luck that contexts share is in the sweep's: rather too wide
+    total, left = _residual(means, strata), _residual(means, strata, seeds)
+    common = Spread(total.squares - left.squares, total.df - left.df)
+    of_seeds = _pool(common, spreads.parameters, spreads.apart)
+    of_rest = _pool(left, spreads.cells, 0.0)  # luck that contexts share is in the sweep's: rather too wide
     square = float(weights @ weights)
     if not of_seeds.df:
         return Part(spreads.settings.mean_square * square, spreads.settings.df) if spreads.settings.df else UNKNOWN
     above = square
-    if shared.df:
+    if common.df:
         by_seed = np.bincount(seeds, weights)
-        above = min(float(by_seed @ by_seed) * shared.df / (len(means) - len(np.unique(strata))), square)
+        above = min(float(by_seed @ by_seed) * common.df / (len(means) - len(np.unique(strata))), square)
     terms = [(above, of_seeds), (square - above, of_rest)]
     variance = sum(share * spread.mean_square for share, spread in terms)
     doubt = sum((share * spread.mean_square) ** 2 / spread.df for share, spread in terms if spread.df)
     return Part(variance, variance**2 / doubt if doubt else of_seeds.df)
 
 
-def _surer(own: Spread, sweep: Spread, apart: float) -> Spread:
+def _pool(pairs: Spread, sweep: Spread, apart: float) -> Spread:
     """The spread of some pairs, made surer by that of the whole sweep, which they are part of.
 
     Where the pairs' own spread is above that of the rest by an F test at level `apart`, it stands alone: runs at one
     value of a parameter may be wilder than at the others, or a seed's luck be that of the parameter.
     """
-    rest = Spread(max(sweep.squares - own.squares, 0.0), max(sweep.df - own.df, 0))
-    return own if not rest.df or (own.df and _tail(own, rest) < apart) else sweep
+    rest = Spread(max(sweep.squares - pairs.squares, 0.0), max(sweep.df - pairs.df, 0))
+    return pairs if not rest.df or (pairs.df and _tail(pairs, rest) < apart) else sweep
 
 
 def _tail(above: Spread, below: Spread) -> float:
@@ -220,12 +220,12 @@ def _residual(values: FloatArray, cells: IntArray, *factors: IntArray) -> Spread
     columns = [values[:, None], *(factor[:, None] == np.unique(factor) for factor in factors)]
     table = np.concatenate(columns, axis=1).astype(np.float64)
     sums = np.stack([np.bincount(cells, column) for column in table.T], axis=1)
-    centred = table - (sums / np.maximum(counts, 1)[:, None])[cells]  # Frisch, Waugh and Lovell: cells are out
+    residual = table - (sums / np.maximum(counts, 1)[:, None])[cells]  # Frisch, Waugh and Lovell: cells are out
     df = len(values) - int((counts > 0).sum())
-    rest = centred[:, 0]
+    rest = residual[:, 0]
     if factors and df:
-        solution, _, rank, _ = np.linalg.lstsq(centred[:, 1:], rest, rcond=1e-10)
-        rest, df = rest - centred[:, 1:] @ solution, df - int(rank)
+        solution, _, rank, _ = np.linalg.lstsq(residual[:, 1:], rest, rcond=1e-10)
+        rest, df = rest - residual[:, 1:] @ solution, df - int(rank)
     return Spread(float(rest @ rest) if df else 0.0, df)
 
 
@@ -246,9 +246,9 @@ def _cells(tables: Sequence[Table], complete: Sequence[Table]) -> Part:
     squares, df, share = 0.0, 0, 0.0
     for table, full in zip(tables, complete, strict=True):
         prompts = full.differences.shape[1]
-        centred = full.differences - full.differences.mean(axis=1, keepdims=True)
+        within = full.differences - full.differences.mean(axis=1, keepdims=True)
         for stratum in np.unique(full.strata):
-            rows = centred[full.strata == stratum]
+            rows = within[full.strata == stratum]
             squares += float(((rows - rows.mean(axis=0)) ** 2).sum())
             df += (len(rows) - 1) * (prompts - 1)
         df -= int((~np.isfinite(table.differences)).sum())
@@ -274,9 +274,8 @@ def seed_spreads(cubes: Sequence[Cube]) -> Spreads:
     luck = [numbers_of(np.column_stack([column, seed])) for column in settings.T]
     cells = _residual(means, cell, seed_of_subject)
     left = _residual(means, cell, seed_of_subject, *luck)
-    return Spreads(
-        Spread(cells.squares - left.squares, cells.df - left.df).doubled, cells.doubled, _residual(means, cell).doubled
-    )
+    parameters = Spread(cells.squares - left.squares, cells.df - left.df)
+    return Spreads(parameters.of_difference, cells.of_difference, _residual(means, cell).of_difference)
 
 
 def run_means(cube: Cube) -> FloatArray:
@@ -296,5 +295,5 @@ def numbers_of(labels: Labels) -> IntArray:
     """Number of each distinct row of labels, [rows, columns] -> [rows]."""
     if not labels.shape[1]:
         return np.zeros(len(labels), dtype=np.int64)
-    coded = np.stack([np.unique(column, return_inverse=True)[1] for column in labels.T], axis=1)
-    return np.asarray(np.unique(coded, axis=0, return_inverse=True)[1].reshape(-1), dtype=np.int64)
+    codes = np.stack([np.unique(column, return_inverse=True)[1] for column in labels.T], axis=1)
+    return np.asarray(np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1), dtype=np.int64)

@@ -1,0 +1,1 @@
+"""What paired differences between runs say of other prompts, other training seeds and other subjects."""
