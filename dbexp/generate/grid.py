@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from dbexp.config.families import SIZE_MULTIPLE
+from dbexp.config.families import FAMILIES, SIZE_MULTIPLE
 from dbexp.config.schema import ModelConfig
 from dbexp.config.template import fill
 from dbexp.core.errors import ConfigError, Problems
@@ -89,6 +89,23 @@ def drawing(settings: GenerateConfig, run: TrainedRun) -> Drawing:
         mask=mask,
         paste=settings.paste,
     )
+
+
+def check_task(columns: Sequence[GridColumn], task: str) -> None:
+    """Refuse what a base model cannot start from.
+
+    Raises:
+        ConfigError: it has no pipeline for the task.
+    """
+    problems = Problems()
+    setting = {"image": "init_image without mask", "inpaint": "mask"}.get(task, "neither init_image nor mask")
+    able = ", ".join(name for name, family in FAMILIES.items() if task in family.tasks)
+    for name, family in dict.fromkeys((column.model.name, column.model.family) for column in columns):
+        problems.require(
+            task in FAMILIES[family].tasks,
+            f"{setting}: model={name} of the family {family} cannot draw so; models of {able} can",
+        )
+    problems.raise_if_any()
 
 
 def sources(settings: GenerateConfig) -> dict[str, str]:

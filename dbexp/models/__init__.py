@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -29,8 +29,6 @@ from dbexp.core.store import Store
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from dbexp.models.lora_file import LoraFile
 
 VAE = "vae"
 """The part between pixels and latents, by the name that every family has for it."""
@@ -71,6 +69,26 @@ class Batch:
     mask: Image.Image | None = None
     strength: float = 1.0
     after_step: Callable[[int, int], None] = lambda step, steps: None
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """What a LoRA file holds: the adapter of every site, and what is said about it."""
+
+    weights: Mapping[str, tuple[Tensor, Tensor]]
+    """'part.site' -> (down [r, in], up [out, r])"""
+    alphas: Mapping[str, float]
+    """part -> alpha"""
+    provenance: Mapping[str, Any]
+
+    def baked(self) -> LoraFile:
+        """The same LoRA with alpha equal to the rank, for programs that know no alpha: B takes the difference."""
+        weights = {
+            name: (down, up * (self.alphas[name.partition(".")[0]] / down.shape[0]))
+            for name, (down, up) in self.weights.items()
+        }
+        ranks = {name.partition(".")[0]: float(down.shape[0]) for name, (down, _) in self.weights.items()}
+        return replace(self, weights=weights, alphas=ranks)
 
 
 class Model(Protocol):

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dbexp.config.families import Family
-from dbexp.models import VAE, Batch, Conditioning, collate
-from dbexp.models.lora_file import LoraFile, diffusers_layout, kohya_layout
+from dbexp.models import VAE, Batch, Conditioning, LoraFile, collate
+from dbexp.models.lora_file import diffusers_layout, kohya_layout
 
 _CROWDED = 0.5
 """Share of a device's memory that encoders and denoiser may take together: the rest is for what they compute."""

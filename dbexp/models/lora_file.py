@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +18,7 @@ from torch import Tensor, nn
 
 from dbexp.core.errors import ConfigError
 from dbexp.core.files import write_atomic
-from dbexp.models import Model
-
-
-@dataclass(frozen=True)
-class LoraFile:
-    """What a LoRA file holds: the adapter of every site, and what is said about it."""
-
-    weights: Mapping[str, tuple[Tensor, Tensor]]
-    """'part.site' -> (down [r, in], up [out, r])"""
-    alphas: Mapping[str, float]
-    """part -> alpha"""
-    provenance: Mapping[str, Any]
-
-    def baked(self) -> LoraFile:
-        """The same LoRA with alpha equal to the rank, for programs that know no alpha: B takes the difference."""
-        weights = {
-            name: (down, up * (self.alphas[name.partition(".")[0]] / down.shape[0]))
-            for name, (down, up) in self.weights.items()
-        }
-        ranks = {name.partition(".")[0]: float(down.shape[0]) for name, (down, _) in self.weights.items()}
-        return replace(self, weights=weights, alphas=ranks)
+from dbexp.models import LoraFile, Model
 
 
 def write(file: LoraFile, target: Path, model: Model, format: str | None = None) -> None:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from dbexp.core.hashing import seed_of
-from dbexp.models import Model
-from dbexp.models.lora_file import LoraFile, linear_layer, write
+from dbexp.models import LoraFile, Model
+from dbexp.models.lora_file import linear_layer, write
 
 _Segment: TypeAlias = tuple[int, int, int, int]
 

@@ -154,16 +154,60 @@ def test_a_bad_choice_lists_the_good_ones(path: str) -> None:
         ({"lora__sites": "linear"}, "lora.sites=linear: model.family=other has attention"),
         ({"prior__sampler": "ddim"}, "prior.sampler=ddim: model.family=other has euler"),
         ({"sample__sampler": "ddim"}, "sample.sampler=ddim: model.family=other has euler"),
+        (
+            {"lora__text_encoder": True},
+            "lora.text_encoder=true: model.family=other has no text encoder that can be adapted; give false",
+        ),
+        (
+            {"train__min_snr_gamma": 5.0},
+            "train.min_snr_gamma=5.0: model.family=other is trained by flow matching, for which it is not defined; "
+            "give null",
+        ),
     ],
 )
 def test_a_family_has_rules_of_its_own(values: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         FAMILIES,
         "sd",
-        dataclasses.replace(FAMILIES["sd"], samplers=("euler",), sites={"attention": ""}, size_multiple=16),
+        dataclasses.replace(
+            FAMILIES["sd"],
+            samplers=("euler",),
+            sites={"attention": ""},
+            size_multiple=16,
+            text_parts=(),
+            flow=True,
+        ),
     )
     (message,) = problems(changed(**values))
     assert message == says.replace("other", "sd")
+
+
+@pytest.mark.parametrize("shift", [3, 1.5, "resolution", None])
+def test_what_a_shift_may_be(shift: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "sd", dataclasses.replace(FAMILIES["sd"], flow=True))
+    assert check.check(changed(train__shift=shift)).train.shift == shift
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"train__shift": 0}, "train.shift=0: must be a number greater than 0, resolution, or null"),
+        ({"train__shift": True}, "train.shift=True: must be a number greater than 0, resolution, or null"),
+        ({"train__shift": "much"}, "train.shift=much: must be a number greater than 0, resolution, or null"),
+        ({"train__logit_mean": 1.0}, "train.logit_mean=1: has no effect without train.timesteps=logit_normal"),
+        ({"train__logit_std": 2.0}, "train.logit_std=2: has no effect without train.timesteps=logit_normal"),
+    ],
+)
+def test_rules_of_times(values: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "sd", dataclasses.replace(FAMILIES["sd"], flow=True))
+    assert problems(changed(**values)) == (says,)
+
+
+def test_a_noise_schedule_is_not_shifted() -> None:
+    (message,) = problems(changed(train__shift=3.0))
+    assert (
+        message == "train.shift=3.0: model.family=sd has a noise schedule of its own, which is not shifted; give null"
+    )
 
 
 @pytest.mark.parametrize(("optimizer", "library"), check.OPTIMIZER_LIBRARIES.items())

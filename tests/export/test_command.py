@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 
 from dbexp.export import command
-from dbexp.models import lora_file
+from dbexp.models import LoraFile, lora_file
 from tests import builders, run_folders
 
 Export = Callable[..., Path]
@@ -41,7 +41,7 @@ def test_a_file_that_draws_other_images_is_not_left(
 ) -> None:
     good = lora_file.write
 
-    def bad(file: lora_file.LoraFile, *others: Any) -> None:
+    def bad(file: LoraFile, *others: Any) -> None:
         good(replace(file, alphas={part: 8 * alpha for part, alpha in file.alphas.items()}), *others)
 
     monkeypatch.setattr(lora_file, "write", bad)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dbexp.config.families import FAMILIES
 from dbexp.core.errors import ConfigError
 from dbexp.generate import grid
 from dbexp.generate.settings import GenerateConfig
@@ -175,3 +176,14 @@ class TestDrawing:
     def test_an_unreadable_picture(self) -> None:
         with pytest.raises(ConfigError, match=r"nowhere\.jpg: there is no such file"):
             grid.drawing(settings_of(init_image="nowhere.jpg"), run())
+
+
+def test_a_family_that_cannot_start_from_an_image_says_which_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = grid.columns(settings_of(base=True), [run()])
+    poor = replace(FAMILIES["sd"], tasks=("text", "inpaint"))
+    monkeypatch.setattr(grid, "FAMILIES", {"sd": poor, "other": FAMILIES["sd"]})
+    grid.check_task(columns, "inpaint")
+    with pytest.raises(
+        ConfigError, match=r"init_image without mask: model=tiny of the family sd .*; models of other can"
+    ):
+        grid.check_task(columns, "image")

@@ -177,6 +177,21 @@ class TestOtherPrograms:
         assert loud.messages == []
         assert np.abs(picture(pipe) - ours).max() <= 1
 
+    def test_alpha_in_the_weights(
+        self, saved: Path, ours: NDArray[np.int64], base: Model, tmp_path: Path, loud: pytest.LogCaptureFixture
+    ) -> None:
+        """For programs that read no metadata: the same picture, with alpha equal to the rank."""
+        path = tmp_path / "baked.safetensors"
+        file = lora_file.read(saved, base)
+        lora_file.write(file.baked(), path, base)
+        baked = lora_file.read(path, base)
+        assert baked.alphas == {part: float(rank) for part, rank in BOTH.items()} != file.alphas
+        pipe = stock()
+        loud.clear()
+        pipe.load_lora_weights(path)
+        assert loud.messages == []
+        assert np.abs(picture(pipe) - ours).max() <= 1
+
     def test_a_unet_alone(self, base: Model, tmp_path: Path, loud: pytest.LogCaptureFixture) -> None:
         path = tmp_path / "unet.safetensors"
         save(path, builders.adapter(base, {"unet": 2}, {"unet": 2.0}), base, {})
@@ -237,6 +252,13 @@ class TestMerged:
             pytest.fail("the block must not run")
         after = self.weights(base)
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+    def test_some_parts(self, saved: Path, base: Model) -> None:
+        before = self.weights(base)
+        with lora_file.merged(base, saved, parts=["text_encoder"]):
+            inside = self.weights(base)
+        changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], inside[name])}
+        assert changed == {"text_encoder"}
 
     def test_without_a_file(self, base: Model) -> None:
         before = self.weights(base)

@@ -182,3 +182,16 @@ class TestNoCrop:
         bank = encode(base, store, paths)
         request.getfixturevalue("no_vae")
         assert torch.equal(encode(base, store, paths, crop="none").mean, bank.mean)
+
+
+def test_sizes_are_those_of_the_file_and_of_the_cut(base: Model, store: Store) -> None:
+    """Height before width, as SDXL's denoiser is told; a mirrored cut counts from the mirrored picture's left."""
+    (path,) = builders.pictures(1, seed=5, width=96, height=64)  # 48 x 32 once it is resized
+    bank = encode(base, store, (path,), flip=True)
+    assert bank.sizes.tolist() == [[64, 96, 0, 8, SIZE, SIZE], [64, 96, 0, 8, SIZE, SIZE]]
+    cut = encode(base, store, (path,), crop="random", crop_variants=3, flip=True)
+    lefts = cut.sizes[:, 3].tolist()
+    pairs = list(zip(lefts[::2], lefts[1::2], strict=True))
+    assert len(set(lefts[::2])) > 1 and all(plain + mirrored == 16 for plain, mirrored in pairs)
+    again = encode(base, store, (path,), crop="random", crop_variants=3, flip=True)
+    assert torch.equal(again.sizes, cut.sizes)
