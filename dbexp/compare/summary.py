@@ -51,71 +51,62 @@ def summary(comparison: Comparison, sweep: Path) -> tracking.Summary:
         comparison: of one sweep.
         sweep: its folder, which paths are relative to.
     """
-    entries, finished = comparison.entries, comparison.finished
-    settings = differing(entry.run.config for entry in entries)
-    estimates = [_run_row(entry) for entry in entries] + [reference.columns for reference in comparison.references]
-    ends = [
-        (column, end)
-        for column in comparison.columns
-        for end in ("low", "high")
-        if any(_cell(row, column, end) is not None for row in estimates)
-    ]
-    best = finished[0] if finished else None
-
-    def numbers(row: Mapping[str, Estimate]) -> list[float | None]:
-        values = [_cell(row, column, "value") for column in comparison.columns]
-        return values + [_cell(row, column, end) for column, end in ends]
-
+    finished = comparison.finished
+    best = _run_row(finished[0]) if finished else {}
+    columns, rows = _table(comparison)
+    scores = [(entry, [entry.run.value(column) for column in FRONT]) for entry in finished]
+    sheets = [(entry, RunFolder(entry.run.folder).contact_sheet) for entry in finished]
     return tracking.Summary(
         objective=comparison.objective,
-        counts=dict(Counter(entry.run.status for entry in entries)),
-        best={} if best is None else {name: e.value for name, e in _run_row(best).items() if not math.isnan(e.value)},
-        title=best.title if best else None,
-        label=best.run.report.label if best and best.run.report else None,
-        columns=[
-            *("run", "status", *settings, *map(heading, comparison.columns)),
-            *(f"{column} {end}" for column, end in ends),
-            *("Pareto front", "label", "error"),
-        ],
-        rows=[
-            *(
-                [
-                    *(entry.title, entry.run.status),
-                    *(_setting(entry.run.config.get(name)) for name in settings),
-                    *(*numbers(_run_row(entry)), *_notes(entry)),
-                ]
-                for entry in entries
-            ),
-            *(
-                [row.title, "reference", *[None] * len(settings), *numbers(row.columns), "", None, None]
-                for row in comparison.references
-            ),
-        ],
+        counts=dict(Counter(entry.run.status for entry in comparison.entries)),
+        best={name: estimate.value for name, estimate in best.items() if not math.isnan(estimate.value)},
+        title=finished[0].title if finished else None,
+        label=_label(finished[0]) if finished else None,
+        columns=columns,
+        rows=rows,
         axes=[COLUMNS[column].title for column in FRONT],
-        points=[
-            [entry.title, *(entry.run.value(column) for column in FRONT), entry.on_front]
-            for entry in finished
-            if not any(math.isnan(entry.run.value(column)) for column in FRONT)
-        ],
-        sheets=[
-            [entry.title, sheet.relative_to(sweep).as_posix()]
-            for entry in finished
-            if (sheet := RunFolder(entry.run.folder).contact_sheet).is_file()
-        ],
+        points=[[entry.title, *xy, entry.on_front] for entry, xy in scores if not any(map(math.isnan, xy))],
+        sheets=[[entry.title, path.relative_to(sweep).as_posix()] for entry, path in sheets if path.is_file()],
         effect_columns=[*effects_table.COLUMNS],
         effects=effects_table.rows(comparison),
         statements=[[statement.subject, statement.sentence] for statement in statements(comparison)],
     )
 
 
+def _table(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
+    """Headings and cells: runs, then what they are measured against."""
+    entries, references = comparison.entries, comparison.references
+    settings = differing(entry.run.config for entry in entries)
+    estimates = [*map(_run_row, entries), *(reference.columns for reference in references)]
+    numbers = [(column, "value") for column in comparison.columns]
+    numbers += [  # what is counted has no interval
+        (column, end)
+        for column in comparison.columns
+        for end in ("low", "high")
+        if any(_cell(row, column, end) is not None for row in estimates)
+    ]
+    headings = ["run", "status", *settings]
+    headings += [heading(column) if field == "value" else f"{column} {field}" for column, field in numbers]
+    headings += ["Pareto front", "label", "error"]
+    rows: list[list[Any]] = []
+    for entry in entries:
+        row = [entry.title, entry.run.status, *(_setting(entry.run.config.get(name)) for name in settings)]
+        row += [_cell(_run_row(entry), column, field) for column, field in numbers]
+        row += ["yes" if entry.on_front else "", _label(entry), entry.run.error and first_line(entry.run.error)]
+        rows.append(row)
+    for reference in references:
+        row = [reference.title, "reference", *[None] * len(settings)]
+        row += [_cell(reference.columns, column, field) for column, field in numbers]
+        rows.append([*row, "", None, None])
+    return headings, rows
+
+
 def _run_row(entry: RankedRun) -> Mapping[str, Estimate]:
     return entry.run.report.rows["run"] if entry.run.report else {}
 
 
-def _notes(entry: RankedRun) -> list[str | None]:
-    """Whether it is on the front, its label, why it failed."""
-    label = entry.run.report.label if entry.run.report else None
-    return ["yes" if entry.on_front else "", label, entry.run.error and first_line(entry.run.error)]
+def _label(entry: RankedRun) -> str | None:
+    return entry.run.report.label if entry.run.report else None
 
 
 def _cell(row: Mapping[str, Estimate], column: str, field: str) -> float | None:
