@@ -8,10 +8,10 @@ import math
 from collections.abc import Iterator
 from typing import TypeAlias
 
+from dbexp.compare.changes import scope_of
 from dbexp.compare.comparison import Comparison
 from dbexp.compare.inference.estimate import EffectEstimate
 from dbexp.compare.numbers import exact
-from dbexp.compare.scores import CLASS_IMAGE
 
 EFFECTS = "effects.csv"
 COLUMNS = (
@@ -57,7 +57,7 @@ def _numbers(metric: str, estimate: EffectEstimate, p: float) -> list[Cell]:
         estimate.is_significant,
         _number(p) if counts.seeds > 1 else None,
         *(counts.seeds, counts.prompts, counts.subjects, counts.contexts, counts.runs, counts.pictures),
-        estimate.scope_of(CLASS_IMAGE if metric == "pres" else "prompt"),
+        scope_of(metric, estimate),
     ]
 
 

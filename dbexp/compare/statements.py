@@ -6,49 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dbexp.compare.comparison import Comparison, Effect, Scale, Standing
+from dbexp.compare.changes import WAY, Change, change, judgement, scope_of, sentence
+from dbexp.compare.comparison import Comparison, Effect, Standing
 from dbexp.compare.factors import Factor
 from dbexp.compare.inference.estimate import EffectEstimate
 from dbexp.compare.numbers import display, interval, percent, signed
 from dbexp.compare.scores import CLASS_IMAGE
-from dbexp.compare.statistics import Moments, by_level
+from dbexp.compare.statistics import by_level
 from dbexp.core.errors import count, listed
 from dbexp.evaluate.columns import COLUMNS
 
-SMALL = 0.05
-"""A significant difference is called a little below this part of the way from the base model to real images."""
-WAY = "of the way from base to real"
 MORE_SEEDS = "seed=1,2,3"
-
-
-@dataclass(frozen=True)
-class Change:
-    """One column of an effect, as written.
-
-    Attributes:
-        column: its title.
-        value, interval: of the difference; the interval is empty where there is none. Where effects differ and their
-            mean describes no run: that they depend, and on what.
-        verdict: better or worse, where the interval excludes zero; same, where it does not; once, for trainings that
-            were not repeated; open, without an interval; depends.
-        share: the difference as a part of the way from base to real; empty where there is no such way.
-        is_small: whether that part is below `SMALL`, or, for a column without it, whether the spread between seeds is
-            larger than the difference.
-        scope: what the interval speaks of.
-    """
-
-    column: str
-    value: str
-    interval: str
-    verdict: str
-    share: str = ""
-    is_small: bool = False
-    scope: str = ""
-
-    @property
-    def text(self) -> str:
-        """As in a sentence."""
-        return " ".join(part for part in (self.column, self.value, self.interval) if part)
 
 
 @dataclass(frozen=True)
@@ -113,7 +81,7 @@ def _best(comparison: Comparison) -> Statement:
         estimate = best.entries[0].run.report
         ends = estimate.rows["run"][column] if estimate else None
         value = " ".join(part for part in (value, ends and interval(column, ends.low, ends.high)) if part)
-        runs = f"run {best.entries[0].id}"
+        runs = f"run {best.entries[0].id}, its interval for other prompts alone"
     scale = comparison.scales.get(column)
     if scale:
         value += f", {percent(scale.position(moments.mean)).lstrip('+')} {WAY}"
@@ -134,14 +102,18 @@ def _rivals(standings: Sequence[Standing], column: str) -> str:
     if second.behind is None:
         return f" Next: {second.title}."
     gap = f"{signed(column, second.behind.value)} {interval(column, second.behind.low, second.behind.high)}".strip()
-    basis = _scope(column, second.behind) + ("" if len(standings) == 2 else f", {len(standings)} settings at once")
-    rivals = [other for other in standings[1:] if is_tied(other)]
-    if not rivals:
-        verdict = "every other is significantly behind"
-    elif all(other.behind and other.behind.counts.seeds == 1 for other in rivals):
+    basis = scope_of(column, second.behind)
+    if len(standings) > 2:
+        basis += f", {len(standings)} settings compared at once"
+    distances = [other.behind for other in standings[1:] if other.behind is not None]
+    tied = sum(not distance.is_significant for distance in distances)
+    if not tied:
+        shares = "" if len(distances) == len(standings) - 1 else " that shares its pictures"
+        verdict = f"every other{shares} is significantly behind"
+    elif all(distance.counts.seeds == 1 for distance in distances):
         verdict = f"trained once, nothing can be called behind: add {MORE_SEEDS}"
     else:
-        verdict = "it" if rivals == [second] else count(len(rivals), "setting")
+        verdict = "it" if tied == 1 and is_tied(second) else count(tied, "setting")
         verdict += " cannot be told from the best"
     return f" Next: {second.title}, {gap} {basis}; {verdict}."
 
@@ -149,42 +121,6 @@ def _rivals(standings: Sequence[Standing], column: str) -> str:
 def is_tied(standing: Standing) -> bool:
     """Whether a setting's paired difference from the best may be zero."""
     return standing.behind is not None and not standing.behind.is_significant
-
-
-def _scope(column: str, estimate: EffectEstimate) -> str:
-    return estimate.scope_of(CLASS_IMAGE if column == "pres" else "prompt")
-
-
-def change(column: str, difference: EffectEstimate, scale: Scale | None = None, noise: Moments | None = None) -> Change:
-    """A difference as written, whether it is good news, and whether it is large.
-
-    Args:
-        column: of the metric table.
-        difference: between two values of a parameter.
-        scale: of the column, if it has one.
-        noise: spread of the column between seeds, if it is known.
-    """
-    if math.isnan(difference.low):
-        verdict = "open"
-    elif difference.counts.seeds == 1:
-        verdict = "once"
-    elif not difference.is_significant:
-        verdict = "same"
-    else:
-        verdict = "better" if (difference.value > 0) == (COLUMNS[column].better == "higher") else "worse"
-    share = math.nan if scale is None else scale.part(difference.value)
-    is_small = abs(share) < SMALL  # False for NaN
-    if math.isnan(share) and noise is not None:
-        is_small = abs(difference.value) < noise.deviation
-    return Change(
-        COLUMNS[column].title,
-        signed(column, difference.value),
-        interval(column, difference.low, difference.high),
-        verdict,
-        "" if math.isnan(share) else percent(share),
-        is_small,
-        _scope(column, difference),
-    )
 
 
 def _effect(effect: Effect, comparison: Comparison) -> Statement:
@@ -203,70 +139,16 @@ def _effect(effect: Effect, comparison: Comparison) -> Statement:
                 cases.setdefault(f"{titles[each.other]}={level}", []).append(written(column, estimate))
     for where, at in cases.items():
         sides.append(f"at {where} " + ", ".join(each.text for each in at))
-    text = _sentence([*changes.values()], sides, effect.size)
+    text = sentence([*changes.values()], sides, effect.size)
     step = f"{effect.factor.name} {effect.low} → {effect.high}"
     return Statement(
         step,
         text,
         tuple(changes.values()),
-        _judgement([*changes.values()], effect.size),
+        judgement([*changes.values()], effect.size),
         _basis(effect, comparison.objective),
         tuple((where, tuple(at)) for where, at in cases.items()),
     )
-
-
-def _sentence(changes: Sequence[Change], sides: Sequence[str], size: float | None) -> str:
-    better, worse, same, once, unknown = (
-        [change for change in changes if change.verdict == verdict]
-        for verdict in ("better", "worse", "same", "once", "open")
-    )
-    parts = []
-    if better:
-        parts.append("better " + _sized(better))
-    if worse:
-        parts.append("worse " + _sized(worse))
-    if sides:
-        depends = [change for change in changes if change.verdict == "depends"]
-        parts.append(f"{', '.join(change.text for change in depends)}: {'; '.join(sides)}")
-    if same:
-        only = not (better or worse or sides)
-        why = "nothing is significant, every" if only else "not significant, for the"
-        parts.append(f"{why} interval includes zero: " + ", ".join(change.text for change in same))
-    if once:
-        parts.append("trained once, so not called significant: " + ", ".join(change.text for change in once))
-    if unknown:
-        parts.append("without an interval " + ", ".join(change.text for change in unknown))
-    if size is not None:
-        parts.append(f"{size:.2g} times the parameters")
-    return "; ".join(parts) + "."
-
-
-def _sized(changes: Sequence[Change]) -> str:
-    """Significant changes with their share of the way from base to real, which is spelt out once."""
-    texts, unit = [], f" {WAY}"
-    for change in changes:
-        texts.append(change.text + (f" ({change.share}{unit})" if change.share else ""))
-        unit = "" if change.share else unit
-    return ", ".join(texts)
-
-
-def _judgement(changes: Sequence[Change], size: float | None) -> str:
-    better, worse, depends = (
-        [change for change in changes if change.verdict == verdict] for verdict in ("better", "worse", "depends")
-    )
-    parts = [f"gains {_large_first(better)}"] if better else ["gains nothing"] if worse else []
-    if worse:
-        parts.append(f"costs {_large_first(worse)}")
-    parts += [f"{change.column} {change.value} {change.interval}" for change in depends]
-    if any(change.verdict == "once" for change in changes):
-        parts.append("trained once: may be chance")
-    price = f"for {size:.2g}× the parameters" if size and size > 1 else ""
-    return ", ".join(part for part in ("; ".join(parts) or "nothing significant", price) if part)
-
-
-def _large_first(changes: Sequence[Change]) -> str:
-    large, small = ([change.column for change in changes if change.is_small == is_small] for is_small in (False, True))
-    return ", ".join([*large, *([f"a little {', '.join(small)}"] if small else [])])
 
 
 def _basis(effect: Effect, objective: str) -> str:
@@ -280,7 +162,7 @@ def _basis(effect: Effect, objective: str) -> str:
     if disputed:
         parts.append(f"pairs of runs disagree in {', '.join(disputed)}")
     column = objective if objective in differences else next(iter(differences))
-    parts.append(_scope(column, differences[column]))
+    parts.append(scope_of(column, differences[column]))
     if "pres" in differences and column != "pres":
         parts.append(f"PRES: {count(differences['pres'].counts.prompts, CLASS_IMAGE)} in place of prompts")
     return "; ".join([*parts, *_advice(column, differences[column])])

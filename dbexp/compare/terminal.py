@@ -6,8 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dbexp.compare.changes import Change
 from dbexp.compare.comparison import MEASURES, Comparison
-from dbexp.compare.statements import Change, statements
+from dbexp.compare.statements import statements
 from dbexp.compare.table import print_grid, print_plain
 from dbexp.evaluate.columns import COLUMNS, heading
 

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -27,8 +26,6 @@ METRIC_VERSION = 1
 
 FloatArray: TypeAlias = NDArray[np.float64]
 IntArray: TypeAlias = NDArray[np.int64]
-PairKey: TypeAlias = tuple[str, str, int]
-"""(subject, prompt, seed): what makes two pictures of two runs a pair."""
 
 
 @dataclass(frozen=True)
@@ -215,38 +212,3 @@ def estimate_difference(a: ArrayLike, b: ArrayLike, how: Resampling) -> Estimate
     low, high = bootstrap(lambda indices: mean(left, indices) - mean(right, indices), len(left), how)
     value = float(np.nanmean(left) - np.nanmean(right))
     return Estimate(value, low, high, int((np.isfinite(left) | np.isfinite(right)).sum()))
-
-
-def paired_difference(a: Mapping[PairKey, float], b: Mapping[PairKey, float], how: Resampling) -> Estimate:
-    """How much higher run `a` scores than run `b`, over the pictures that both have.
-
-    The mean over subjects of the mean over a subject's pairs. Prompts are resampled within their subject, so that
-    the four pictures of a prompt, which resemble one another, do not count as four independent facts.
-
-    Args:
-        a, b: (subject, prompt, seed) -> value; for a column with one value per prompt give every seed as 0.
-        how: of the interval.
-
-    Returns:
-        An estimate whose `n` counts pairs; NaN with its reason when the runs share none.
-    """
-    shared = sorted(key for key in a.keys() & b.keys() if math.isfinite(a[key]) and math.isfinite(b[key]))
-    if not shared:
-        return Estimate.missing("the two runs share no (subject, prompt, seed)")
-    by_subject: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for subject, prompt, seed in shared:
-        key = (subject, prompt, seed)
-        by_subject[subject][prompt].append(a[key] - b[key])
-    generator = np.random.default_rng(how.seed)
-    value, draws = 0.0, np.zeros(how.resamples)
-    for prompts in by_subject.values():
-        sums = np.array([math.fsum(differences) for differences in prompts.values()])
-        counts = np.array([len(differences) for differences in prompts.values()])
-        indices = generator.integers(len(sums), size=(how.resamples, len(sums)))
-        value += float(sums.sum() / counts.sum()) / len(by_subject)
-        draws += sums[indices].sum(axis=1) / counts[indices].sum(axis=1) / len(by_subject)
-    if all(len(prompts) < 2 for prompts in by_subject.values()):
-        return Estimate(value, n=len(shared))
-    tail = (1 - how.confidence) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return Estimate(value, float(low), float(high), len(shared))

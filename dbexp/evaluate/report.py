@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from dbexp.core.files import readable
-from dbexp.evaluate.functional import METRIC_VERSION, Estimate, PairKey
+from dbexp.evaluate.functional import METRIC_VERSION, Estimate
 
 
 @dataclass(frozen=True)
@@ -120,23 +120,6 @@ class Report:
         data["copy_threshold"] = _float(data["copy_threshold"])
         data["notes"] = tuple(data["notes"])
         return cls(**data)
-
-    def pairs(self, subject: str, column: str, row: str = "run") -> dict[PairKey, float]:
-        """(subject, prompt, seed position) -> value, as `paired_difference` wants it.
-
-        Columns with one value per prompt (`div`, `copy_rate`) have position 0 alone. `pres` has one per class image,
-        each of which stands for a prompt of its own.
-
-        Raises:
-            KeyError: the column has neither values per picture nor per prompt.
-        """
-        if column == "pres":
-            of_class = [scores for scores in self.class_images if scores.row == row]
-            return {(subject, f"class image {scores.index}", 0): scores.values[column] for scores in of_class}
-        images = [scores for scores in self.images if scores.row == row]
-        if all(column in scores.values for scores in images) and images:
-            return {(subject, scores.prompt, scores.index): scores.values[column] for scores in images}
-        return {(subject, scores.prompt, 0): scores.values[column] for scores in self.prompts if scores.row == row}
 
 
 def summary(report: Report) -> dict[str, float]:

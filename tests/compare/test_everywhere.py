@@ -77,7 +77,7 @@ def test_each_says_what_it_speaks_of(files: ComparisonFiles) -> None:
     assert dbexp.effect(pictures, "lora.rank", 4, 8).scope == scope
     for text in (printed(files), files.markdown.read_text(), files.page.read_text()):
         assert text.count(f"{scope}; PRES: 8 class images in place of prompts") == len(STEPS)
-        assert f"{scope}, 4 settings at once" in text
+        assert f"{scope}, 4 settings compared at once" in text
     spoken = {row["metric"]: row["speaks_of"] for row in cells(summary(files.comparison, files.csv.parent))}
     assert spoken == dict.fromkeys(MEASURES, scope) | {"pres": of_class}
     assert f"better: the interval excludes zero; {of_class}" in files.page.read_text()

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from dbexp.compare.changes import change
 from dbexp.compare.comparison import Comparison, Scale
 from dbexp.compare.gather import compare
 from dbexp.compare.inference.components import UNKNOWN, Parts
 from dbexp.compare.inference.estimate import Counts, EffectEstimate, Rule
 from dbexp.compare.markdown import markdown
-from dbexp.compare.statements import Statement, change, statements
+from dbexp.compare.statements import Statement, statements
 from dbexp.compare.statistics import Moments
 from tests.compare import sweeps
 

@@ -25,7 +25,7 @@ from dbexp.evaluate import cached
 from dbexp.evaluate.columns import COLUMNS
 from dbexp.evaluate.evaluate import Backbones, evaluate, find_or_evaluate, load_backbones
 from dbexp.evaluate.feature_cache import DiskCache
-from dbexp.evaluate.functional import FloatArray, Resampling, paired_difference
+from dbexp.evaluate.functional import FloatArray
 from dbexp.evaluate.pictures import Pictures
 from dbexp.evaluate.report import Report, summary
 
@@ -246,26 +246,21 @@ def test_intervals_hold_their_values_and_repeat(pictures: Pictures, stubs: Backb
         assert estimate.low <= estimate.value <= estimate.high and estimate.n == 2, column
 
 
-def test_two_runs_are_compared_pair_by_pair(pictures: Pictures, stubs: Backbones) -> None:
+def test_every_picture_has_its_values(pictures: Pictures, stubs: Backbones) -> None:
     report = evaluate(pictures, stubs, CFG)
-    how = Resampling(resamples=100)
-    on, off = (report.pairs("dog3", "dino", row) for row in ("run", "base"))
-    difference = paired_difference(on, off, how)
-    assert difference.n == 4 and ("dog3", "a red sks dog", 1) in on
-    assert difference.value == pytest.approx(report.rows["run"]["dino"].value - report.rows["base"]["dino"].value)
-    assert report.pairs("dog3", "div") == {
-        ("dog3", "a sks dog in the snow", 0): pytest.approx(1),
-        ("dog3", "a red sks dog", 0): 0,
-    }
     for row in ("run", "base"):
-        of_class = report.pairs("dog3", "pres", row)
+        values = [image.values["dino"] for image in report.images if image.row == row]
+        assert len(values) == 4 and sum(values) / 4 == pytest.approx(report.rows[row]["dino"].value)
+        of_class = [image.values for image in report.class_images if image.row == row]
         assert len(of_class) == 2
-        assert sum(of_class.values()) / 2 == pytest.approx(report.rows[row]["pres"].value), "a pair per class image"
-        apart = [image.values["div_prior"] for image in report.class_images if image.row == row]
-        assert sum(apart) / 2 == pytest.approx(report.rows[row]["div_prior"].value), "its part of the mean"
+        for column in ("pres", "div_prior"):
+            mean = sum(values[column] for values in of_class) / 2
+            assert mean == pytest.approx(report.rows[row][column].value), "its part of the mean"
+    assert {scores.prompt: scores.values["div"] for scores in report.prompts if scores.row == "run"} == {
+        "a sks dog in the snow": pytest.approx(1),
+        "a red sks dog": 0,
+    }
     assert Report.from_json(report.to_json()).class_images == report.class_images
-    with pytest.raises(KeyError):
-        report.pairs("dog3", "div_prior")
 
 
 def test_nothing_depends_on_the_order_of_anything(tmp_path: Path, pictures: Pictures, stubs: Backbones) -> None:
@@ -345,8 +340,8 @@ def test_the_seed_of_a_picture_is_its_place_even_if_one_before_it_is_missing(
 ) -> None:
     pictures.samples["a red sks dog"][0].unlink()
     report = evaluate(pictures, stubs, replace(CFG, allow_partial=True))
-    assert ("dog3", "a red sks dog", 1) in report.pairs("dog3", "dino")
-    assert ("dog3", "a red sks dog", 0) not in report.pairs("dog3", "dino")
+    indices = [image.index for image in report.images if (image.row, image.prompt) == ("run", "a red sks dog")]
+    assert indices == [1]
 
 
 def test_drift_is_taken_over_the_class_images_that_are_there(pictures: Pictures, stubs: Backbones) -> None:

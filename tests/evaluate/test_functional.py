@@ -21,7 +21,6 @@ from dbexp.evaluate.functional import (
     mean_squared_distances,
     mean_to_others,
     normalise,
-    paired_difference,
     without_token,
 )
 
@@ -168,36 +167,3 @@ def test_draws_without_a_value_are_left_out() -> None:
     values = np.array([1.0, math.nan])
     low, high = bootstrap(lambda indices: values[indices].mean(axis=1), 2, HOW)
     assert low == high == 1.0
-
-
-def test_paired_differences_use_what_both_runs_have() -> None:
-    a = {("dog", f"p{p}", k): p + 0.1 for p in range(5) for k in range(2)} | {("dog", "p0", 7): 99.0}
-    b = {("dog", f"p{p}", k): float(p) for p in range(5) for k in range(2)} | {("cat", "p0", 0): -99.0}
-    estimate = paired_difference(a, b, HOW)
-    assert estimate.value == pytest.approx(0.1) and estimate.n == 10
-    assert estimate.low == pytest.approx(0.1) and estimate.high == pytest.approx(0.1)
-    assert paired_difference(b, a, HOW).value == pytest.approx(-0.1)
-
-
-def test_paired_differences_average_over_subjects_not_over_pairs() -> None:
-    zero = {("dog", f"p{p}", 0): 0.0 for p in range(9)} | {("cat", "p", 0): 0.0}
-    a = {key: 1.0 if key[0] == "dog" else 0.0 for key in zero}
-    estimate = paired_difference(a, zero, HOW)
-    assert estimate.value == pytest.approx(0.5)
-    assert estimate.low <= estimate.value <= estimate.high
-
-
-def test_pairing_beats_independent_intervals_when_prompts_differ_much() -> None:
-    generator = np.random.default_rng(0)
-    level = generator.normal(size=25)
-    a = {("dog", f"p{p}", 0): level[p] + generator.normal(0.05, 0.01) for p in range(25)}
-    b = {("dog", f"p{p}", 0): float(level[p]) for p in range(25)}
-    paired = paired_difference(a, b, HOW)
-    assert 0 < paired.low < paired.value < paired.high
-    alone = estimate_mean(list(a.values()), HOW)
-    assert 20 * (paired.high - paired.low) < alone.high - alone.low
-
-
-def test_runs_without_a_common_picture_have_no_difference() -> None:
-    estimate = paired_difference({("dog", "p", 0): 1.0}, {("dog", "p", 1): 1.0}, HOW)
-    assert math.isnan(estimate.value) and "share no" in str(estimate.reason)

@@ -17,13 +17,14 @@ from typing import Any
 import jinja2
 import plotly.offline
 
+from dbexp.compare.changes import SMALL
 from dbexp.compare.comparison import MEASURES, Comparison
 from dbexp.compare.numbers import DASH, best, display, exact, interval, spread
 from dbexp.compare.page import gallery
 from dbexp.compare.page.charts import PALETTE, charts
 from dbexp.compare.page.gallery import CopyPair, GalleryImage, Sheet
 from dbexp.compare.page.pictures import BUDGET, EmbeddedImages, embed
-from dbexp.compare.statements import SMALL, is_tied, statements
+from dbexp.compare.statements import is_tied, statements
 from dbexp.compare.statistics import Moments, moments
 from dbexp.core.errors import count, listed
 from dbexp.evaluate.columns import COLUMNS, REFERENCES, heading
@@ -73,7 +74,7 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET) -> str:
         verdicts=_VERDICTS,
         small=f"{100 * SMALL:.0f} %",
         confidence=f"{100 * comparison.confidence:g} %",
-        distance_scope=next((s.behind.scope for s in comparison.standings if s.behind), ""),
+        scopes=[s.behind.scope for s in comparison.standings if s.behind],
         interval=interval,
         best=comparison.best,
         best_means=_best_means(comparison),
