@@ -52,6 +52,10 @@ def _check_family(config: Config, problems: Problems) -> None:
         "give null",
     )
     problems.require(
+        train.noise_offset == 0 or family.noise_offset,
+        f"train.noise_offset={train.noise_offset:g}: {named} has latents of several pixels in one channel; give 0",
+    )
+    problems.require(
         train.shift is None or family.flow,
         f"train.shift={train.shift}: {named} has a noise schedule of its own, which is not shifted; give null",
     )

@@ -34,12 +34,16 @@ class Family:
     flow: bool = False
     """Trained by flow matching, where times may be shifted; otherwise on a schedule of noise, where min-SNR has a
     meaning."""
+    noise_offset: bool = True
+    """Whether a channel of its latents is one thing all over a picture, so that `train.noise_offset` can shift it."""
+    rare_token: str | None = None
+    """A word of one token that means nothing yet, for advice; None: words of several are learnt as well."""
     formats: tuple[str, ...] = ("diffusers", "kohya")
     """Of exported LoRA files, names of `dbexp.export.formats`."""
     tags: tuple[str, ...] = ()
     """On the hub."""
     licences: Mapping[str, str] = field(default_factory=dict)
-    """Hub id of a base model -> its licence, as the hub writes it."""
+    """Hub id of a base model -> its licence, as the hub writes it; other:NAME where it has no word for it."""
     pipeline: str = "DiffusionPipeline"
     """Class of diffusers that a model card loads, and"""
     dtype: str = "bfloat16"
@@ -65,6 +69,7 @@ FAMILIES = {
             "linear": "every linear layer of the transformer blocks",
         },
         size_multiple=8,
+        rare_token="sks",
         tags=("stable-diffusion",),
         licences={
             "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
@@ -74,6 +79,31 @@ FAMILIES = {
         },
         pipeline="StableDiffusionPipeline",
         dtype="float16",
+    ),
+    "flux2_klein": Family(
+        title="FLUX.2 klein, base 4B and 9B",
+        module="dbexp.models.flux2_klein",
+        denoiser="transformer",
+        encoders=("text_encoder",),
+        text_parts=(),
+        samplers=("euler", "unipc"),
+        sites={
+            "attention": "q, k, v, out",
+            "attention+mlp": "these and the feed-forward layers",
+            "linear": "every linear layer of the transformer blocks",
+        },
+        size_multiple=16,
+        tasks=("text", "inpaint"),
+        flow=True,
+        noise_offset=False,
+        tags=("flux2",),
+        licences={
+            "black-forest-labs/FLUX.2-klein-base-4B": "apache-2.0",
+            "black-forest-labs/FLUX.2-klein-4B": "apache-2.0",
+            "black-forest-labs/FLUX.2-klein-base-9B": "other:flux-non-commercial-license",
+            "black-forest-labs/FLUX.2-klein-9B": "other:flux-non-commercial-license",
+        },
+        pipeline="Flux2KleinPipeline",
     ),
 }
 

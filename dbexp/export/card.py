@@ -69,8 +69,10 @@ def _front_matter(facts: Facts) -> str:
         # numbers with a label are not comparable with anybody's, so the hub's tables do not get them
         if report and not report.label and not math.isnan(report.rows["run"].get(column, _NOTHING).value)
     ]
+    licence, _, name = (facts.licence or "other").partition(":")
     data = ModelCardData(
-        license=facts.licence or "other",
+        license=licence,
+        license_name=name or None,
         library_name="diffusers",
         pipeline_tag="text-to-image",
         base_model=facts.base,
@@ -160,7 +162,8 @@ def _compared(facts: Facts) -> str:
 
 def _licence(facts: Facts) -> str:
     base = f"`{facts.base or facts.run.config.model.name}`"
-    start = f"The base model {base} is under `{facts.licence}`" if facts.licence else f"Look up the licence of {base}"
+    name = (facts.licence or "").removeprefix("other:")
+    start = f"The base model {base} is under `{name}`" if name else f"Look up the licence of {base}"
     return f"## Licence\n\n{start}; what is derived from it, such as this LoRA, follows its terms.\n"
 
 

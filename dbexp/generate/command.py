@@ -63,7 +63,7 @@ def generate(settings: GenerateConfig) -> Path:
     except ConfigError as error:
         problems.messages += error.problems
     problems.raise_if_any()
-    grid.check_task(columns, drawing.task)
+    grid.check_models(columns, drawing)
     for run in (run for run in runs if run.chosen):
         print(f"{run.folder}: {run.chosen}", flush=True)
     now = datetime.now()

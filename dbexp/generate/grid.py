@@ -54,7 +54,8 @@ def drawing(settings: GenerateConfig, run: TrainedRun) -> Drawing:
     defaults = run.config.sample
     init = None if settings.init_image is None else read_rgb(Path(settings.init_image).expanduser())
     mask = None if settings.mask is None else read_rgb(Path(settings.mask).expanduser()).convert("L")
-    width, height = size(settings.width, settings.height, defaults.resolution, init.size if init else None)
+    unit = FAMILIES[run.config.model.family].size_multiple
+    width, height = size(settings.width, settings.height, defaults.resolution, init.size if init else None, unit)
     steps = settings.steps or defaults.steps
     strength = settings.strength or (_IMAGE_STRENGTH if mask is None else _MASK_STRENGTH)
     problems = Problems()
@@ -91,20 +92,25 @@ def drawing(settings: GenerateConfig, run: TrainedRun) -> Drawing:
     )
 
 
-def check_task(columns: Sequence[GridColumn], task: str) -> None:
-    """Refuse what a base model cannot start from.
+def check_models(columns: Sequence[GridColumn], drawing: Drawing) -> None:
+    """Find what base models cannot draw, before any is loaded.
 
     Raises:
-        ConfigError: it has no pipeline for the task.
+        ConfigError: with every problem.
     """
     problems = Problems()
-    setting = {"image": "init_image without mask", "inpaint": "mask"}.get(task, "neither init_image nor mask")
-    able = ", ".join(name for name, family in FAMILIES.items() if task in family.tasks)
-    for name, family in dict.fromkeys((column.model.name, column.model.family) for column in columns):
+    start = {"image": "init_image without mask", "inpaint": "mask"}.get(drawing.task, "neither init_image nor mask")
+    able = ", ".join(name for name, family in FAMILIES.items() if drawing.task in family.tasks)
+    for name, kind in dict.fromkeys((column.model.name, column.model.family) for column in columns):
+        family, model = FAMILIES[kind], f"model={name} of the family {kind}"
+        problems.require(drawing.task in family.tasks, f"{start}: {model} cannot draw so; models of {able} can")
         problems.require(
-            task in FAMILIES[family].tasks,
-            f"{setting}: model={name} of the family {family} cannot draw so; models of {able} can",
+            drawing.sampler is None or drawing.sampler in family.samplers,
+            f"sampler={drawing.sampler}: {model} has {', '.join(family.samplers)}",
         )
+        unit = family.size_multiple
+        for side, pixels in (("width", drawing.width), ("height", drawing.height)):
+            problems.require(pixels % unit == 0, f"{side}={pixels}: must be a multiple of {unit} for {model}")
     problems.raise_if_any()
 
 
@@ -137,16 +143,16 @@ def metadata(column: GridColumn, drawing: Drawing, model: Model, sources: Mappin
     }
 
 
-def size(width: int | None, height: int | None, resolution: int, init: tuple[int, int] | None) -> tuple[int, int]:
+def size(
+    width: int | None, height: int | None, resolution: int, init: tuple[int, int] | None, unit: int = SIZE_MULTIPLE
+) -> tuple[int, int]:
     """Width and height of the images.
 
     Args:
         width, height: as asked for; None: to be chosen.
         resolution: the short side where neither is asked for, the other side of a text's image where one is.
         init: size of the image to start from, whose proportions are kept.
-
-    Returns:
-        Multiples of 8 where they were to be chosen.
+        unit: what chosen sides are multiples of.
     """
     if width and height:
         return width, height
@@ -158,7 +164,7 @@ def size(width: int | None, height: int | None, resolution: int, init: tuple[int
         scale = height / init[1]
     else:
         scale = resolution / min(init)
-    scaled = [max(SIZE_MULTIPLE, round(side * scale / SIZE_MULTIPLE) * SIZE_MULTIPLE) for side in init]
+    scaled = [max(unit, round(side * scale / unit) * unit) for side in init]
     return width or scaled[0], height or scaled[1]
 
 

@@ -69,6 +69,8 @@ class Checkpoint(ABC):
     """Part -> what kohya's trainers and ComfyUI call it in the keys of a LoRA file."""
     bakes_alpha: ClassVar[bool] = False
     """Whether exported files have alpha in their weights: programs that read no metadata then scale them right."""
+    output: ClassVar[str] = "np"
+    """What pipelines are asked for: images, or `latent`, which `decode` makes images of."""
     channels_last: ClassVar[bool] = False
     """Whether the convolutions are two-dimensional: the layout they want on tensor cores and on CPUs (oneDNN) alike."""
 
@@ -207,9 +209,17 @@ class Checkpoint(ABC):
         images: NDArray[np.floating[Any]] = pipe(
             **self.call(pipe, batch),
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in batch.seeds],
-            output_type="np",
+            output_type=self.output,
             callback_on_step_end=after_step,
         ).images
+        return images if self.output == "np" else self.decode(pipe, images)
+
+    def decode(self, pipe: Any, latents: Any) -> NDArray[np.floating[Any]]:
+        """Images [B, H, W, 3] in [0, 1] of the latents that a pipeline drew: it would hand them to the VAE in the
+        precision of the denoiser."""
+        with torch.inference_mode():
+            decoded = pipe.vae.decode(latents.to(pipe.vae.dtype), return_dict=False)[0]
+            images: NDArray[np.floating[Any]] = pipe.image_processor.postprocess(decoded, output_type="np")
         return images
 
     def _after_step(self, pipe: Any, batch: Batch) -> Callable[[Any, int, Tensor], Tensor] | None:

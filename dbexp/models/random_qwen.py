@@ -26,7 +26,7 @@ def build_tokenizer(max_tokens: int) -> Qwen2Tokenizer:
         max_tokens: what it says the model reads at most.
     """
     symbols = byte_symbols()
-    tokens, merges = byte_pairs([*map(list, _TURNS), *([_SPACE, *word] for word in WORDS)])
+    tokens, merges = byte_pairs([*map(list, (*_TURNS, *WORDS)), *([_SPACE, *word] for word in WORDS)])
     vocabulary = {token: number for number, token in enumerate(dict.fromkeys([*symbols, *tokens, *_MARKS, *_THINK]))}
     tokenizer = Qwen2Tokenizer(
         vocabulary,

@@ -119,10 +119,10 @@ def _token_notes(prompts: Sequence[str], token: str, model: Model) -> list[str]:
         count = model.token_count(prompt)
         if count > room:
             notes.append(f"{prompt!r} has {count} tokens: the text encoder reads only the first {room}")
-    count = model.token_count(token)
-    if count > 1:
+    count, rare = model.token_count(token), model.family.rare_token
+    if count > 1 and rare:
         notes.append(
-            f"dataset.token={token} is {count} tokens of this text encoder; a rare word of one token, such as sks, "
+            f"dataset.token={token} is {count} tokens of this text encoder; a rare word of one token, such as {rare}, "
             "binds faster"
         )
     return notes

@@ -210,6 +210,25 @@ def test_a_noise_schedule_is_not_shifted() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (
+            {"train__noise_offset": 0.1},
+            "train.noise_offset=0.1: {} has latents of several pixels in one channel; give 0",
+        ),
+        ({"train__min_snr_gamma": 5.0}, "train.min_snr_gamma=5.0: {} is trained by flow matching"),
+        ({"lora__text_encoder": True}, "lora.text_encoder=true: {} has no text encoder that can be adapted"),
+        ({"lora__sites": "attention+geglu"}, "lora.sites=attention+geglu: {} has attention, attention+mlp, linear"),
+        ({"sample__sampler": "ddim"}, "sample.sampler=ddim: {} has euler, unipc"),
+        ({"sample__resolution": 72}, "sample.resolution=72: must be a multiple of 16"),
+    ],
+)
+def test_what_flux2_klein_refuses(values: dict[str, Any], says: str) -> None:
+    (message,) = problems(changed(model__family="flux2_klein", **values))
+    assert message.startswith(says.format("model.family=flux2_klein"))
+
+
 @pytest.mark.parametrize(("optimizer", "library"), check.OPTIMIZER_LIBRARIES.items())
 def test_an_optimizer_needs_its_library(optimizer: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == library else name)

@@ -86,3 +86,13 @@ class TestCard:
         assert front["license"] == "creativeml-openrail-m"
         (result,) = front["model-index"][0]["results"]
         assert {m["type"]: m["value"] for m in result["metrics"]} == {"dino": 0.5, "clip_t": 0.25}
+
+
+def test_a_licence_that_the_hub_has_no_word_for(tmp_path: Path) -> None:
+    run = run_folders.really_run().folder.parent
+    licence = "licence=other:flux-non-commercial-license"
+    command.main([f"run={run}", f"folder={tmp_path / 'out'}", licence, "base=me/base", "check=false", "pictures=0"])
+    text = (tmp_path / "out" / "README.md").read_text()
+    front = yaml.safe_load(text.split("---\n")[1])
+    assert (front["license"], front["license_name"]) == ("other", "flux-non-commercial-license")
+    assert "The base model `me/base` is under `flux-non-commercial-license`" in text

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dbexp.config.families import FAMILIES
 from dbexp.core.errors import ConfigError
 from dbexp.generate import grid
 from dbexp.generate.settings import GenerateConfig
@@ -178,12 +177,37 @@ class TestDrawing:
             grid.drawing(settings_of(init_image="nowhere.jpg"), run())
 
 
-def test_a_family_that_cannot_start_from_an_image_says_which_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    columns = grid.columns(settings_of(base=True), [run()])
-    poor = replace(FAMILIES["sd"], tasks=("text", "inpaint"))
-    monkeypatch.setattr(grid, "FAMILIES", {"sd": poor, "other": FAMILIES["sd"]})
-    grid.check_task(columns, "inpaint")
-    with pytest.raises(
-        ConfigError, match=r"init_image without mask: model=tiny of the family sd .*; models of other can"
-    ):
-        grid.check_task(columns, "image")
+class TestModels:
+    """What the base model of a run cannot do is said before any weight is loaded."""
+
+    def columns(self, family: str = "flux2_klein") -> tuple[grid.GridColumn, ...]:
+        other = run()
+        config = replace(other.config, model=replace(other.config.model, family=family))
+        return grid.columns(settings_of(base=True), [run(), replace(other, config=config)])
+
+    @pytest.mark.parametrize(
+        ("changes", "says"),
+        [
+            (
+                {"init": Image.new("RGB", (32, 32))},
+                "init_image without mask: model=tiny of the family flux2_klein cannot draw so; models of sd can",
+            ),
+            ({"sampler": "ddim"}, "sampler=ddim: model=tiny of the family flux2_klein has euler, unipc"),
+            ({"width": 40}, "width=40: must be a multiple of 16 for model=tiny of the family flux2_klein"),
+        ],
+    )
+    def test_refused(self, changes: dict[str, Any], says: str) -> None:
+        drawing = replace(grid.drawing(settings_of(), run()), **changes)
+        grid.check_models(self.columns("sd"), drawing)
+        with pytest.raises(ConfigError) as caught:
+            grid.check_models(self.columns(), drawing)
+        assert caught.value.problems == (says,)
+
+    def test_sizes_that_nobody_asked_for_fit(self, tmp_path: Path) -> None:
+        Image.new("RGB", (60, 40), "green").save(tmp_path / "garden.png")
+        Image.new("L", (60, 40), 255).save(tmp_path / "all.png")
+        images = {"init_image": str(tmp_path / "garden.png"), "mask": str(tmp_path / "all.png"), "width": 64}
+        columns = self.columns()
+        drawing = grid.drawing(settings_of(**images), columns[-1].run)
+        assert (drawing.width, drawing.height) == (64, 48)
+        grid.check_models(columns, drawing)

@@ -24,14 +24,16 @@ from peft import inject_adapter_in_model
 from PIL import Image
 from torch import Tensor, nn
 
+from dbexp.config.families import FAMILIES
 from dbexp.core.errors import Interrupted
 from dbexp.core.store import Store
+from dbexp.export import command
 from dbexp.models import Model, lora_file
 from dbexp.train.data import Training
 from dbexp.train.lane import Draw, Lane, Row
 from dbexp.train.result import Trained
 from dbexp.train.train import train
-from tests import builders
+from tests import builders, sweeps
 
 STEPS = 5
 
@@ -218,3 +220,37 @@ def assert_same_steps(other: Independent, model: Model, store: Store) -> None:
         apart = (final[name] - parameter.detach()).abs()
         assert apart.mean() < 1e-6 and apart.max() < 1e-4, name
     assert max((final[name] - seen.starts[0][name]).abs().max().item() for name in final) > 1e-3
+
+
+# -- the whole experiment ---------------------------------------------------------------------------------------------
+
+
+def assert_whole_experiment(family: str, folder: Path) -> None:
+    """A sweep on `model=random` trains on pictures, samples, measures and compares; the files that `dbexp-export` makes
+    of a run draw the same in stock diffusers, as it checks itself."""
+    words = [
+        "model=random",
+        f"model.family={family}",
+        "dataset=folder",
+        f"dataset.path={builders.pictures()[0].parent}",
+        "dataset.class_noun=dog",
+        "dataset.live=true",
+        "lora.rank=2,4",
+        "train.steps=3",
+        "prior.count=2",
+        "prior.steps=2",
+        'sample.prompts=["a {token} {class} in the snow","a red {token} {class}"]',
+        "sample.images_per_prompt=2",
+        "sample.class_images=2",
+        "sample.steps=2",
+        "tracking.mode=disabled",
+        "hydra.sweep.dir=sweep",
+        f"store={folder / 'store'}",
+    ]
+    outcome = sweeps.dbexp_command(folder, "-m", *words)
+    assert outcome.status == 0, outcome.err
+    rows = sweeps.results(folder / "sweep")
+    assert {row["lora.rank"] for row in rows} == {"2", "4"}
+    assert all(float(row["dino"]) and float(row["clip_t"]) for row in rows)
+    command.main([f"run={folder / 'sweep' / '1'}", f"folder={folder / 'exported'}", "check_steps=2"])
+    assert len(list((folder / "exported").glob("*.safetensors"))) == len(FAMILIES[family].formats)

@@ -21,7 +21,9 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBa
 
 
 def test_words_are_one_token_each(tokenizer: PreTrainedTokenizerBase) -> None:
-    assert len(tokenizer(" " + " ".join(WORDS)).input_ids) == len(WORDS)
+    """Wherever they stand."""
+    assert len(tokenizer(" ".join(WORDS)).input_ids) == len(WORDS)
+    assert all(len(tokenizer(text).input_ids) == 1 for word in WORDS for text in (word, f" {word}"))
 
 
 @pytest.mark.parametrize("text", ["a photo of sks dog", "Ünicode, 123 & a\nline", "<|im_start|>user"])

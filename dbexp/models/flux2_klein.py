@@ -1,0 +1,274 @@
+"""FLUX.2 klein (Black Forest Labs, 2026): a VAE, a transformer that learnt by flow matching, Qwen3 that reads the text.
+
+LoRAs are trained on a base checkpoint; they also work on the distilled one of its size, which draws in 4 steps.
+
+Shapes: B rows; h x w tokens of the picture, 16 x 16 pixels and 128 channels each (2 x 2 latents of 32); L tokens
+of text, each as wide as three states of the encoder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dbexp.config.families import FAMILIES
+from dbexp.config.schema import ModelConfig
+from dbexp.core.errors import ConfigError
+from dbexp.core.store import Store
+from dbexp.models import VAE, Batch, Conditioning, LoraFile
+from dbexp.models.checkpoint import Checkpoint, library
+from dbexp.models.find import Source, open_checkpoint
+from dbexp.models.flow import FlowMatching
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_STATES = (9, 18, 27)
+"""Layers of the encoder whose states the denoiser reads: those of its pipeline. A training script of diffusers takes
+others, which were meant for FLUX.2 dev."""
+_TEXT_TOKENS = 512
+"""Every prompt is padded to so many, and the denoiser reads the padding too."""
+_ATTENTION = (
+    r"transformer_blocks\.\d+\.attn\.(to_q|to_k|to_v|to_out\.0)",
+    r"single_transformer_blocks\.\d+\.attn\.(to_qkv_mlp_proj|to_out)",
+)
+_SITES = {
+    "attention": _ATTENTION,
+    "attention+mlp": (*_ATTENTION, r"transformer_blocks\.\d+\.ff\.(linear_in|linear_out)"),
+    "linear": (r"(single_)?transformer_blocks\..*",),
+}
+_ORIGINAL_NAMES = {
+    "transformer_blocks.attn.to_q": "double_blocks.img_attn_qkv",
+    "transformer_blocks.attn.to_k": "double_blocks.img_attn_qkv",
+    "transformer_blocks.attn.to_v": "double_blocks.img_attn_qkv",
+    "transformer_blocks.attn.to_out.0": "double_blocks.img_attn_proj",
+    "transformer_blocks.ff.linear_in": "double_blocks.img_mlp_0",
+    "transformer_blocks.ff.linear_out": "double_blocks.img_mlp_2",
+    "transformer_blocks.attn.add_q_proj": "double_blocks.txt_attn_qkv",
+    "transformer_blocks.attn.add_k_proj": "double_blocks.txt_attn_qkv",
+    "transformer_blocks.attn.add_v_proj": "double_blocks.txt_attn_qkv",
+    "transformer_blocks.attn.to_add_out": "double_blocks.txt_attn_proj",
+    "transformer_blocks.ff_context.linear_in": "double_blocks.txt_mlp_0",
+    "transformer_blocks.ff_context.linear_out": "double_blocks.txt_mlp_2",
+    "single_transformer_blocks.attn.to_qkv_mlp_proj": "single_blocks.linear1",
+    "single_transformer_blocks.attn.to_out": "single_blocks.linear2",
+}
+"""Layer in diffusers -> layer in the original checkpoint, whose names ComfyUI and kohya's trainers keep. There q, k and
+v are one layer, in this order."""
+
+
+def sites(denoiser: nn.Module, preset: str) -> tuple[str, ...]:
+    """Names of the linear layers of a denoiser that a preset adapts."""
+    pattern = re.compile("|".join(_SITES[preset]))
+    layers = (name for name, module in denoiser.named_modules() if isinstance(module, nn.Linear))
+    return tuple(name for name in layers if pattern.fullmatch(name))
+
+
+class Flux2Klein(FlowMatching, Checkpoint):
+    """Parts: vae, transformer, text_encoder. Conditioning: `states` [B, L, 3 D], D the width of the encoder.
+
+    Pipelines shift the times of samples by a rule that depends on the number of steps, which training has none of;
+    `train.shift=resolution` follows the rule in the scheduler's settings, as other trainers do.
+    """
+
+    family = FAMILIES["flux2_klein"]
+    classes: ClassVar = {
+        "vae": "diffusers.AutoencoderKLFlux2",
+        "transformer": "diffusers.Flux2Transformer2DModel",
+        "text_encoder": "transformers.Qwen3ForCausalLM",
+    }
+    layout = ("vae", "transformer", "text_encoder", "tokenizer", "scheduler")
+    pipelines: ClassVar = {"text": "Flux2KleinPipeline", "inpaint": "Flux2KleinInpaintPipeline"}
+    samplers: ClassVar = {
+        "euler": ("FlowMatchEulerDiscreteScheduler", {}),
+        "unipc": ("UniPCMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}),
+    }
+    bakes_alpha = True
+    output = "latent"
+
+    def sites(self, part: str, preset: str) -> tuple[str, ...]:
+        return sites(self.part(part), preset)
+
+    # -- text -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, which has the encoder's chat template."""
+        folder = self._folder / "tokenizer"
+        tokenizer: PreTrainedTokenizerBase = library("transformers").AutoTokenizer.from_pretrained(
+            folder, local_files_only=True
+        )
+        return tokenizer
+
+    @property
+    def _text_tokens(self) -> int:
+        return min(_TEXT_TOKENS, int(self.tokenizer.model_max_length))
+
+    @property
+    def room(self) -> int:
+        return self._text_tokens - self.token_count(self._templated(""))
+
+    def token_count(self, text: str) -> int:
+        return len(self.tokenizer(text).input_ids)
+
+    def _templated(self, prompt: str) -> str:
+        """A prompt as a user's message, and the beginning of an answer before which nothing is thought over."""
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        return str(text)
+
+    def tokenize(self, prompts: Sequence[str]) -> Conditioning:
+        read = self.tokenizer(
+            [self._templated(prompt) for prompt in prompts],
+            padding="max_length",
+            truncation=True,
+            max_length=self._text_tokens,
+            return_tensors="pt",
+        )
+        return {"ids": read.input_ids.to(self.device), "mask": read.attention_mask.to(self.device)}
+
+    def encode(self, tokens: Conditioning) -> Conditioning:
+        encoder: Any = self.part("text_encoder")
+        # its body alone: the head would predict the next word of every token
+        states = encoder.model(tokens["ids"], tokens["mask"], output_hidden_states=True, use_cache=False).hidden_states
+        return {"states": torch.cat([states[layer] for layer in _STATES], dim=-1)}
+
+    # -- latents ----------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        vae: Any = self.part(VAE)
+        scale = (vae.bn.running_var + vae.config.batch_norm_eps).sqrt().view(-1, 1, 1)
+        mean = ((self._patches(pixels) - vae.bn.running_mean.view(-1, 1, 1)) / scale).contiguous()
+        return mean, torch.zeros_like(mean)  # the denoiser knows no others than the posterior's mode
+
+    def _patches(self, pixels: Tensor) -> Tensor:
+        """Latents [B, 128, h, w] of pixels, as yet without normalisation: 2 x 2 neighbours become one token."""
+        vae: Any = self.part(VAE)
+        latents = vae.encode(pixels.to(self.device, self.vae_dtype)).latent_dist.mode()
+        patches: Tensor = nn.functional.pixel_unshuffle(latents.float(), 2)
+        return patches
+
+    def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
+        height, width = noisy.shape[-2:]
+        states = conditioning["states"].to(self.dtype)
+        tokens = self.part("transformer")(
+            hidden_states=noisy.flatten(2).transpose(1, 2).to(self.dtype),
+            timestep=times,
+            encoder_hidden_states=states,
+            img_ids=_places((1, height, width, 1), noisy.device),
+            txt_ids=_places((1, 1, 1, states.shape[1]), noisy.device),
+            return_dict=False,
+        )[0]
+        velocity: Tensor = tokens.transpose(1, 2).unflatten(2, (height, width))
+        return velocity
+
+    # -- sampling ---------------------------------------------------------------------------------------------------
+
+    @property
+    def distilled(self) -> bool:
+        """Whether it was taught to draw in a few steps, without a second pass for what guidance steers away from."""
+        return bool(self._settings("model_index.json").get("is_distilled", False))
+
+    def guided(self, guidance: float) -> bool:
+        return guidance > 1 and not self.distilled
+
+    def guidance(self, value: float) -> dict[str, Any]:
+        return {"guidance_scale": 1.0 if self.distilled else value}
+
+    def pipeline(self, sampler: str | None, task: str = "text") -> Any:
+        if task == "inpaint" and sampler == "unipc":
+            raise ConfigError("sampler=unipc: cannot put back what the mask keeps; give euler, or null")
+        pipe = super().pipeline(sampler, task)
+        pipe.register_to_config(is_distilled=self.distilled)
+        return pipe
+
+    def call(self, pipe: Any, batch: Batch) -> dict[str, Any]:
+        arguments = super().call(pipe, batch)
+        if isinstance(batch.text, tuple):
+            arguments["max_sequence_length"] = self._text_tokens
+        if batch.image is not None:
+            # as latents: the pipeline would encode in its own precision, and draw no more than a megapixel
+            pixels = torch.from_numpy(np.array(batch.image)).permute(2, 0, 1)[None] / 255
+            arguments["image"] = self._patches(2 * pixels - 1).to(self.dtype)
+        return arguments
+
+    def embeddings(self, batch: Batch) -> dict[str, Any]:
+        assert not isinstance(batch.text, tuple)
+        arguments = {"prompt_embeds": batch.text["states"].to(self.dtype)}
+        if batch.negative is not None:
+            arguments["negative_prompt_embeds"] = batch.negative["states"].to(self.dtype)
+        return arguments
+
+    # -- files ------------------------------------------------------------------------------------------------------
+
+    def export(self, file: LoraFile, format: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+        if format != "kohya":
+            return super().export(file, format)
+        tensors: dict[str, Tensor] = {}
+        for name, members in _original_layers(file).items():
+            # side by side, their ranks add up, and alpha / rank must stay what it is
+            tensors[f"{name}.lora_down.weight"] = torch.cat([down for down, _ in members])
+            tensors[f"{name}.lora_up.weight"] = torch.block_diag(*(up for _, up in members))
+            tensors[f"{name}.alpha"] = torch.tensor(file.alphas["transformer"] * len(members))
+        return tensors, {}
+
+
+def _places(extent: tuple[int, int, int, int], device: torch.device) -> Tensor:
+    """Places of tokens on the four axes that rotary embeddings know (picture, row, column, word), int64 [tokens, 4]."""
+    axes = [torch.arange(length, device=device) for length in extent]
+    return torch.cartesian_prod(*axes)
+
+
+def _original_layers(file: LoraFile) -> dict[str, list[tuple[Tensor, Tensor]]]:
+    """Adapters (down [r, in], up [out, r]) by the name of their layer in kohya's files, in the order of outputs."""
+    layers: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for kind, original in _ORIGINAL_NAMES.items():
+        blocks, layer = original.split(".")
+        for name, pair in file.weights.items():
+            _, stack, number, site = name.split(".", 3)
+            if f"{stack}.{site}" == kind:
+                layers.setdefault(f"lora_unet_{blocks}_{number}_{layer}", []).append(pair)
+    return layers
+
+
+def _check(cfg: ModelConfig, folder: Path) -> None:
+    """A pipeline folder must be this family's."""
+    try:
+        kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
+    except (OSError, ValueError, AttributeError):
+        raise ConfigError(f"model.path={cfg.path}: {folder / 'model_index.json'} is missing or damaged") from None
+    if kind not in Flux2Klein.pipelines.values():
+        raise ConfigError(
+            f"model.path={cfg.path}: not a FLUX.2 klein checkpoint (its pipeline is {kind}); model.family={cfg.family} "
+            "covers only those"
+        )
+
+
+def _random() -> dict[str, Any]:
+    from dbexp.models import random_flux2_klein
+
+    return {"family": "flux2_klein", "version": random_flux2_klein.VERSION}
+
+
+def _build(folder: Path) -> None:
+    from dbexp.models import random_flux2_klein
+
+    random_flux2_klein.build_random(folder)
+
+
+_SOURCE = Source(random=_random, build=_build, check=_check)
+
+
+def load(cfg: ModelConfig, store: Store) -> Flux2Klein:
+    """See `open_checkpoint`."""
+    return open_checkpoint(Flux2Klein, _SOURCE, cfg, store)
