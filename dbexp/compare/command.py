@@ -22,7 +22,7 @@ _SEVERAL = Path("comparison")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line. Exit status: 0 done, 1 bad input, 2 a mistyped switch, 130 by Ctrl-C."""
+    """Run the command line. Exit status: 0 done, 1 bad input or a damaged store, 2 a mistyped switch, 130 by Ctrl-C."""
     options = _parser().parse_args(arguments)
     with explain.user_errors("dbexp-compare"):
         _run(options)
@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     store.add_argument(
         "--prune-to-size", type=float, metavar="GB", help="delete what was used longest ago until it fits"
     )
+    store.add_argument("--verify", action="store_true", help="read all of it, and say what is damaged")
     store.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
     return parser
 
@@ -62,6 +63,9 @@ def _run(options: argparse.Namespace) -> None:
     problems.require(
         options.store is not None or not prunes, "--prune-...: say --store too, for that is what is pruned"
     )
+    problems.require(
+        options.store is not None or not options.verify, "--verify: say --store too, which is what is read"
+    )
     problems.require(prunes or not options.dry_run, "--dry-run: give --prune-older-than DAYS or --prune-to-size GB too")
     problems.raise_if_any()
     if options.store is not None:
@@ -75,6 +79,8 @@ def _store(options: argparse.Namespace, prunes: bool) -> None:
     from dbexp.core.store import Store
 
     store = Store(None if options.store == Path() else options.store)
+    if options.verify:
+        store_listing.verify(store)
     if prunes:
         store_listing.prune(
             store,
@@ -82,7 +88,7 @@ def _store(options: argparse.Namespace, prunes: bool) -> None:
             to_size_gb=options.prune_to_size,
             dry_run=options.dry_run,
         )
-    else:
+    elif not options.verify:
         store_listing.show(store)
 
 

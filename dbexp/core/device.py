@@ -1,4 +1,4 @@
-"""Where and in which precision a run computes, and the few collective operations it needs.
+"""Where and in which precision a run computes, what memory there is, and the few collective operations it needs.
 
 accelerate knows the machine: which device this process has, how many processes there are, how they talk.
 """
@@ -6,17 +6,29 @@ accelerate knows the machine: which device this process has, how many processes 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
+import psutil
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather, parse_flag_from_env, reduce
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from dbexp.core.environment import devices_hidden
 from dbexp.core.errors import ConfigError, first_line
 
 log = logging.getLogger(__name__)
+
+# What accelerate does not know: oneDNN whose code or buffers do not fit, C++ containers, mapped files. Not among them
+# is what oneDNN says of operations that it lacks ("could not create a primitive descriptor").
+_OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "could not create a memory object")
+_PRIMITIVE = "could not create a primitive"
+_NO_LIMIT = 1 << 60
+"""A cgroup of version 1 without a limit has one that is larger than this."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -72,6 +84,79 @@ def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractCon
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory did not suffice; on a CPU torch has no class of its own for it."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if not isinstance(error, RuntimeError):
+        return False
+    text = str(error).lower()
+    known = any(words in text for words in _OUT_OF_MEMORY) or text.split("\n")[0].strip() == _PRIMITIVE
+    return known or should_reduce_batch_size(error)
+
+
+def release_memory() -> None:
+    """Give memory that nothing refers to back to the device."""
+    clear_device_cache(garbage_collection=True)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process could still use, among them what it holds on a GPU and does not use."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device)
+    limits = [*_left_of_limits(), *_left_of_cgroups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]
+    return max(0, min([int(psutil.virtual_memory().available), *limits]))
+
+
+def _left_of_limits() -> Iterator[int]:
+    """What `ulimit -v` and `ulimit -d` leave."""
+    if os.name != "posix":
+        return
+    import resource
+
+    used = psutil.Process().memory_info()
+    for limit, size in ((resource.RLIMIT_AS, used.vms), (resource.RLIMIT_DATA, getattr(used, "data", 0))):
+        soft, _ = resource.getrlimit(limit)
+        if soft != resource.RLIM_INFINITY:
+            yield soft - size
+
+
+def _left_of_cgroups(own: Path, root: Path) -> Iterator[int]:
+    """What the control groups of a container or of a scheduler leave: of this process's and of each above it.
+
+    Args:
+        own: lists the groups of this process.
+        root: where they are mounted.
+    """
+    with contextlib.suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                mount, names = root, ("memory.max", "memory.current", "inactive_file")
+            elif "memory" in controllers.split(","):
+                mount = root / "memory"
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            else:
+                continue
+            group = mount / path.strip("/")
+            for folder in (group, *group.parents):
+                if folder.is_relative_to(mount) and (left := _left_of_cgroup(folder, *names)) is not None:
+                    yield left
+
+
+def _left_of_cgroup(folder: Path, limit: str, usage: str, cache: str) -> int | None:
+    """None where a group has no limit, or is not visible from inside its container."""
+    try:
+        most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
+        counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # "max", say
+        return None
+    return None if most >= _NO_LIMIT else most - used + int(counts.get(cache, 0))  # the cache of files gives way
 
 
 def processes() -> tuple[int, int]:

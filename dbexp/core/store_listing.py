@@ -19,12 +19,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dbexp.core.errors import ConfigError, Problems, byte_size, count
+from dbexp.core.errors import ConfigError, Problems, byte_size, count, listed
+from dbexp.core.progress import progress
 from dbexp.core.store import DOOMED, MANIFEST, PACKS, PARTIAL, Store, lock_of, remove
 
 _DAY, _GB = 86400.0, 10**9
 _ENTRIES = "entry", "entries"
 _WIDTH = 160
+_MOST_NAMES = 4
 IN_USE_SECONDS = 3600.0
 """What was used within the last hour may be in use: whoever only reads an entry holds no lock."""
 _WHAT = {
@@ -182,6 +184,44 @@ def prune(
     if len(gone) < len(chosen):
         console.print(f"in use, and left: {count(len(chosen) - len(gone), *_ENTRIES)}")
     return size
+
+
+def verify(store: Store, console: Console | None = None) -> None:
+    """Read every finished entry, and print what is not as it was when it was made.
+
+    Args:
+        store: to read. Nothing in it is deleted: the next use of a damaged entry makes it again.
+        console: where to; None: standard output.
+
+    Raises:
+        ConfigError: something is damaged.
+    """
+    console = console or _standard_output()
+    entries = [item for item in items(store) if item.path.is_dir() and item.finished]
+    grid = Table()
+    for heading in ("stage", "entry", "linked by runs", "damaged files"):
+        grid.add_column(heading, overflow="fold")
+    with progress("read the store", len(entries)) as bar:
+        for item in entries:
+            if names := _damaged(store, item.path):
+                grid.add_row(item.stage, item.path.name[:12], byte_size(item.shared), Text(listed(names, _MOST_NAMES)))
+            bar.advance()
+    size = byte_size(sum(item.bytes for item in entries))
+    if not grid.row_count:
+        console.print(f"{store.root}: {count(len(entries), *_ENTRIES)}, {size}: all are whole")
+        return
+    _print(f"{store.root}: {grid.row_count} of {count(len(entries), *_ENTRIES)} are damaged", grid, console)
+    raise ConfigError(
+        f"store={store.root}: {count(grid.row_count, *_ENTRIES)} of {len(entries)} damaged; the next use of each makes "
+        "it again, so repeat the commands of the runs that you need"
+    )
+
+
+def _damaged(store: Store, entry: Path) -> list[str]:
+    try:
+        return store.damaged(entry)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return [MANIFEST] if entry.exists() else []  # another process may just have deleted it
 
 
 def _delete(item: Item) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from dbexp import dataset, models, tracking
 from dbexp.config.check import advice
@@ -22,7 +21,7 @@ from dbexp.train.data import Training
 
 def open_store(config: Config) -> Store:
     """The store of a config."""
-    return Store(Path(config.store) if config.store else None)
+    return Store.of(config.store)
 
 
 def check_inputs(config: Config) -> None:

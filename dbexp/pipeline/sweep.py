@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from dbexp import models, tracking
+from dbexp.core.device import is_out_of_memory, release_memory
 from dbexp.core.errors import ConfigError, Interrupted, first_line
 from dbexp.core.store import Store
 from dbexp.models import Model
@@ -111,11 +112,11 @@ def _train(members: Sequence[_Member], model: Model, store: Store) -> bool:
         except Interrupted:
             raise
         except Exception as error:
-            out_of_memory = memory.is_out_of_memory(error)
+            out_of_memory = is_out_of_memory(error)
             if not out_of_memory:
                 log.warning("the pack failed (%s); each of its jobs trains alone", first_line(error, typed=True))
     if out_of_memory:  # what the exception held in memory is free by now
-        memory.release()
+        release_memory()
     for member, result in zip(members, results, strict=False):  # none, where the pack failed as a whole
         if isinstance(result, Exception):
             log.warning("%s: %s", member.run.title, result)

@@ -18,6 +18,7 @@ from dbexp.core import provenance
 from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
 from dbexp.core.files import link, readable, write_atomic
 from dbexp.core.hashing import file_hash, key_of
+from dbexp.core.store import Store
 from dbexp.dataset import Subject
 from dbexp.evaluate.report import ImageScores, Report, summary
 from dbexp.models import Model
@@ -66,7 +67,7 @@ class Outcome:
             with suppress(OSError):  # a folder that cannot be written is told of by whoever writes first
                 earlier.unlink(missing_ok=True)
         try:
-            with _disk_errors(self.folder.path):
+            with _disk_errors(self.folder.path, Store.of(self.config.store).root):
                 yield
         except BaseException as error:
             if isinstance(error, TrainingDiverged) and error.checkpoint is not None:
@@ -142,15 +143,23 @@ class Outcome:
 
 
 @contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    """A full or read-only disk is the user's to mend: say where, and that nothing is lost."""
+def _disk_errors(folder: Path, store: Path) -> Iterator[None]:
+    """A full or read-only disk is the user's to mend: say where, and that nothing is lost.
+
+    Args:
+        folder: of the run.
+        store: its root.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in _DISK:
             raise
-        where = error.filename or folder
+        where = Path(str(error.filename or folder)).absolute()
+        run, cache = "hydra.run.dir=FOLDER (of a sweep: hydra.sweep.dir=FOLDER)", "store=FOLDER"
+        place = run if where.is_relative_to(folder) else cache if where.is_relative_to(store) else f"{cache} or {run}"
+        space = "free some space or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise ConfigError(
-            f"{where}: {error.strerror}; free some space or choose another place with store=FOLDER (the cache) or "
-            "hydra.run.dir=FOLDER (the run), then repeat the command: it goes on where it stopped"
+            f"{where}: {error.strerror}; {space}choose another place with {place}, then repeat the command: it goes on "
+            "where it stopped"
         ) from error

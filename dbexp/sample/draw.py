@@ -18,11 +18,11 @@ from threading import Lock, local
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from dbexp.core import cores
+from dbexp.core.device import is_out_of_memory
 from dbexp.core.errors import ConfigError
 from dbexp.core.progress import Bar
 from dbexp.models import Batch, Model
@@ -138,7 +138,9 @@ class Engine:
                     for shot, pixels in zip(batch, images, strict=True):
                         png.save(paste(pixels, drawing), folder / shot.path, {**shot.metadata, **metadata})
                         bar.advance(step=None)
-        except torch.OutOfMemoryError:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             raise ConfigError(_memory_message(setting, drawing)) from None
 
     def _encode(self, prompts: Sequence[str]) -> Texts:

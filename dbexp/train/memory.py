@@ -8,16 +8,15 @@ a pack may use half of the memory that the system calls available.
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
-import psutil
 import torch
 from torch import Tensor
 
+from dbexp.core.device import free_memory, is_out_of_memory, release_memory
 from dbexp.core.errors import byte_size
 from dbexp.core.store import Store
 from dbexp.models import Model
@@ -62,7 +61,7 @@ def room(trainings: Sequence[Training], model: Model, store: Store) -> int:
     key = (_size(largest), model.identity, str(model.dtype), str(model.device))
     if key not in _measured:
         _measured[key] = _measure(largest, model, store)
-    cost, free = _measured[key], _free(model.device)
+    cost, free = _measured[key], free_memory(model.device)
     share = packing.MEMORY_SHARE["cuda" if model.device.type == "cuda" else "cpu"]
     fit = packing.lanes_that_fit(share * free, cost.fixed, cost.lane, len(trainings))
     log.info(
@@ -86,29 +85,23 @@ def _size(training: Training) -> tuple[int, bool, int, int, str, bool]:
     return rows, training.lora.text_encoder, training.lora.rank, *common
 
 
-def _free(device: torch.device) -> int:
-    """Bytes that a pack could use, among them what this process holds but does not use."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device)
-    return int(psutil.virtual_memory().available)
-
-
 def _measure(training: Training, model: Model, store: Store) -> Cost:
-    if model.device.type != "cuda":
-        return Cost(0, _kept_for_backward(training, model, store))
     try:
+        if model.device.type != "cuda":
+            return Cost(0, _kept_for_backward(training, model, store))
         one, two = (_peak(training, count, model, store) for count in (1, 2))
-    except torch.OutOfMemoryError:
-        release()
-        return Cost(_free(model.device), 1)  # not even two: one at a time
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        release_memory()
+        return Cost(free_memory(model.device), 1)  # not even two: one at a time
     lane = max(two - one, 1)
     return Cost(max(one - lane, 0), lane)
 
 
 def _peak(training: Training, count: int, model: Model, store: Store) -> int:
     """Most bytes that are allocated on the GPU while so many lanes make an optimizer step."""
-    release()
+    release_memory()
     torch.cuda.reset_peak_memory_stats(model.device)
     with _lanes(training, count, model, store) as (slots, lanes):
         _train(slots, lanes, model, training.cfg.grad_accum)
@@ -158,17 +151,3 @@ class _Silent:
 
     def advance(self, n: int = 1, **fields: object) -> None:
         """Do nothing."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory did not suffice; on a CPU torch has no class of its own for it."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def release() -> None:
-    """Give memory that nothing refers to back to the device."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
 import pytest
 import torch
 
@@ -50,6 +56,102 @@ class TestPrecision:
             assert (product @ product).dtype == dtype
         with device.autocast(CPU, torch.float32):
             assert (product @ product).dtype == torch.float32
+
+
+class TestMemory:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            MemoryError(),
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried"),
+            RuntimeError("could not create a primitive"),
+            RuntimeError("std::bad_alloc"),
+            RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"),
+            OSError(errno.ENOMEM, "Cannot allocate memory"),
+        ],
+        ids=str,
+    )
+    def test_it_did_not_suffice(self, error: BaseException) -> None:
+        assert device.is_out_of_memory(error)
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            RuntimeError("could not create a primitive descriptor for a convolution forward propagation primitive"),
+            RuntimeError("shapes differ"),
+            RuntimeError(),
+            ValueError("can't allocate memory"),
+            OSError(errno.ENOSPC, "No space left on device"),
+            ConfigError("CUDA out of memory."),
+        ],
+        ids=str,
+    )
+    def test_something_else(self, error: BaseException) -> None:
+        assert not device.is_out_of_memory(error)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
+    def test_what_a_small_address_space_raises_is_known(self) -> None:
+        """A network grows until it does not fit: whatever torch and oneDNN raise then is a lack of memory."""
+        outcome = run_limited(
+            """
+for size in (64, 128, 256, 512, 1024):
+    try:
+        convolution = torch.nn.Conv2d(64, 64, 3)
+        convolution(torch.randn(2, 64, size, size).requires_grad_()).sum().backward()
+    except Exception as error:
+        print(device.is_out_of_memory(error), type(error).__name__, error)
+""",
+            extra=64 << 20,
+        )
+        assert outcome and all(line.startswith("True") for line in outcome), outcome
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
+    @pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
+    def test_ulimit_is_seen(self, limit: str) -> None:
+        (line,) = run_limited('print(device.free_memory(torch.device("cpu")))', extra=300 << 20, limit=limit)
+        assert 200 << 20 < int(line) <= 300 << 20
+
+    def cgroup(self, folder: Path, **files: object) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, value in files.items():
+            (folder / name.replace("_dot_", ".")).write_text(f"{value}\n")
+
+    def test_control_groups_of_version_two(self, tmp_path: Path) -> None:
+        root, own = tmp_path / "fs", tmp_path / "own"
+        own.write_text("0::/slurm/job_7\n")
+        self.cgroup(root, cgroup_dot_procs="")
+        stat = "anon 900\ninactive_file 50"
+        self.cgroup(root / "slurm", memory_dot_max=1000, memory_dot_current=950, memory_dot_stat=stat)
+        self.cgroup(root / "slurm" / "job_7", memory_dot_max="max", memory_dot_current=700, memory_dot_stat=stat)
+        assert list(device._left_of_cgroups(own, root)) == [100]
+
+    def test_control_groups_of_version_one(self, tmp_path: Path) -> None:
+        root, own = tmp_path / "fs", tmp_path / "own"
+        own.write_text("5:cpu,cpuacct:/x\n4:memory:/docker/ab\n0::/\n")
+        group = {"memory_dot_usage_in_bytes": 400, "memory_dot_stat": "total_inactive_file 100"}
+        self.cgroup(root / "memory", memory_dot_limit_in_bytes=9223372036854771712, **group)
+        self.cgroup(root / "memory" / "docker" / "ab", memory_dot_limit_in_bytes=1000, **group)
+        assert list(device._left_of_cgroups(own, root)) == [700]
+
+    def test_no_control_groups(self, tmp_path: Path) -> None:
+        assert list(device._left_of_cgroups(tmp_path / "nothing", tmp_path)) == []
+        assert 0 < device.free_memory(CPU) <= psutil.virtual_memory().total
+
+
+def run_limited(code: str, extra: int, limit: str = "RLIMIT_AS") -> list[str]:
+    """What code prints in a process that may use so many bytes more than it has once torch is loaded."""
+    field = "vms" if limit == "RLIMIT_AS" else "data"
+    before = f"""
+import psutil, resource, torch
+from dbexp.core import device
+torch.set_num_threads(1)
+torch.nn.Conv2d(4, 4, 3)(torch.ones(1, 4, 8, 8).requires_grad_()).sum().backward()
+used = psutil.Process().memory_info().{field}
+resource.setrlimit(resource.{limit}, (used + {extra}, resource.getrlimit(resource.{limit})[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", before + code], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
 
 
 class TestOneProcess:

@@ -8,6 +8,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ import pytest
 
 from dbexp.core import store as store_module
 from dbexp.core.errors import ConfigError
-from dbexp.core.files import link, link_tree, write_atomic
+from dbexp.core.files import TREE_COPY_BYTES, link_tree, write_atomic
 from dbexp.core.hashing import file_hash, key_of
-from dbexp.core.store import MANIFEST, Store
+from dbexp.core.store import MANIFEST, Store, _checked, remove
 
 INPUTS: dict[str, Any] = {"version": 1, "model": "abc", "settings": {"rank": 4, "lr": 1e-4}}
 
@@ -96,7 +98,7 @@ class TestGet:
         assert make.calls == 1
         assert folder == store.path("stage", INPUTS)
         assert (folder / "first.txt").read_text() == "one"
-        assert Store.verify(folder) == []
+        assert store.damaged(folder) == []
 
     def test_another_key_is_another_entry(self, store: Store) -> None:
         make = Maker()
@@ -189,11 +191,66 @@ class TestDamage:
         folder = store.get("stage", INPUTS, make)
         assert make.calls == 1
         assert make.found == [[]], "nothing of the damaged entry is reused"
-        assert Store.verify(folder) == []
+        assert store.damaged(folder) == []
         assert "is damaged and is made again" in caplog.text
         assert not list(folder.parent.glob("*.doomed"))
 
+    def flip(self, path: Path) -> None:
+        """Change a byte, and neither size nor time: what a failing disk does."""
+        state = path.stat()
+        path.chmod(0o644)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+    @pytest.mark.parametrize("name", ["first.txt", "deep/second.bin"])
+    def test_a_flipped_bit_is_seen_by_the_next_process(
+        self, store: Store, folder: Path, caplog: pytest.LogCaptureFixture, name: str
+    ) -> None:
+        self.flip(folder / name)
+        assert store.find("stage", INPUTS) == folder, "this process made it a moment ago"
+        _checked.clear()
+        self.remade(store, caplog)
+
+    def test_bytes_of_the_same_number_written_by_somebody(
+        self, store: Store, folder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (folder / "first.txt").chmod(0o644)
+        (folder / "first.txt").write_text("two")
+        self.remade(store, caplog)
+
+    def test_large_files_are_read_when_their_size_or_time_is_new(
+        self, store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(store_module, "LARGE_BYTES", 50)
+        _checked.clear()
+        assert store.find("stage", INPUTS) == folder
+        _checked.clear()
+        with monkeypatch.context() as patch:
+            read: list[str] = []
+
+            def note(path: Path) -> str:
+                read.append(path.name)
+                return file_hash(path)
+
+            patch.setattr(store_module, "file_hash", note)
+            assert store.find("stage", INPUTS) == folder
+            assert read == ["first.txt"]
+        self.flip(folder / "deep" / "second.bin")
+        _checked.clear()
+        assert store.find("stage", INPUTS) == folder, "only --verify reads it again"
+        assert store.damaged(folder) == ["deep/second.bin"]
+        self.remade(store, caplog)
+
+    def test_a_manifest_of_another_entry(self, store: Store, folder: Path) -> None:
+        text = (folder / MANIFEST).read_text()
+        (folder / MANIFEST).write_text(text.replace('"rank": 4', '"rank": 5'))
+        with pytest.raises(ValueError, match="not that of this entry"):
+            store.damaged(folder)
+
     def test_truncated_file(self, store: Store, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+        (folder / "deep" / "second.bin").chmod(0o644)
         (folder / "deep" / "second.bin").write_bytes(b"\x00" * 99)
         self.remade(store, caplog)
 
@@ -210,11 +267,12 @@ class TestDamage:
         (folder / MANIFEST).write_text(content)
         self.remade(store, caplog)
 
-    def test_verify_reads_bytes(self, folder: Path) -> None:
-        (folder / "deep" / "second.bin").write_bytes(b"\x01" * 100)
-        assert Store.verify(folder) == ["deep/second.bin"]
+    def test_reading_all_bytes(self, store: Store, folder: Path) -> None:
+        assert store.damaged(folder) == []
+        self.flip(folder / "deep" / "second.bin")
+        assert store.damaged(folder) == ["deep/second.bin"]
         (folder / "first.txt").unlink()
-        assert sorted(Store.verify(folder)) == ["deep/second.bin", "first.txt"]
+        assert sorted(store.damaged(folder)) == ["deep/second.bin", "first.txt"]
 
 
 class TestClaim:
@@ -243,16 +301,6 @@ class TestClaim:
         with pytest.raises(ConfigError, match=f"^store={tmp_path / inside}: .*give the path of a folder"):
             Store(tmp_path / inside).get("stage", INPUTS, Maker())
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-    def test_unwritable(self, tmp_path: Path) -> None:
-        tmp_path.chmod(0o500)
-        try:
-            with pytest.raises(PermissionError) as caught:
-                Store(tmp_path / "store").get("stage", INPUTS, Maker())
-            assert caught.value.filename == str(tmp_path / "store")
-        finally:
-            tmp_path.chmod(0o700)
-
     def test_two_processes_make_once(self, store: Store, tmp_path: Path) -> None:
         script = """
 import sys, time
@@ -279,54 +327,100 @@ print(Store(Path(sys.argv[1])).get("stage", {"version": 1}, make))
         assert log.read_text() == "made\n"
 
 
-class TestFiles:
-    def test_write_atomic_replaces(self, tmp_path: Path) -> None:
-        path = tmp_path / "new" / "a.txt"
-        write_atomic(path, "old")
-        write_atomic(path, b"new")
-        assert path.read_bytes() == b"new"
-        assert list(path.parent.iterdir()) == [path]
-
-    def test_write_atomic_leaves_the_old(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = tmp_path / "a.txt"
-        write_atomic(path, "old")
-
-        def full(_: int) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
-            write_atomic(path, "new")
-        assert path.read_text() == "old"
-        assert list(tmp_path.iterdir()) == [path]
-
-    def test_link(self, tmp_path: Path) -> None:
-        source, target = tmp_path / "a", tmp_path / "deep" / "b"
-        source.write_text("a")
-        link(source, target)
-        assert target.samefile(source)
-        link(source, target)
-        assert list(target.parent.iterdir()) == [target]
-
-    def test_link_across_disks_is_a_copy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def other_disk(*_: object) -> None:
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-
-        monkeypatch.setattr(os, "link", other_disk)
-        (tmp_path / "a").write_text("a")
-        link(tmp_path / "a", tmp_path / "b")
-        assert (tmp_path / "b").read_text() == "a"
-        assert not (tmp_path / "b").samefile(tmp_path / "a")
-
-    def test_link_tree(self, store: Store, tmp_path: Path) -> None:
+class TestSharing:
+    def test_a_run_that_is_written_into_leaves_the_store_alone(self, store: Store, tmp_path: Path) -> None:
         folder = store.get("stage", INPUTS, Maker())
         link_tree(folder, tmp_path / "run", skip=MANIFEST)
-        linked = sorted(
-            p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*") if p.is_file()
-        )
-        assert linked == ["deep/second.bin", "first.txt"]
-        assert (tmp_path / "run" / "first.txt").samefile(folder / "first.txt")
+        files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+        assert sorted(path.relative_to(tmp_path / "run").as_posix() for path in files) == [
+            "deep/second.bin",
+            "first.txt",
+        ]
+        for path in files:
+            with suppress(PermissionError), path.open("r+b") as file:  # root gets copies, others no right
+                file.write(b"x")
+        _checked.clear()
+        assert store.find("stage", INPUTS) == folder
 
+    @pytest.mark.skipif(os.name != "posix", reason="rights that only POSIX has")
+    def test_published_files_are_sealed_and_a_large_one_is_linked(self, store: Store, tmp_path: Path) -> None:
+        def make(folder: Path) -> None:
+            (folder / "large").write_bytes(bytes(TREE_COPY_BYTES + 1))
+
+        folder = store.get("stage", INPUTS, make)
+        assert not (folder / "large").stat().st_mode & 0o222
+        link_tree(folder, tmp_path / "run", skip=MANIFEST)
+        assert (tmp_path / "run" / "large").samefile(folder / "large")
+        (folder / "large").chmod(0o644)  # as an older version left it
+        _checked.clear()
+        assert store.find("stage", INPUTS) == folder
+        assert not (folder / "large").stat().st_mode & 0o222, "sealed at its first use"
+        remove(folder)
+        assert not folder.exists()
+
+
+class TestReadOnly:
+    """A store on a disk that may only be read; root may write anywhere, so the system's answers are played back."""
+
+    @pytest.fixture
+    def read_only(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+        store.get("stage", INPUTS, Maker())
+        _checked.clear()
+
+        def switch(number: int) -> None:
+            def refuse(path: Any, *_: Any, **__: Any) -> None:
+                raise OSError(number, os.strerror(number), str(path))
+
+            for module, names in ((os, "utime replace chmod mkdir"), (Path, "chmod unlink touch")):
+                for name in names.split():
+                    monkeypatch.setattr(module, name, refuse)
+            monkeypatch.setattr("filelock.FileLock.acquire", lambda lock, *_, **__: refuse(lock.lock_file))
+
+        return switch
+
+    @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+    def test_what_is_complete_is_found(self, store: Store, read_only: Callable[[int], None], number: int) -> None:
+        read_only(number)
+        path = store.path("stage", INPUTS)
+        assert store.find("stage", INPUTS) == path
+        assert store.get("stage", INPUTS, Maker()) == path
+        with store.hold("stage", INPUTS) as entry:
+            assert entry.finished
+        assert store.file_hash(path / "first.txt") == hashlib.sha256(b"one").hexdigest()
+
+    @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+    def test_what_is_missing_is_one_message(self, store: Store, read_only: Callable[[int], None], number: int) -> None:
+        read_only(number)
+        says = rf"^store={store.root}: may not be written \({os.strerror(number)}\), and lacks an entry of stage train"
+        with pytest.raises(ConfigError, match=says):
+            store.get("train", INPUTS, Maker())
+
+
+class TestFullDisk:
+    def test_the_path_is_never_missing(self, store: Store) -> None:
+        with pytest.raises(OSError, match="No space") as caught:
+            store.get("stage", INPUTS, Maker(OSError(errno.ENOSPC, "No space left on device")))
+        assert caught.value.filename == str(store.partial("stage", INPUTS))
+
+    def test_a_library_that_says_it_in_its_own_words(self, store: Store) -> None:
+        error = RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+        with pytest.raises(OSError, match="No space") as caught:
+            store.get("stage", INPUTS, Maker(error))
+        assert caught.value.errno == errno.ENOSPC
+        assert caught.value.filename == str(store.partial("stage", INPUTS))
+
+    def test_other_errors_stay_as_they_are(self, store: Store) -> None:
+        for error in (RuntimeError("shapes differ"), ConfigError("No space left on device; free some")):
+            with pytest.raises(type(error)) as caught:
+                store.get("stage", INPUTS, Maker(error))
+            assert caught.value is error
+
+    def test_a_hash_is_not_worth_failing_for(self, store: Store, tmp_path: Path) -> None:
+        (tmp_path / "store").write_text("in the way")
+        assert store.file_hash(tmp_path / "store") == hashlib.sha256(b"in the way").hexdigest()
+
+
+class TestPlace:
     def test_default_place_is_the_users_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         monkeypatch.setenv("HOME", str(tmp_path))

@@ -14,7 +14,7 @@ from rich.console import Console
 from dbexp.core.errors import ConfigError
 from dbexp.core.files import link, write_atomic
 from dbexp.core.store import MANIFEST, Store, lock_of
-from dbexp.core.store_listing import Item, items, prune, show, to_prune
+from dbexp.core.store_listing import Item, items, prune, show, to_prune, verify
 
 DAY, NOW = 86400.0, 1e9
 
@@ -72,7 +72,7 @@ def store(tmp_path: Path) -> Store:
 
 def test_what_is_there(store: Store, tmp_path: Path, console: Console) -> None:
     folder = make(store, "a", 5000)
-    link(folder / "lora", tmp_path / "run" / "lora")
+    link(folder / "lora", tmp_path / "run" / "lora", copy_bytes=0)
     make(store, "b", 3000)
     write_atomic(store.partial("sample", {"name": "c"}) / "0.png", b"x" * 700)
     write_atomic(store.root / "features" / "ab" / "cd.npy", b"x" * 100)
@@ -120,6 +120,38 @@ def test_what_somebody_holds_is_left(store: Store, console: Console) -> None:
         prune(store, older_than_days=7, console=console)
     assert held.exists() and not free.exists()
     assert "in use, and left: 1 entry" in printed(console)
+
+
+class TestVerify:
+    def test_all_whole(self, store: Store, console: Console) -> None:
+        make(store, "a", 100)
+        make(store, "b", 100)
+        verify(store, console)
+        assert "2 entries, " in printed(console) and "all are whole" in printed(console)
+
+    def test_what_is_damaged_is_named_and_made_again_when_it_is_used(self, store: Store, console: Console) -> None:
+        whole, flipped, mangled = (make(store, name, 100) for name in ("a", "b", "c"))
+        file = next(path for path in flipped.iterdir() if path.name != MANIFEST)
+        state = file.stat()
+        file.chmod(0o644)
+        file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])
+        os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+        (mangled / MANIFEST).write_text("{")
+        with pytest.raises(ConfigError, match=f"^store={store.root}: 2 entries of 3 damaged; the next use"):
+            verify(store, console)
+        text = printed(console)
+        assert "2 of 3 entries are damaged" in text
+        assert file.name in text and flipped.name[:12] in text and mangled.name[:12] in text and MANIFEST in text
+        assert whole.name[:12] not in text
+        assert whole.exists() and flipped.exists(), "nothing is deleted"
+        assert store.find("train", {"name": "b"}) is None and store.find("train", {"name": "a"}) == whole
+        assert make(store, "b", 100) == flipped
+        assert make(store, "c", 100) == mangled
+        verify(store, console)
+
+    def test_an_interrupted_entry_is_no_damage(self, store: Store, console: Console) -> None:
+        store.partial("train", {"name": "a"}).mkdir(parents=True)
+        verify(store, console)
 
 
 def test_an_empty_store(store: Store, console: Console) -> None:

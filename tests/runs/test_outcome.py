@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,27 @@ def test_a_run_says_why_it_did_not_end(outcome: Outcome, error: BaseException, s
     assert (record["name"], record["status"], record["overrides"]) == ("rank=4", status, ["lora.rank=4"])
     assert str(record["error"]).startswith(type(error).__name__)
     assert outcome.folder.traceback.exists() == traced
+
+
+@pytest.mark.parametrize(
+    ("place", "remedy"),
+    [
+        ("run/evaluate/metrics.json", "hydra.run.dir=FOLDER (of a sweep: hydra.sweep.dir=FOLDER)"),
+        ("store/train/ab/cd.partial", "store=FOLDER"),
+        ("elsewhere/x", "store=FOLDER or hydra.run.dir=FOLDER (of a sweep: hydra.sweep.dir=FOLDER)"),
+    ],
+)
+@pytest.mark.parametrize(("number", "space"), [(errno.ENOSPC, "free some space or "), (errno.EROFS, "")])
+def test_a_disk_that_is_full_or_closed_is_told_with_the_right_way_out(
+    tmp_path: Path, place: str, remedy: str, number: int, space: str
+) -> None:
+    config = replace(run_folders.config(), store=str(tmp_path / "store"))
+    with pytest.raises(ConfigError) as caught, Outcome.of(config, tmp_path / "run", []).recorded():
+        raise OSError(number, os.strerror(number), str(tmp_path / place))
+    assert str(caught.value) == (
+        f"{tmp_path / place}: {os.strerror(number)}; {space}choose another place with {remedy}, then repeat the "
+        "command: it goes on where it stopped"
+    )
 
 
 def test_the_next_attempt_takes_the_story_back(outcome: Outcome) -> None:

@@ -307,6 +307,7 @@ def test_missing_and_truncated_pictures_are_drawn_again_with_their_whole_batch(
     (partial / MANIFEST).unlink()
     (partial / "00-a-sks-dog-in-the-snow" / "1.png").unlink()
     cut = partial / "01-a-red-sks-dog" / "0.png"
+    cut.chmod(0o644)
     cut.write_bytes(cut.read_bytes()[:-200])
     (partial / "01-a-red-sks-dog" / ".0.png.1a2b3c4d").write_bytes(b"half of a picture, left by a killed process")
     pipelines = wrap(Pipeline)
@@ -314,7 +315,7 @@ def test_missing_and_truncated_pictures_are_drawn_again_with_their_whole_batch(
     assert pipelines[0].calls == [seeds(PROMPTS[0]), seeds(PROMPTS[1])]
     assert hashes(files) == before
     assert not list(entry.rglob(".*"))
-    assert Store.verify(entry) == []
+    assert store.damaged(entry) == []
 
 
 def test_an_interruption_leaves_the_base_weights_as_they_were(

@@ -104,7 +104,7 @@ class TestOnAGpu:
             raise torch.OutOfMemoryError
 
         monkeypatch.setattr(memory, "_peak", peak)
-        monkeypatch.setattr(memory, "_free", lambda _: 1000)
+        monkeypatch.setattr(memory, "free_memory", lambda _: 1000)
         model: Any = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32, identity="")
         assert memory.room([builders.training(), builders.training(seed=2)], model, store) == 1
 

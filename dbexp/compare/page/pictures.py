@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import filecmp
 import io
 import logging
 from collections.abc import Iterable, Sequence
@@ -92,15 +93,20 @@ def encode(path: Path, side: int) -> str | None:
 
 
 def _distinct(paths: Iterable[Path]) -> dict[Path, Path]:
-    """Path -> the first path of the same file; what does not exist is dropped."""
-    first: dict[tuple[int, int], Path] = {}
+    """Path -> the first path of the same file or of a copy of it (see `link`); what does not exist is dropped."""
+    first: dict[tuple[str, int, int], Path] = {}
     files: dict[Path, Path] = {}
     for path in dict.fromkeys(paths):
         try:
             state = path.stat()
         except OSError:
             continue
-        files[path] = first.setdefault((state.st_dev, state.st_ino), path)
+        file, like = ("file", state.st_dev, state.st_ino), ("copy", state.st_size, state.st_mtime_ns)
+        twin = first.get(file)
+        if twin is None and like in first and filecmp.cmp(first[like], path, shallow=False):
+            twin = first[like]
+        files[path] = first[file] = twin or path
+        first.setdefault(like, path)
     return files
 
 

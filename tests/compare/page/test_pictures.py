@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from dbexp.compare.page.pictures import SIDES, embed
+from dbexp.core.files import link
 
 
 def noise(folder: Path, count: int, side: int) -> list[Path]:
@@ -55,6 +56,15 @@ def test_one_file_counts_once_and_a_damaged_one_not_at_all(tmp_path: Path) -> No
     first, second = noise(tmp_path, 2, 16)
     os.link(first, tmp_path / "link.png")
     second.write_bytes(second.read_bytes()[:200])
-    images = embed([first, tmp_path / "link.png", second, tmp_path / "missing.png"])
+    link(first, tmp_path / "copy.png")
+    images = embed([first, tmp_path / "link.png", tmp_path / "copy.png", second, tmp_path / "missing.png"])
     assert len(images.uris) == 1
-    assert images.indices == {first: 0, tmp_path / "link.png": 0}
+    assert images.indices == {first: 0, tmp_path / "link.png": 0, tmp_path / "copy.png": 0}
+
+
+def test_of_one_size_and_time_is_not_yet_a_copy(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "a.bmp")
+    Image.new("RGB", (8, 8), (3, 2, 1)).save(tmp_path / "b.bmp")
+    for name in ("a.bmp", "b.bmp"):
+        os.utime(tmp_path / name, ns=(1, 1))
+    assert len(embed([tmp_path / "a.bmp", tmp_path / "b.bmp"]).uris) == 2
