@@ -85,12 +85,12 @@ def change(column: str, difference: EffectEstimate, scale: Scale | None = None, 
     )
 
 
-def sentence(changes: Sequence[Change], sides: Sequence[str], size: float | None) -> str:
+def sentence(changes: Sequence[Change], depends: Sequence[str], size: float | None) -> str:
     """All changes of a step.
 
     Args:
         changes: one a column.
-        sides: what the step does at each value of another parameter, where it depends on that.
+        depends: where it depends on another parameter, what the step does at each value of that; one a column.
         size: how many times as many parameters the LoRA has afterwards; None where that is the same.
     """
     better, worse, same, once, unknown = (
@@ -102,11 +102,9 @@ def sentence(changes: Sequence[Change], sides: Sequence[str], size: float | None
         parts.append("better " + _sized(better))
     if worse:
         parts.append("worse " + _sized(worse))
-    if sides:
-        depends = [change for change in changes if change.verdict == "depends"]
-        parts.append(f"{', '.join(change.text for change in depends)}: {'; '.join(sides)}")
+    parts += depends
     if same:
-        only = not (better or worse or sides)
+        only = not (better or worse or depends)
         why = "nothing is significant, every" if only else "not significant, for the"
         parts.append(f"{why} interval includes zero: " + ", ".join(change.text for change in same))
     if once:

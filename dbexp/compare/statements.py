@@ -130,16 +130,18 @@ def _effect(effect: Effect, comparison: Comparison) -> Statement:
     titles = {factor.name: factor.title for factor in comparison.factors}
     changes = {column: written(column, difference) for column, difference in effect.differences.items()}
     cases: dict[str, list[Change]] = {}
-    sides = []
+    depends = []
     for column, interactions in effect.interactions.items():
         others = listed(list(dict.fromkeys(titles[each.other] for each in interactions)))
         changes[column] = Change(COLUMNS[column].title, "depends", f"on {others}", "depends")
+        sides = []
         for each in interactions:
             for level, estimate in ((each.other_low, each.at_low), (each.other_high, each.at_high)):
-                cases.setdefault(f"{titles[each.other]}={level}", []).append(written(column, estimate))
-    for where, at in cases.items():
-        sides.append(f"at {where} " + ", ".join(each.text for each in at))
-    text = sentence([*changes.values()], sides, effect.size)
+                where, side = f"{titles[each.other]}={level}", written(column, estimate)
+                cases.setdefault(where, []).append(side)
+                sides.append(f"{side.value} {side.interval} at {where}")
+        depends.append(f"{changes[column].text}: {', '.join(sides)}")
+    text = sentence([*changes.values()], depends, effect.size)
     step = f"{effect.factor.name} {effect.low} → {effect.high}"
     return Statement(
         step,
@@ -158,7 +160,11 @@ def _basis(effect: Effect, objective: str) -> str:
         count(max(each.counts.runs for each in differences.values()), "pair") + " of runs",
         count(max(each.counts.pictures for each in differences.values()), "pair") + " of pictures",
     ]
-    disputed = [COLUMNS[c].title for c, d in differences.items() if d.is_significant and d.agreeing < d.counts.runs]
+    disputed = [
+        COLUMNS[column].title
+        for column, each in differences.items()
+        if each.is_significant and each.agreeing < each.counts.runs and column not in effect.interactions
+    ]
     if disputed:
         parts.append(f"pairs of runs disagree in {', '.join(disputed)}")
     column = objective if objective in differences else next(iter(differences))
