@@ -59,21 +59,21 @@ def run(settings: PackLauncherConf, works: Sequence[PackWork]) -> Generator[Retu
     """
     if not works:
         return
-    waiting = deque((work, 1) for work in works)
+    queue = deque((work, 1) for work in works)
     folder = Path(works[0].folder) / str(works[0].composed[0].hydra.sweep.dir)
     used = devices(settings)[: len(works)]
     workers = [_Worker(device, folder / f"worker_{number}.log") for number, device in enumerate(used)]
     with _stopping(workers):
         for worker in workers:
-            worker.take(*waiting.popleft())
+            worker.take(*queue.popleft())
         while busy := {worker.connection: worker for worker in workers if worker.work is not None}:
             for connection in wait(list(busy)):
                 worker = busy[connection]  # type: ignore[index]  # wait gives back what it was given
                 try:
                     message = worker.connection.recv()
                 except (EOFError, OSError):
-                    yield from _lost(worker, waiting)
-                    if waiting:
+                    yield from _lost(worker, queue)
+                    if queue:
                         worker.restart()
                 else:
                     if message is not None:
@@ -81,24 +81,24 @@ def run(settings: PackLauncherConf, works: Sequence[PackWork]) -> Generator[Retu
                         yield message
                         continue
                     worker.work = None
-                if waiting:
-                    worker.take(*waiting.popleft())
+                if queue:
+                    worker.take(*queue.popleft())
 
 
-def _lost(worker: _Worker, waiting: deque[tuple[PackWork, int]]) -> Iterator[Returned]:
+def _lost(worker: _Worker, queue: deque[tuple[PackWork, int]]) -> Iterator[Returned]:
     """A process died: put the rest of its pack in front of the queue, or tell what is lost if it was the second try."""
     assert worker.work is not None
     work, attempt = worker.work, worker.attempt
     rest, worker.work = work.only(sorted(worker.missing)), None
-    ended = f"the process on device {worker.device} {worker.end()}; it said {worker.log}"
+    cause = f"the process on device {worker.device} {worker.end()}; it said {worker.log}"
     if not rest.jobs:
         return
     if attempt == 1:
-        log.warning("%s: %s; its %d jobs are tried once more", work.name, ended, len(rest.jobs))
-        waiting.appendleft((rest, attempt + 1))
+        log.warning("%s: %s; its %d jobs are tried once more", work.name, cause, len(rest.jobs))
+        queue.appendleft((rest, attempt + 1))
         return
-    log.warning("%s: %s, for the second time; going on without it", work.name, ended)
-    yield from _work.recover(rest, f"{work.name}: {ended}, twice")
+    log.warning("%s: %s, for the second time; going on without it", work.name, cause)
+    yield from _work.recover(rest, f"{work.name}: {cause}, twice")
 
 
 class _Worker:

@@ -72,8 +72,8 @@ def launch(
     returns: dict[int, JobReturn] = {}
     works = _works(settings, program, planned, {int(cfg.hydra.job.num): cfg for cfg in composed})
     # closing: whatever ends this, workers are told to stop now and not when the garbage is collected
-    with _console.watching(planned, hydra), closing(_executors.EXECUTORS[settings.executor](settings, works)) as ended:
-        for number, returned in ended:
+    with _console.watching(planned, hydra), closing(_executors.EXECUTORS[settings.executor](settings, works)) as stream:
+        for number, returned in stream:
             returns[number] = returned
             _console.print_end(jobs[number], returned)
     _console.summary(planned, returns, composed[0])

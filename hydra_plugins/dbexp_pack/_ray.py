@@ -28,23 +28,23 @@ def run(conf: RayConf, works: Sequence[PackWork]) -> Generator[Returned, None, N
     # a task whose worker dies is tried once more; one that fails by an exception of its own is too
     options = {"max_retries": 1, "retry_exceptions": True, **without_nulls(conf.remote)}
     task = ray.remote(**options)(_work.run_elsewhere)
-    waiting = {task.remote(work): work for work in works}
+    pending = {task.remote(work): work for work in works}
     try:
-        while waiting:
-            (ended,), _ = ray.wait(list(waiting), num_returns=1)
-            work = waiting.pop(ended)
+        while pending:
+            (reference,), _ = ray.wait(list(pending), num_returns=1)
+            work = pending.pop(reference)
             try:
-                returns = ray.get(ended)
+                returns = ray.get(reference)
             except ray.exceptions.RayError as error:
                 log.warning("%s was lost, twice: %s", work.name, error)
                 returns = _work.recover(work, f"{work.name} was lost: {first_line(error)}")
             yield from returns
     except BaseException as error:  # also when whoever takes the returns was interrupted
-        for reference in waiting:
+        for reference in pending:
             ray.cancel(reference)
         if not isinstance(error, KeyboardInterrupt):
             raise
-        message = f"{len(waiting)} tasks were cancelled; the same command goes on where they stopped"
+        message = f"{len(pending)} tasks were cancelled; the same command goes on where they stopped"
         raise Interrupted(signal.SIGINT, message) from None
     finally:
         if starts:

@@ -44,15 +44,15 @@ def resume(config: DictConfig) -> None:
         return
     finished = sum(trial.state.is_finished() for trial in study.trials)
     interrupted = _put_back(study) if exclusive else 0
-    left = max(0, total - finished)
+    remaining = max(0, total - finished)
     log.info(
         "study %s: %d of %d trials are there, %d of the others were interrupted", name, finished, total, interrupted
     )
-    if not left:
+    if not remaining:
         log.info("nothing is left to ask for; hydra.sweeper.n_trials=%d would ask for %d more", total + 8, 8)
         Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # the sweeper writes its results there
     with flag_override(sweeper, ["readonly", "struct"], [False, False]):
-        sweeper.n_trials = left
+        sweeper.n_trials = remaining
 
 
 def _load(name: str, url: str) -> Any | None:

@@ -47,33 +47,33 @@ def run(conf: SubmititConf, works: Sequence[PackWork]) -> Generator[Returned, No
         Interrupted: Ctrl-C; the cluster's jobs were cancelled, and save before they end.
     """
     executor = _executor(conf)
-    waiting = {job: (work, 1) for job, work in _submit(executor, works)}
-    left: dict[submitit.Job[Any], float] = {}
-    queued, looked = set[str](), float("-inf")
+    pending = {job: (work, 1) for job, work in _submit(executor, works)}
+    unlisted: dict[submitit.Job[Any], float] = {}
+    queued, checked_at = set[str](), float("-inf")
     try:
-        while waiting:
-            if conf.cluster == "slurm" and time.monotonic() - looked > _QUEUE_SECONDS:
-                queued, looked = _queue(waiting), time.monotonic()
-            for job, (work, attempt) in list(waiting.items()):
-                if not _over(job, conf.cluster, queued, left):
+        while pending:
+            if conf.cluster == "slurm" and time.monotonic() - checked_at > _QUEUE_SECONDS:
+                queued, checked_at = _queue(pending), time.monotonic()
+            for job, (work, attempt) in list(pending.items()):
+                if not _over(job, conf.cluster, queued, unlisted):
                     continue
-                del waiting[job]
+                del pending[job]
                 returns = _returns(job)
                 if isinstance(returns, list):
                     yield from returns
                 elif attempt == 1:
                     log.warning("%s: %s; it is tried once more", work.name, returns)
-                    waiting |= {again: (work, 2) for again, _ in _submit(executor, [work])}
+                    pending |= {again: (work, 2) for again, _ in _submit(executor, [work])}
                 else:
                     log.warning("%s: %s, for the second time; going on without it", work.name, returns)
                     yield from _work.recover(work, f"{work.name}: {returns}, twice")
-            time.sleep(_POLL_SECONDS if waiting else 0)
+            time.sleep(_POLL_SECONDS if pending else 0)
     except BaseException as error:  # also when whoever takes the returns was interrupted
-        for job in waiting:
+        for job in pending:
             job.cancel(check=False)
         if not isinstance(error, KeyboardInterrupt):
             raise
-        message = f"{len(waiting)} jobs of the cluster were cancelled; the same command goes on where they stopped"
+        message = f"{len(pending)} jobs of the cluster were cancelled; the same command goes on where they stopped"
         raise Interrupted(signal.SIGINT, message) from None
 
 
@@ -97,7 +97,7 @@ def _submit(executor: submitit.AutoExecutor, works: Sequence[PackWork]) -> Itera
         yield job, work
 
 
-def _queue(waiting: dict[submitit.Job[Any], Any]) -> set[str]:
+def _queue(pending: dict[submitit.Job[Any], Any]) -> set[str]:
     """Ids of the user's jobs in Slurm's queue; if it cannot be asked, all that are waited for.
 
     submitit asks the accounting database, which not every cluster has: without one it waits for a killed job for ever.
@@ -107,21 +107,21 @@ def _queue(waiting: dict[submitit.Job[Any], Any]) -> set[str]:
         listing = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_QUEUE_SECONDS)
     except (OSError, subprocess.SubprocessError) as error:
         log.debug("squeue: %s", error)
-        return {job.job_id for job in waiting}
+        return {job.job_id for job in pending}
     # before it starts, the only job of an array is listed under the id of the array
     return {name for line in listing.stdout.split() for name in (line, f"{line}_0")}
 
 
-def _over(job: submitit.Job[Any], cluster: str, queued: set[str], left: dict[submitit.Job[Any], float]) -> bool:
+def _over(job: submitit.Job[Any], cluster: str, queued: set[str], unlisted: dict[submitit.Job[Any], float]) -> bool:
     """Whether nothing more will come of a job."""
     if cluster != "slurm":
         return bool(job.done())
     if job.paths.result_pickle.exists():
         return True
     if job.job_id in queued:
-        left.pop(job, None)
+        unlisted.pop(job, None)
         return False
-    return time.monotonic() - left.setdefault(job, time.monotonic()) > 2 * _QUEUE_SECONDS
+    return time.monotonic() - unlisted.setdefault(job, time.monotonic()) > 2 * _QUEUE_SECONDS
 
 
 def _returns(job: submitit.Job[Any]) -> list[Returned] | str:

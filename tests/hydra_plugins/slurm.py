@@ -56,16 +56,16 @@ def install() -> None:
     Raises:
         NoSlurm: this machine or this user cannot.
     """
-    if all(_where(program) for program in _PROGRAMS):
+    if all(_find(program) for program in _PROGRAMS):
         return
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         raise NoSlurm("no Slurm here, and only root on Debian can install slurm-wlm and munge")
     command = ["apt-get", "install", "--yes", "--no-install-recommends", "slurm-wlm", "munge"]
-    done = subprocess.run(
+    result = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     )
-    if done.returncode:
-        raise NoSlurm(f"slurm-wlm and munge could not be installed: {done.stderr.strip().splitlines()[-1:]}")
+    if result.returncode:
+        raise NoSlurm(f"slurm-wlm and munge could not be installed: {result.stderr.strip().splitlines()[-1:]}")
 
 
 @contextlib.contextmanager
@@ -105,11 +105,11 @@ def cluster(folder: Path, cpus: int = 2) -> Iterator[dict[str, str]]:
         _until(munge.exists, "munged", folder)
         for program in ("slurmctld", "slurmd"):
             running.enter_context(_process(program, "-D", variables=variables, folder=folder))
-        _until(lambda: "idle" in _said(["sinfo", "--noheader", "--format=%t"], variables), "slurmd", folder)
+        _until(lambda: "idle" in _output(["sinfo", "--noheader", "--format=%t"], variables), "slurmd", folder)
         yield variables
 
 
-def _where(program: str) -> str | None:
+def _find(program: str) -> str | None:
     return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 
 
@@ -121,11 +121,11 @@ def _port() -> int:
 
 @contextlib.contextmanager
 def _process(program: str, *options: str, variables: dict[str, str], folder: Path) -> Iterator[None]:
-    path = _where(program)
+    path = _find(program)
     if path is None:
         raise NoSlurm(f"there is no {program}")
-    with (folder / f"{program}.out").open("w") as said:
-        process = subprocess.Popen([path, *options], stdout=said, stderr=said, env=os.environ | variables)
+    with (folder / f"{program}.out").open("w") as output:
+        process = subprocess.Popen([path, *options], stdout=output, stderr=output, env=os.environ | variables)
     try:
         yield
     finally:
@@ -137,7 +137,7 @@ def _process(program: str, *options: str, variables: dict[str, str], folder: Pat
             process.wait()
 
 
-def _said(command: Sequence[str], variables: dict[str, str]) -> str:
+def _output(command: Sequence[str], variables: dict[str, str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | variables).stdout
 
 

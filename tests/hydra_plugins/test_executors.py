@@ -30,21 +30,21 @@ def needs(library: str) -> None:
         pytest.skip(f"{library} is not installed")
 
 
-def said(folder: Path) -> str:
+def log(folder: Path) -> str:
     return (folder / "said.log").read_text()
 
 
 def finish(process: subprocess.Popen[str], folder: Path) -> str:
     """What a sweep of two jobs said, once it has done both."""
-    assert process.wait(900) == 0, said(folder)
+    assert process.wait(900) == 0, log(folder)
     assert [row["status"] for row in results(folder / "sweep")] == ["finished", "finished"]
-    return said(folder)
+    return log(folder)
 
 
 def until(ready: Callable[[], object], process: subprocess.Popen[str], folder: Path) -> None:
     deadline = time.monotonic() + 600
     while not ready():
-        assert process.poll() is None and time.monotonic() < deadline, said(folder)
+        assert process.poll() is None and time.monotonic() < deadline, log(folder)
         time.sleep(0.2)
 
 
@@ -76,9 +76,9 @@ class TestSlurm:
         process = start(tmp_path, "-m", *argv, "hydra.launcher.submitit.cpus_per_task=2", variables=cluster)
         until(lambda: list((tmp_path / "store").glob("packs/*.pt")), process, tmp_path)
         listed = subprocess.run(["pgrep", "--full", "submitit.core._submit"], capture_output=True, text=True)
-        own = [int(pid) for pid in listed.stdout.split() if str(tmp_path) in _command(int(pid))]
-        assert own
-        for pid in own:
+        workers = [int(pid) for pid in listed.stdout.split() if str(tmp_path) in _command(int(pid))]
+        assert workers
+        for pid in workers:
             os.kill(pid, signal.SIGKILL)
         text = finish(process, tmp_path)
         assert "ended without a result" in text and "it is tried once more" in text
@@ -118,7 +118,7 @@ class TestDevices:
         steps = ["train.steps=400", "train.checkpoint_every=5"]
         process = start(tmp_path, "-m", *self.ARGV, *SWEPT, *tiny(tmp_path / "store"), *steps)
         until(lambda: list((tmp_path / "store").glob("packs/*.pt")), process, tmp_path)
-        worker = int(said(tmp_path).partition("pack 1: on device cpu, process ")[2].split()[0])
+        worker = int(log(tmp_path).partition("pack 1: on device cpu, process ")[2].split()[0])
         os.kill(worker, signal.SIGKILL)
         text = finish(process, tmp_path)
         assert "was killed by SIGKILL" in text and "tried once more" in text
@@ -128,7 +128,7 @@ class TestDevices:
         steps = ["train.steps=4000", "train.checkpoint_every=5"]
         process = start(tmp_path, "-m", *self.ARGV, *SWEPT, *tiny(tmp_path / "store"), *steps)
         until(lambda: list((tmp_path / "store").glob("packs/*.pt")), process, tmp_path)
-        pids = [int(part.split()[0]) for part in said(tmp_path).split(", process ")[1:]]
+        pids = [int(part.split()[0]) for part in log(tmp_path).split(", process ")[1:]]
         assert len(pids) == 2
         process.send_signal(signum)
         assert process.wait(300) == (143 if signum == signal.SIGTERM else -signal.SIGKILL)
@@ -137,4 +137,4 @@ class TestDevices:
             assert time.monotonic() < deadline
             time.sleep(0.2)
         if signum == signal.SIGTERM:
-            assert "the same command goes on from there" in said(tmp_path)
+            assert "the same command goes on from there" in log(tmp_path)

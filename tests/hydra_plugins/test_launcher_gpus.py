@@ -22,7 +22,12 @@ from hydra_plugins.dbexp_pack import _executors, _gpus, _launch
 from hydra_plugins.dbexp_pack._settings import PackLauncherConf, RayConf, SubmititConf
 from hydra_plugins.dbexp_pack._work import PackWork
 from tests import builders, run_folders
-from tests.hydra_plugins.worker_jobs import always_kills_its_process, fails_oddly, kills_its_process_once, where
+from tests.hydra_plugins.worker_jobs import (
+    always_kills_its_process,
+    fails_oddly,
+    kills_its_process_once,
+    process_and_device,
+)
 from tests.sweeps import start, tiny
 
 Works = Callable[[Callable[[DictConfig], Any], Sequence[Sequence[int]]], list[PackWork]]
@@ -37,7 +42,7 @@ def works(composed: Any, tmp_path: Path) -> Works:
     """
 
     def make(function: Callable[[DictConfig], Any], packs: Sequence[Sequence[int]]) -> list[PackWork]:
-        made: list[PackWork] = []
+        packed: list[PackWork] = []
         for members in packs:
             jobs: list[Any] = []
             configs = []
@@ -51,9 +56,9 @@ def works(composed: Any, tmp_path: Path) -> Works:
                 jobs.append(SimpleNamespace(number=number, overrides=(f"seed={number}",), config=builders.config()))
                 configs.append(cfg)
             context = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]  # no job asks it
-            name = f"pack {len(made) + 1}"
-            made.append(PackWork(name, tuple(jobs), tuple(configs), False, None, function, context, str(tmp_path)))
-        return made
+            name = f"pack {len(packed) + 1}"
+            packed.append(PackWork(name, tuple(jobs), tuple(configs), False, None, function, context, str(tmp_path)))
+        return packed
 
     return make
 
@@ -63,7 +68,7 @@ def run(devices: list[str], works: Sequence[PackWork]) -> dict[int, JobReturn]:
 
 
 def test_each_process_sees_its_device_and_takes_pack_after_pack(works: Works, tmp_path: Path) -> None:
-    returns = run(["3", "cpu"], works(where, [[0, 1], [2], [3], [4]]))
+    returns = run(["3", "cpu"], works(process_and_device, [[0, 1], [2], [3], [4]]))
     values = {number: returned.return_value for number, returned in returns.items()}
     assert [values[number][2] for number in range(5)] == list(range(5))
     assert values[0][:2] == values[1][:2], "a pack stays together"

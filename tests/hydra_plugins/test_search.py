@@ -45,20 +45,20 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Study]:
     silent = SimpleNamespace(get_verbosity=lambda: 0, set_verbosity=lambda _: None, WARNING=1)
     trial = SimpleNamespace(TrialState=TrialState)
 
-    def begun(*states: str) -> Study:
-        made = Study([TrialState[state] for state in states])
+    def load(*states: str) -> Study:
+        result = Study([TrialState[state] for state in states])
 
         def load_study(**_: Any) -> Study:
             if not states:
                 raise KeyError("there is no such study")
-            return made
+            return result
 
         optuna = SimpleNamespace(load_study=load_study, logging=silent, trial=trial)
         monkeypatch.setitem(sys.modules, "optuna", optuna)
         monkeypatch.setitem(sys.modules, "optuna.trial", trial)
-        return made
+        return result
 
-    return begun
+    return load
 
 
 def config(folder: Path, **changes: Any) -> DictConfig:
@@ -68,10 +68,10 @@ def config(folder: Path, **changes: Any) -> DictConfig:
         "storage": f"sqlite:///{folder / 'search.db'}",
         "n_trials": 6,
     }
-    made = OmegaConf.create({"hydra": {"sweeper": {**sweeper, **changes}, "sweep": {"dir": str(folder / "sweep")}}})
-    OmegaConf.set_struct(made, True)
-    OmegaConf.set_readonly(made, True)
-    return made
+    result = OmegaConf.create({"hydra": {"sweeper": {**sweeper, **changes}, "sweep": {"dir": str(folder / "sweep")}}})
+    OmegaConf.set_struct(result, True)
+    OmegaConf.set_readonly(result, True)
+    return result
 
 
 def test_only_a_study_that_outlives_its_process_is_resumed(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_only_a_study_that_outlives_its_process_is_resumed(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("states", "left"),
+    ("states", "remaining"),
     [
         ((), 6),
         (("COMPLETE", "FAIL"), 4),
@@ -92,23 +92,23 @@ def test_only_a_study_that_outlives_its_process_is_resumed(tmp_path: Path) -> No
     ],
 )
 def test_as_many_trials_are_asked_for_as_are_missing(
-    tmp_path: Path, study: Callable[..., Study], states: tuple[str, ...], left: int
+    tmp_path: Path, study: Callable[..., Study], states: tuple[str, ...], remaining: int
 ) -> None:
-    found, cfg = study(*states), config(tmp_path)
+    loaded, cfg = study(*states), config(tmp_path)
     _search.resume(cfg)
-    assert cfg.hydra.sweeper.n_trials == left
-    assert TrialState.RUNNING not in found.states
-    assert found.states.count(TrialState.WAITING) == states.count("RUNNING")
-    assert (tmp_path / "sweep").is_dir() == (left == 0)
+    assert cfg.hydra.sweeper.n_trials == remaining
+    assert TrialState.RUNNING not in loaded.states
+    assert loaded.states.count(TrialState.WAITING) == states.count("RUNNING")
+    assert (tmp_path / "sweep").is_dir() == (remaining == 0)
 
 
-@pytest.mark.parametrize("where", ["another process", "another storage"])
-def test_trials_of_another_process_are_left_alone(tmp_path: Path, study: Callable[..., Study], where: str) -> None:
-    found = study("COMPLETE", "RUNNING")
+@pytest.mark.parametrize("holder", ["another process", "another storage"])
+def test_trials_of_another_process_are_left_alone(tmp_path: Path, study: Callable[..., Study], holder: str) -> None:
+    loaded = study("COMPLETE", "RUNNING")
     cfg = config(tmp_path)
-    if where == "another storage":
+    if holder == "another storage":
         _search.resume(config(tmp_path, storage="postgresql://host/db"))
     else:
         with FileLock(tmp_path / "search.db.search.lock"):
             _search.resume(cfg)
-    assert found.states == [TrialState.COMPLETE, TrialState.RUNNING]
+    assert loaded.states == [TrialState.COMPLETE, TrialState.RUNNING]

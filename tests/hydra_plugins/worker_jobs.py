@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 
-def where(cfg: DictConfig) -> list[Any]:
+def process_and_device(cfg: DictConfig) -> list[Any]:
     """Which process ran it, and what it sees."""
     return [os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"], cfg.seed]
 
@@ -36,8 +36,8 @@ def always_kills_its_process(cfg: DictConfig) -> int:
 class Stubborn(Exception):
     """Cannot be unpickled: its arguments are not those of its message."""
 
-    def __init__(self, one: int, other: int) -> None:
-        super().__init__(f"{one} and {other}")
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} and {second}")
 
 
 def fails_oddly(cfg: DictConfig) -> None:

@@ -57,13 +57,13 @@ def counted(folder: Path, argv: Sequence[str], kill_at: int = 0) -> int:
     child = fork(work)
     os.close(writer)
     with os.fdopen(reader) as pipe:
-        told = pipe.read()
-    _, ended = os.waitpid(child, 0)
-    if os.WIFSIGNALED(ended):
-        assert os.WTERMSIG(ended) == signal.SIGKILL
+        count = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
         return -1
-    assert os.WEXITSTATUS(ended) == 0
-    return int(told)
+    assert os.WEXITSTATUS(status) == 0
+    return int(count)
 
 
 def survives(folder: Path, swept: Sequence[str], kills: int, seed: int) -> None:
@@ -75,13 +75,13 @@ def survives(folder: Path, swept: Sequence[str], kills: int, seed: int) -> None:
     writes = counted(folder, command("whole"))
     expected = (folder / "whole" / "results.csv").read_bytes()
     assert expected.count(b"finished") >= 2
-    generator, left = random.Random(seed), writes
+    generator, remaining = random.Random(seed), writes
     for _ in range(kills):
         # every attempt has less to do than the one before, and gets some way into it
-        at = generator.randint(1, max(left // 2, 2))
+        at = generator.randint(1, max(remaining // 2, 2))
         if counted(folder, command("killed"), at) >= 0:
             break
-        left = max(left - at, 4)
+        remaining = max(remaining - at, 4)
     counted(folder, command("killed"))
     assert (folder / "killed" / "results.csv").read_bytes() == expected
     assert not list((folder / "store-killed" / "packs").glob("*"))

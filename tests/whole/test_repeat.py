@@ -24,9 +24,9 @@ def sweep(folder: Path, *words: str) -> str:
     source = str(Path(dbexp.__file__).parents[1])
     code = f"import sys; sys.path.insert(0, {source!r}); sys.argv[1:] = {['-m', *words]!r}\n"
     command = [sys.executable, "-c", code + PROGRAM.format(networks=NETWORKS)]
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout.splitlines()[-1]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()[-1]
 
 
 def test_no_library_of_networks_is_imported(tmp_path: Path) -> None:

@@ -45,12 +45,12 @@ def begin(folder: Path, name: str) -> int:
 
 def test_they_share_the_work(tmp_path: Path) -> None:
     children = [begin(tmp_path, name) for name in ("one", "other")]
-    ended = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    assert ended == [0, 0]
-    one, other = ((tmp_path / name / "results.csv").read_bytes() for name in ("one", "other"))
-    assert one == other and one.count(b"finished") == 4
-    made = [line.rpartition(" ")[0] for line in (tmp_path / "made.log").read_text().splitlines()]
-    assert len(made) == len(set(made))
-    kinds = [line.split()[1].split("/")[0] for line in made if line.startswith("entry")]
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert statuses == [0, 0]
+    first, second = ((tmp_path / name / "results.csv").read_bytes() for name in ("one", "other"))
+    assert first == second and first.count(b"finished") == 4
+    log = [line.rpartition(" ")[0] for line in (tmp_path / "made.log").read_text().splitlines()]
+    assert len(log) == len(set(log))
+    kinds = [line.split()[1].split("/")[0] for line in log if line.startswith("entry")]
     assert kinds.count("train") == kinds.count("evaluate") == 4 and kinds.count("prior") == 1
     assert not list((tmp_path / "store").rglob("*.partial"))
