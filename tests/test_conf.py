@@ -34,11 +34,11 @@ COUNTS = {
     "experiment": 11,
     "lora": 4,
     "lr_schedule": 5,
-    "model": 8,
-    "prior": 5,
-    "sample": 4,
+    "model": 9,
+    "prior": 6,
+    "sample": 5,
     "tracking": 3,
-    "train": 6,
+    "train": 7,
 }
 
 

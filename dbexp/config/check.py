@@ -43,6 +43,10 @@ def _check_family(config: Config, problems: Problems) -> None:
         )
     train, named = config.train, f"model.family={config.model.family}"
     problems.require(
+        config.model.precision != "fp16" or family.fp16,
+        f"model.precision=fp16: {named} overflows in it; give bf16 or fp32",
+    )
+    problems.require(
         not config.lora.text_encoder or bool(family.text_parts),
         f"lora.text_encoder=true: {named} has no text encoder that can be adapted; give false",
     )

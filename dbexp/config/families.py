@@ -38,6 +38,8 @@ class Family:
     """Whether a channel of its latents is one thing all over a picture, so that `train.noise_offset` can shift it."""
     rare_token: str | None = None
     """A word of one token that means nothing yet, for advice; None: words of several are learnt as well."""
+    fp16: bool = True
+    """Whether its activations stay within what fp16 can hold."""
     formats: tuple[str, ...] = ("diffusers", "kohya")
     """Of exported LoRA files, names of `dbexp.export.formats`."""
     tags: tuple[str, ...] = ()
@@ -54,6 +56,12 @@ class Family:
         """The parts that can be adapted."""
         return (self.denoiser, *self.text_parts)
 
+
+_TRANSFORMER_SITES = {
+    "attention": "q, k, v, out",
+    "attention+mlp": "these and the feed-forward layers",
+    "linear": "every linear layer of the transformer blocks",
+}
 
 FAMILIES = {
     "sd": Family(
@@ -87,11 +95,7 @@ FAMILIES = {
         encoders=("text_encoder",),
         text_parts=(),
         samplers=("euler", "unipc"),
-        sites={
-            "attention": "q, k, v, out",
-            "attention+mlp": "these and the feed-forward layers",
-            "linear": "every linear layer of the transformer blocks",
-        },
+        sites=_TRANSFORMER_SITES,
         size_multiple=16,
         tasks=("text", "inpaint"),
         flow=True,
@@ -104,6 +108,22 @@ FAMILIES = {
             "black-forest-labs/FLUX.2-klein-9B": "other:flux-non-commercial-license",
         },
         pipeline="Flux2KleinPipeline",
+    ),
+    "z_image": Family(
+        title="Z-Image",
+        module="dbexp.models.z_image",
+        denoiser="transformer",
+        encoders=("text_encoder",),
+        text_parts=(),
+        samplers=("euler",),
+        sites=_TRANSFORMER_SITES,
+        size_multiple=16,
+        flow=True,
+        fp16=False,
+        formats=("diffusers",),
+        tags=("z-image",),
+        licences={"Tongyi-MAI/Z-Image": "apache-2.0", "Tongyi-MAI/Z-Image-Turbo": "apache-2.0"},
+        pipeline="ZImagePipeline",
     ),
 }
 

@@ -61,18 +61,23 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+def pick_dtype(precision: str, device: torch.device, *, fp16: bool = True) -> torch.dtype:
     """The precision of the frozen weights.
 
     Args:
         precision: fp32, bf16, fp16 or auto.
         device: where the weights will live.
+        fp16: whether the model bears it; the check refuses fp16 by name where not.
     """
     if precision != "auto":
         return DTYPES[precision]
     if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-        dtype, why = (torch.bfloat16, "this GPU has it") if native else (torch.float16, "this GPU has no bf16")
+        if torch.cuda.get_device_capability(device) >= (8, 0):
+            dtype, why = torch.bfloat16, "this GPU has it"
+        elif fp16:
+            dtype, why = torch.float16, "this GPU has no bf16"
+        else:
+            dtype, why = torch.float32, "this GPU has no bf16, and the model overflows in fp16"
     else:
         dtype, why = torch.float32, f"half precision gains nothing certain on {device.type}"
     log.info("precision: %s (%s)", str(dtype).removeprefix("torch."), why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,24 @@ class Source:
     files: tuple[str, ...] = ("model_index.json",)
 
 
+def check_pipeline(kind: type[Checkpoint]) -> Callable[[ModelConfig, Path], None]:
+    """`Source.check` of a family that has pipelines to itself."""
+
+    def check(cfg: ModelConfig, folder: Path) -> None:
+        path = folder / "model_index.json"
+        try:
+            name = json.loads(path.read_text(encoding="utf-8")).get("_class_name")
+        except (OSError, ValueError, AttributeError):
+            raise ConfigError(f"model.path={cfg.path}: {path} is missing or damaged") from None
+        if name not in kind.pipelines.values():
+            raise ConfigError(
+                f"model.path={cfg.path}: not a checkpoint of {kind.family.title} (its pipeline is {name}); "
+                f"model.family={cfg.family} covers only those"
+            )
+
+    return check
+
+
 Kind = TypeVar("Kind", bound=Checkpoint)
 
 
@@ -47,6 +66,8 @@ def open_checkpoint(kind: type[Kind], source: Source, cfg: ModelConfig, store: S
     Raises:
         ConfigError: it is not there, or is not of the family.
     """
+    if cfg.precision == "fp16" and not kind.family.fp16:
+        raise ConfigError(f"precision=fp16: {kind.family.title} overflows in it; give bf16 or fp32")
     folder = _folder(kind, source, cfg, store)
     lacking = [name for name in kind.layout if not (folder / name).is_dir() and not (name == VAE and cfg.vae)]
     if lacking:
@@ -67,7 +88,7 @@ def open_checkpoint(kind: type[Kind], source: Source, cfg: ModelConfig, store: S
         vae_folder,
         variant=cfg.variant,
         device=device,
-        dtype=pick_dtype(cfg.precision, device),
+        dtype=pick_dtype(cfg.precision, device, fp16=kind.family.fp16),
         identity=key_of(hashes),
     )
 

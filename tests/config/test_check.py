@@ -163,6 +163,10 @@ def test_a_bad_choice_lists_the_good_ones(path: str) -> None:
             "train.min_snr_gamma=5.0: model.family=other is trained by flow matching, for which it is not defined; "
             "give null",
         ),
+        (
+            {"model__precision": "fp16"},
+            "model.precision=fp16: model.family=other overflows in it; give bf16 or fp32",
+        ),
     ],
 )
 def test_a_family_has_rules_of_its_own(values: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,6 +180,7 @@ def test_a_family_has_rules_of_its_own(values: dict[str, Any], says: str, monkey
             size_multiple=16,
             text_parts=(),
             flow=True,
+            fp16=False,
         ),
     )
     (message,) = problems(changed(**values))

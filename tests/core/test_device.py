@@ -49,6 +49,10 @@ class TestPrecision:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
         assert device.pick_dtype("auto", torch.device("cuda")) == dtype
 
+    def test_auto_where_fp16_overflows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+        assert device.pick_dtype("auto", torch.device("cuda"), fp16=False) == torch.float32
+
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_autocast(self, dtype: torch.dtype) -> None:
         product = torch.ones(2, 2)

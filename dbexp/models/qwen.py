@@ -1,0 +1,68 @@
+"""Text of families whose encoder is a Qwen3 (arXiv 2505.09388): a prompt is what a user says to an assistant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from dbexp.models import Conditioning
+from dbexp.models.checkpoint import library
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_TEXT_TOKENS = 512
+"""What pipelines read of a prompt and its template at most."""
+
+
+class QwenText:
+    """Tokens: `ids` and `mask` [B, L], padded to the same L whatever the prompts, so that none depends on others."""
+
+    thinks: ClassVar[bool]
+    """Whether the assistant may think before it answers; if not, an empty thought stands before the answer."""
+    device: torch.device
+    _folder: Path
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, which has the encoder's chat template."""
+        folder = self._folder / "tokenizer"
+        tokenizer: PreTrainedTokenizerBase = library("transformers").AutoTokenizer.from_pretrained(
+            folder, local_files_only=True
+        )
+        return tokenizer
+
+    @property
+    def text_tokens(self) -> int:
+        """L."""
+        return min(_TEXT_TOKENS, int(self.tokenizer.model_max_length))
+
+    @property
+    def room(self) -> int:
+        return self.text_tokens - self.token_count(self._templated(""))
+
+    def token_count(self, text: str) -> int:
+        return len(self.tokenizer(text).input_ids)
+
+    def _templated(self, prompt: str) -> str:
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=self.thinks,
+        )
+        return str(text)
+
+    def tokenize(self, prompts: Sequence[str]) -> Conditioning:
+        read = self.tokenizer(
+            [self._templated(prompt) for prompt in prompts],
+            padding="max_length",
+            truncation=True,
+            max_length=self.text_tokens,
+            return_tensors="pt",
+        )
+        return {"ids": read.input_ids.to(self.device), "mask": read.attention_mask.to(self.device)}
