@@ -131,6 +131,11 @@ def _without(kind: type[Checkpoint]) -> dict[str, None]:
 
 def _convert_single_file(kind: type[Checkpoint], cfg: ModelConfig, file: Path, store: Store) -> Path:
     """A single-file checkpoint as a pipeline folder, converted once and kept in the store."""
+    if not hasattr(_pipeline(kind), "from_single_file"):
+        raise ConfigError(
+            f"model.path={cfg.path}: diffusers reads {kind.family.title} from no single file; pass the folder of a "
+            "pipeline, or its hub id"
+        )
 
     def make(folder: Path) -> None:
         try:

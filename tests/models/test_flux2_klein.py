@@ -457,6 +457,10 @@ class TestFound:
         with pytest.raises(ConfigError, match=r"not a FLUX\.2 klein checkpoint \(its pipeline is StableDiffusionPipe"):
             load(copy, tmp_path / "hashes")
 
+    def test_a_single_file(self, folder: Path, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"reads FLUX\.2 klein, .* from no single file; pass the folder"):
+            load(folder / "transformer" / "diffusion_pytorch_model.safetensors", tmp_path)
+
     def test_random(self, tmp_path: Path) -> None:
         found = load(Path("random"), tmp_path)
         assert found.identity == load(Path("random"), tmp_path).identity
