@@ -145,7 +145,7 @@ def check(cfg: DictConfig | Config) -> Config:
     Raises:
         ConfigError: with one line per problem, each naming the field, its value and what would be right.
     """
-    config = structured(asdict(cfg) if isinstance(cfg, Config) else cfg)
+    config = structured(asdict(cfg), literal=True) if isinstance(cfg, Config) else structured(cfg)
     problems = Problems()
     problems.messages += fields.problems(config)
     _check_family(config, problems)

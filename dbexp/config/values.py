@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -47,18 +47,22 @@ def objectives(value: object) -> list[str]:
     return [str(word).strip() for word in words]
 
 
-def structured(settings: object) -> Config:
+_START, _MARK = "${", "$\0{"
+"""Of an interpolation, and what stands for it where a text is literal: OmegaConf sees nothing in that."""
+
+
+def structured(settings: object, *, literal: bool = False) -> Config:
     """Settings as dataclasses, with names and types checked, but none of the rules: those are for a run to come.
 
     Args:
         settings: nested dicts, or OmegaConf's, as a config or a record has them.
+        literal: nested dicts in which no interpolation is resolved; for what may be a stranger's.
 
     Raises:
         ConfigError: an unknown name, a value of a wrong type, an interpolation of nothing, or values that are missing.
     """
     try:
-        node = OmegaConf.create(settings) if isinstance(settings, dict) else settings
-        values = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        values = _replaced(settings, _START, _MARK) if literal else _resolved(settings)
         if not isinstance(values, dict):
             raise ConfigError(f"{values!r:.40}: is no group of parameters")
         if "objective" in values:
@@ -72,9 +76,31 @@ def structured(settings: object) -> Config:
         raise ConfigError(f"{error.full_key}: there is no such parameter; `dbexp --help` lists all") from None
     except OmegaConfBaseException as error:
         where = f"{error.full_key}: " if error.full_key else ""
-        raise ConfigError(f"{where}{first_line(error)}") from None
+        raise ConfigError(f"{where}{first_line(error)}".replace(_MARK, _START)) from None
+    if literal:
+        config = _replaced(config, _MARK, _START)
     assert isinstance(config, Config)
     return config
+
+
+def _resolved(settings: object) -> object:
+    node = OmegaConf.create(settings) if isinstance(settings, dict) else settings
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def _replaced(value: Any, old: str, new: str) -> Any:
+    """The same with a text replaced in every text, all the way down dicts, lists and dataclasses."""
+    if isinstance(value, str):
+        return value.replace(old, new)
+    if isinstance(value, dict):
+        return {key: _replaced(item, old, new) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_replaced(item, old, new) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(
+            value, **{field.name: _replaced(getattr(value, field.name), old, new) for field in fields(value)}
+        )
+    return value
 
 
 @cache

@@ -76,10 +76,10 @@ def export(settings: ExportConfig) -> Exported:
         print(f"{run.folder}: {run.chosen}", flush=True)
     name = settings.name or f"{run.config.dataset.name} {run.name}"
     base, licence = hub.origin(run.config.model, settings)
-    base_config, store = run.config.model, settings.store or run.config.store
+    base_config = run.config.model
     device, path = settings.device or base_config.device, settings.model or base_config.path
     base_config = replace(base_config, precision="fp32", device=device, path=path)
-    model = models.load(base_config, Store(Path(store) if store else None))
+    model = models.load(base_config, Store(Path(settings.store) if settings.store else None))
     folder = Path(settings.folder or Path("exported") / slug(name)).expanduser()
     lora = lora_file.read(run.lora, model)
     lora = replace(lora, provenance=public(lora.provenance))

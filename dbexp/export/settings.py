@@ -55,7 +55,7 @@ class ExportConfig:
     model: str | None = None
     """Where the base model is, if not where the run had it: hub id, folder or file."""
     store: str | None = None
-    """Folder of the content-addressed cache; null: the run's."""
+    """Folder of the content-addressed cache; null: `dbexp` in the cache folder of the user."""
     folder: str | None = None
     """Where the files go; null: exported/NAME."""
     push: str | None = None

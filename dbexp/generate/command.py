@@ -95,11 +95,10 @@ def _draw(columns: Sequence[GridColumn], drawing: Drawing, settings: GenerateCon
     from dbexp.generate import grid
     from dbexp.sample.draw import Engine
 
-    sources = grid.sources(settings)
+    sources, store = grid.sources(settings), Store(Path(settings.store) if settings.store else None)
     with progress("generate", sum(len(column.shots) for column in columns)) as bar:
         for column in columns:
-            store = settings.store or column.run.config.store
-            model = models.load(column.model, Store(Path(store) if store else None))
+            model = models.load(column.model, store)
             if model.needs_mask and drawing.task != "inpaint":
                 raise ConfigError(
                     f"model={model.name}: is an inpainting checkpoint; give it init_image=FILE and mask=FILE"

@@ -74,7 +74,7 @@ class GenerateConfig:
     device: str | None = None
     """cpu, cuda, mps or auto; null: as the run."""
     store: str | None = None
-    """Folder of the content-addressed cache; null: the run's."""
+    """Folder of the content-addressed cache; null: `dbexp` in the cache folder of the user."""
     folder: str | None = None
     """Where the pictures go, and where those that are there already are kept; null: generated/DATE/TIME."""
 

@@ -5,7 +5,6 @@ A folder is scanned, never remembered: a run that failed, or that another machin
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,15 +12,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
+from dbexp.config import fields, template
+from dbexp.config.families import FAMILIES, SIZE_MULTIPLE
 from dbexp.config.schema import Config
 from dbexp.config.values import flatten, objectives, structured
 from dbexp.core.errors import ConfigError, Problems, first_line
 from dbexp.core.hashing import file_hash
 from dbexp.evaluate.columns import COLUMNS, PAPER
 from dbexp.evaluate.report import Report
+from dbexp.runs import foreign
 from dbexp.runs.folder import RunFolder
+
+# what a record of the wrong shape raises where it is taken apart
+_MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError)
 
 DAMAGED, UNFINISHED = "damaged", "unfinished"
 """What `scan` says of a run whose result cannot be read, or is not there."""
@@ -67,7 +70,7 @@ def load(sweep: Path) -> list[Run]:
     """Every run of a sweep that has left a result, by number and name of its folder.
 
     Raises:
-        OSError, ValueError, KeyError: a file of a run is damaged.
+        OSError, ValueError: a file of a run is damaged.
     """
     folders = [folder for folder in (*sweep.glob("*"), sweep) if RunFolder(folder).result.is_file()]
     return sorted(map(read, folders), key=_order)
@@ -97,15 +100,23 @@ def _read_any(folder: Path) -> Run:
         return Run(folder, folder.name, UNFINISHED, (), {}, None, error)
     try:
         return read(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         reason = f"its files cannot be read ({type(error).__name__}: {error}); run it again"
         return Run(folder, folder.name, DAMAGED, (), {}, None, reason)
 
 
 def read(folder: Path) -> Run:
-    """The run of one folder; raises as `load` does."""
+    """The run of one folder.
+
+    Raises:
+        OSError: a file cannot be read, or is not there.
+        ValueError: one is not what dbexp writes.
+    """
     run = RunFolder(folder)
-    return _read_unchanged(run, _state(run.result), _state(run.metrics))
+    try:
+        return _read_unchanged(run, _state(run.result), _state(run.metrics))
+    except _MALFORMED as error:
+        raise ValueError(f"a record is not what dbexp writes: {first_line(error, typed=True)}") from error
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:
@@ -120,15 +131,23 @@ def _state(path: Path) -> tuple[int, int, int] | None:
 # A sweep looks at all of its runs after each of them.
 @lru_cache(maxsize=256)
 def _read_unchanged(files: RunFolder, *_states: tuple[int, int, int] | None) -> Run:
-    folder, result = files.path, json.loads(files.result.read_text(encoding="utf-8"))
-    name, status, overrides = result["name"], result["status"], tuple(result["overrides"])
+    folder, result = files.path, foreign.read_json(files.path, files.result)
+    name, status, overrides = result["name"], result["status"], result["overrides"]
+    if not foreign.fits((name, status, *overrides), tuple[str]) or isinstance(overrides, str):
+        raise ValueError(f"{files.result.name} is no record that dbexp wrote")
     if status != "finished":
-        return Run(folder, name, status, overrides, flatten(result["config"]), None, result["error"])
-    record = json.loads(files.metrics.read_text(encoding="utf-8"))
+        error = result["error"]
+        if not foreign.fits(error, str | None):
+            raise ValueError(f"{files.result.name} is no record that dbexp wrote")
+        return Run(folder, name, status, tuple(overrides), flatten(result["config"]), None, error)
+    record = foreign.read_json(folder, files.metrics)
     report = Report.from_plain(record["report"])
+    foreign.check_report(report)
     parameters = record.get("train", {}).get("parameters")
     total = sum(parameters.values()) if isinstance(parameters, dict) else parameters
-    return Run(folder, name, status, overrides, flatten(record["config"]), report, None, total)
+    if not foreign.fits(total, int | None):
+        raise ValueError("train.parameters is no number")
+    return Run(folder, name, status, tuple(overrides), flatten(record["config"]), report, None, total)
 
 
 def ranked(runs: Iterable[Run], objective: str) -> list[Run]:
@@ -216,7 +235,7 @@ def open_run(folder: Path, objective: str | None) -> TrainedRun:
 def _best(sweep: Path, objective: str | None) -> TrainedRun:
     try:
         runs = load(sweep)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"a file of the sweep cannot be read ({error})") from None
     if not runs:
         raise ConfigError(
@@ -235,7 +254,7 @@ def _best(sweep: Path, objective: str | None) -> TrainedRun:
 
 def _trained(folder: Path) -> TrainedRun:
     files = RunFolder(folder)
-    if not files.lora.is_file():
+    if not foreign.regular(folder, files.relative(files.lora)):
         raise ConfigError(
             f"holds no {files.relative(files.lora)}: its training did not end; repeat the run, which goes on where it "
             "stopped"
@@ -245,12 +264,35 @@ def _trained(folder: Path) -> TrainedRun:
 
 
 def _config(folder: RunFolder) -> Config:
-    """What a run was made with: from its record, or from Hydra's for a run that has none yet."""
+    """What a run was made with: from its record, or from Hydra's for a run that has none yet. All of it is literal."""
+    if not (folder.metrics.is_file() or folder.composed.is_file()):
+        raise ConfigError(f"holds neither {folder.relative(folder.metrics)} nor {folder.relative(folder.composed)}")
     try:
         if folder.metrics.is_file():
-            return structured(json.loads(folder.metrics.read_text(encoding="utf-8"))["config"])
-        if folder.composed.is_file():
-            return structured(OmegaConf.load(folder.composed))
-    except (OSError, ValueError, KeyError) as error:
+            values = foreign.read_json(folder.path, folder.metrics)["config"]
+        else:
+            values = foreign.read_composed(folder.path, folder.composed)
+        config = structured(values, literal=True)
+    except (OSError, ValueError, *_MALFORMED) as error:
         raise ConfigError(f"its config cannot be read, or is another version's ({first_line(error)})") from None
-    raise ConfigError(f"holds neither {folder.relative(folder.metrics)} nor {folder.relative(folder.composed)}")
+    _check_usable(config)
+    return config
+
+
+def _check_usable(config: Config) -> None:
+    """Hold what sampling and export use to the rules of a run to come; the rest was trained with and is history.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    problems = Problems()
+    for name in ("model", "lora", "sample"):
+        problems.messages += fields.problems(getattr(config, name), f"{name}.")
+    problems.require(config.model.family in FAMILIES, f"model.family={config.model.family}: is no family of models")
+    resolution = config.sample.resolution
+    problems.require(
+        resolution % SIZE_MULTIPLE == 0, f"sample.resolution={resolution}: is no multiple of {SIZE_MULTIPLE}"
+    )
+    if complaint := template.problem(config.dataset.prompt):
+        problems.require(False, f"dataset.prompt={config.dataset.prompt}: {complaint}")
+    problems.raise_if_any()

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from dbexp.runs import foreign
 from dbexp.runs.folder import RunFolder
 
 POINTS = 150
@@ -30,9 +31,9 @@ def curves(folder: Path, points: int = POINTS) -> dict[str, Curve]:
         points: most points of each.
     """
     try:
-        lines = RunFolder(folder).history.read_text(encoding="utf-8").splitlines()
+        lines = foreign.read_text(folder, RunFolder(folder).history).splitlines()
         rows = [json.loads(line) for line in lines]
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return {name: curve for name in _NAMES if (curve := _thin(rows, name, points)).steps}
 

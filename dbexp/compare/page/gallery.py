@@ -11,6 +11,7 @@ from dbexp.compare.comparison import Comparison
 from dbexp.compare.ranking import RankedRun
 from dbexp.evaluate.columns import COLUMNS
 from dbexp.evaluate.report import ImageScores
+from dbexp.runs import foreign
 from dbexp.runs.folder import RunFolder
 
 EXTREMES = ("dino", "clip_i", "clip_t", "pres")
@@ -97,7 +98,7 @@ def _by_prompt(entry: RankedRun, row: str) -> dict[str, tuple[GalleryImage, ...]
     by_prompt: dict[str, list[GalleryImage]] = {}
     assert entry.run.report is not None
     for scores in entry.run.report.images:
-        if scores.row == row:
+        if scores.row == row and _is_safe(entry, scores.path):
             by_prompt.setdefault(scores.prompt, []).append(_image(entry, scores))
     return {prompt: tuple(images) for prompt, images in by_prompt.items()}
 
@@ -113,8 +114,14 @@ def _inside(entry: RankedRun, path: str) -> Path:
     return (RunFolder(entry.run.folder).dataset if is_name else entry.run.folder) / path
 
 
+def _is_safe(entry: RankedRun, path: str) -> bool:
+    """Whether a picture of a record is in the folder of its run, links and all."""
+    return foreign.within(entry.run.folder, _inside(entry, path).relative_to(entry.run.folder))
+
+
 def _real(entry: RankedRun) -> tuple[Path, ...]:
-    return tuple(sorted(path for path in RunFolder(entry.run.folder).dataset.glob("*") if path.is_file()))
+    files, folder = RunFolder(entry.run.folder).dataset.glob("*"), entry.run.folder
+    return tuple(sorted(path for path in files if foreign.regular(folder, path.relative_to(folder))))
 
 
 def extremes(comparison: Comparison) -> dict[str, tuple[list[GalleryImage], list[GalleryImage]]]:
@@ -134,7 +141,7 @@ def _best_first(comparison: Comparison, column: str) -> list[GalleryImage]:
     for entry in comparison.finished:
         assert entry.run.report is not None
         records = entry.run.report.class_images if column == "pres" else entry.run.report.images
-        images += [_image(entry, scores) for scores in records if scores.row == "run"]
+        images += [_image(entry, scores) for scores in records if scores.row == "run" and _is_safe(entry, scores.path)]
     images = [image for image in images if math.isfinite(image.values.get(column, math.nan))]
     return sorted(images, key=lambda image: -COLUMNS[column].sign * image.values[column])
 
@@ -148,7 +155,7 @@ def copies(comparison: Comparison) -> list[CopyPair]:
         pairs += [
             CopyPair(_image(entry, records[copy.path]), _inside(entry, copy.nearest), copy.similarity)
             for copy in entry.run.report.copies
-            if copy.path in records
+            if copy.path in records and _is_safe(entry, copy.path) and _is_safe(entry, copy.nearest)
         ]
     return sorted(pairs, key=lambda pair: -pair.similarity)[:_MOST_COPIES]
 
