@@ -20,16 +20,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 import dbexp
 from dbexp import models
 from dbexp.compare.markdown import MARKDOWN
+from dbexp.compare.scores import CLASS_IMAGE
 from dbexp.core import provenance
 from dbexp.core.store import Store
-from dbexp.evaluate.functional import Resampling, estimate_pairs
 from dbexp.runs import record
 from dbexp.runs.folder import RunFolder
 from dbexp.storybook.pretrain.export import sample_sheet
@@ -119,21 +118,10 @@ def _base_model(report: Path) -> str:
 
 def _class_diversity(sweep: Path) -> str:
     """`div_prior` with prior preservation less without, paired by seed and class image, whose noise is the same."""
-    diversity: dict[tuple[float, int], dict[int, float]] = {}
-    for run in record.load(sweep):
-        images = run.report.class_images if run.report else ()
-        values = {scores.index: scores.values["div_prior"] for scores in images if scores.row == "run"}
-        diversity[run.config["prior.weight"], run.config["seed"]] = values
-    differences = [
-        diversity[1, seed][k] - value
-        for (weight, seed), values in diversity.items()
-        if weight == 0
-        for k, value in values.items()
-    ]
-    estimate = estimate_pairs(np.array(differences), Resampling())
+    estimate = dbexp.effect(dbexp.load_pictures(sweep, "div_prior"), "prior.weight", 0, 1)
     return (
-        f"DIV prior (LPIPS between class images), prior.weight 0 → 1, paired by noise over {len(differences)} class "
-        f"images: {estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]."
+        f"DIV prior (LPIPS between class images), prior.weight 0 → 1: {estimate.value:+.3f} "
+        f"[{estimate.low:+.3f}, {estimate.high:+.3f}] {estimate.scope_of(CLASS_IMAGE)}."
     )
 
 
