@@ -20,6 +20,7 @@ from dbexp.config import check, groups, help
 from dbexp.config.explain import explain
 from dbexp.config.schema import Config
 from dbexp.config.values import plain
+from dbexp.core import folders
 from dbexp.core.errors import ConfigError
 from dbexp.core.hashing import key_of
 
@@ -88,8 +89,10 @@ def run(cfg: Config | DictConfig | Sequence[str], folder: str | Path | None = No
     from dbexp.runs.folder import RunFolder
 
     path = Path(folder or Path("outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S}").expanduser()
-    files, overrides = RunFolder(path), _overrides.get(key_of(plain(config)), [])
+    overrides = _overrides.get(key_of(plain(config)), [])
     try:
+        path = path if folder else folders.fresh(path)
+        files = RunFolder(path)
         files.hydra.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.structured(config), files.composed)
         OmegaConf.save(OmegaConf.create(overrides), files.overrides)

@@ -21,6 +21,7 @@ from dbexp.config import check, help
 from dbexp.config.explain import explain
 from dbexp.config.groups import conf_dir
 from dbexp.config.overrides import switches_first
+from dbexp.core import folders
 from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
 from dbexp.runs.names import sweep_name
 
@@ -54,6 +55,8 @@ def main() -> None:
         sys.exit(_stopped(stop))
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        folders.release_all()
 
 
 def job(cfg: DictConfig) -> float | tuple[float, ...] | None:

@@ -60,12 +60,26 @@ def problems(cfg: Config) -> list[str]:
     """What stands in the way of tracking, to be told before anything is computed. Asks no one and nothing online."""
     if cfg.tracking.mode != "online":
         return []
+    if (variable := _contradiction()) is not None:
+        return [
+            f"tracking.mode=online: the environment says {variable}={os.environ[variable]}; unset {variable}, or use "
+            "tracking.mode=offline and upload later"
+        ]
     problem = login_problem()
     return [f"tracking.mode=online: {problem}, or use tracking.mode=offline and upload later"] if problem else []
 
 
+def _contradiction() -> str | None:
+    """The environment variable that keeps W&B from going online, whatever a config says."""
+    if os.environ.get("WANDB_MODE", "online").lower() in ("offline", "disabled", "dryrun"):
+        return "WANDB_MODE"
+    return "WANDB_DISABLED" if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on") else None
+
+
 def login_problem() -> str | None:
     """Why nothing could be uploaded from here, as a sentence with the remedy; asks no one and nothing online."""
+    if (variable := _contradiction()) is not None:
+        return f"the environment says {variable}={os.environ[variable]}; unset {variable}"
     remedy = "log in with `wandb login` or set WANDB_API_KEY"
     with environment({"WANDB_SILENT": "true"}):
         import wandb
@@ -135,17 +149,34 @@ def forget_offline_files(records: Records) -> None:
         shutil.rmtree(records.path / staged, ignore_errors=True)
 
 
-def inside(folder: Path, mode: str) -> dict[str, str]:
-    """Environment that keeps what W&B stages for upload beside the run, and an offline run off the network."""
-    values = {"WANDB_DATA_DIR": str(folder / "data"), "WANDB_CACHE_DIR": str(folder / "cache"), "WANDB_SILENT": "true"}
+def inside(folder: Path, mode: str, *, is_agents: bool = False) -> dict[str, str | None]:
+    """Environment that keeps what W&B stages for upload beside the run, and an offline run off the network.
+
+    Args:
+        folder: of the run's records.
+        mode: online or offline.
+        is_agents: whether an agent of a W&B Sweep started this one run, which then takes the id that the agent chose.
+            The runs of a multirun below an agent must not: they would all be one run of W&B.
+    """
+    values: dict[str, str | None] = {
+        "WANDB_DATA_DIR": str(folder / "data"),
+        "WANDB_CACHE_DIR": str(folder / "cache"),
+        "WANDB_SILENT": "true",
+    }
+    if not is_agents:
+        values |= dict.fromkeys(("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RESUME"))
     return values if mode == "online" else values | {"WANDB_ERROR_REPORTING": "false"}
 
 
 @contextmanager
-def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for the block; W&B has no other way to be told these."""
+def environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Set environment variables for the block, None to unset; W&B has no other way to be told these."""
     before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
     try:
         yield
     finally:

@@ -65,7 +65,9 @@ def start(
         raise ConfigError(problems)
     records, attempts = Records(folder), session.Attempts()
     with ExitStack() as stack:
-        stack.enter_context(session.environment(session.inside(records.path, cfg.tracking.mode)))
+        stack.enter_context(
+            session.environment(session.inside(records.path, cfg.tracking.mode, is_agents=group is None))
+        )
         tracker: _Tracker | None = None
         with attempts.attempt("the run"):
             if not stack.enter_context(records.lock()):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dbexp.config.explain import explain
 from dbexp.config.groups import folders, options
 from dbexp.config.overrides import without_runs
+from dbexp.core import folders as run_folders
 from dbexp.core.errors import ConfigError
 
 _PACK = "dbexp_pack"
@@ -24,6 +26,10 @@ class Results(Callback):
     `hydra/launcher=pack` prints the jobs and the table itself; for every other launcher this does.
     """
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Give the run a folder of its own."""
+        _claim(config, "run")
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a sweep that would have no runs; let a search go on with its study."""
         from hydra_plugins.dbexp_pack import _search
@@ -31,6 +37,7 @@ class Results(Callback):
         if problems := _without_runs(config):
             # no exception of another kind gets past Hydra, for which a callback cannot end anything
             raise SystemExit(f"dbexp: {explain(ConfigError(problems))}")
+        _claim(config, "sweep")
         if _search.is_search(config):
             _search.resume(config)
 
@@ -52,6 +59,36 @@ class Results(Callback):
             from hydra_plugins.dbexp_pack import _console
 
             _console.show_results(Path(str(config.hydra.sweep.dir)), _objective(config))
+
+
+def _claim(config: DictConfig, mode: str) -> None:
+    """Let no other live process write to the folder of a run or a sweep.
+
+    The folder that the clock named is a new one, with a number behind its name where another process was there in the
+    same second. A folder that the user named may exist, which is how a sweep goes on, but nobody may be at work in it.
+
+    Args:
+        config: with its `hydra` node; gets the folder's final name.
+        mode: run or sweep.
+    """
+    if os.environ.get("RANK", "0") != "0":  # of the processes of torchrun the first one writes
+        return
+    node, field = config.hydra[mode], f"hydra.{mode}.dir"
+    path = Path(str(node.dir))
+    try:
+        if any(str(word).lstrip("+").startswith(f"{field}=") for word in config.hydra.overrides.hydra):
+            run_folders.hold(path, field)
+            return
+        path = run_folders.fresh(path)
+        run_folders.hold(path, field)
+    except ConfigError as error:
+        raise SystemExit(f"dbexp: {explain(error)}") from None
+    except OSError:  # Hydra meets it too, and the command words it
+        return
+    with open_dict(config):
+        node.dir = str(path)
+        if mode == "sweep":  # Hydra composes every job anew, from the words of the command line
+            config.hydra.overrides.hydra.append(f"{field}='{path}'")
 
 
 def _without_runs(config: DictConfig) -> list[str]:
