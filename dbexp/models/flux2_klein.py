@@ -8,12 +8,9 @@ of text, each as wide as three states of the encoder.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,18 +21,14 @@ from dbexp.config.schema import ModelConfig
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
 from dbexp.models import VAE, Batch, Conditioning, LoraFile
-from dbexp.models.checkpoint import Checkpoint, library
-from dbexp.models.find import Source, open_checkpoint
+from dbexp.models.checkpoint import Checkpoint
+from dbexp.models.find import Source, check_pipeline, open_checkpoint
 from dbexp.models.flow import FlowMatching
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from dbexp.models.qwen import QwenText
 
 _STATES = (9, 18, 27)
 """Layers of the encoder whose states the denoiser reads: those of its pipeline. A training script of diffusers takes
 others, which were meant for FLUX.2 dev."""
-_TEXT_TOKENS = 512
-"""Every prompt is padded to so many, and the denoiser reads the padding too."""
 _ATTENTION = (
     r"transformer_blocks\.\d+\.attn\.(to_q|to_k|to_v|to_out\.0)",
     r"single_transformer_blocks\.\d+\.attn\.(to_qkv_mlp_proj|to_out)",
@@ -72,7 +65,7 @@ def sites(denoiser: nn.Module, preset: str) -> tuple[str, ...]:
     return tuple(name for name in layers if pattern.fullmatch(name))
 
 
-class Flux2Klein(FlowMatching, Checkpoint):
+class Flux2Klein(QwenText, FlowMatching, Checkpoint):
     """Parts: vae, transformer, text_encoder. Conditioning: `states` [B, L, 3 D], D the width of the encoder.
 
     Pipelines shift the times of samples by a rule that depends on the number of steps, which training has none of;
@@ -93,53 +86,18 @@ class Flux2Klein(FlowMatching, Checkpoint):
     }
     bakes_alpha = True
     output = "latent"
+    thinks = False
 
     def sites(self, part: str, preset: str) -> tuple[str, ...]:
         return sites(self.part(part), preset)
 
     # -- text -------------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, which has the encoder's chat template."""
-        folder = self._folder / "tokenizer"
-        tokenizer: PreTrainedTokenizerBase = library("transformers").AutoTokenizer.from_pretrained(
-            folder, local_files_only=True
-        )
-        return tokenizer
-
-    @property
-    def _text_tokens(self) -> int:
-        return min(_TEXT_TOKENS, int(self.tokenizer.model_max_length))
-
-    @property
-    def room(self) -> int:
-        return self._text_tokens - self.token_count(self._templated(""))
-
-    def token_count(self, text: str) -> int:
-        return len(self.tokenizer(text).input_ids)
-
-    def _templated(self, prompt: str) -> str:
-        """A prompt as a user's message, and the beginning of an answer before which nothing is thought over."""
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-        return str(text)
-
-    def tokenize(self, prompts: Sequence[str]) -> Conditioning:
-        read = self.tokenizer(
-            [self._templated(prompt) for prompt in prompts],
-            padding="max_length",
-            truncation=True,
-            max_length=self._text_tokens,
-            return_tensors="pt",
-        )
-        return {"ids": read.input_ids.to(self.device), "mask": read.attention_mask.to(self.device)}
-
     def encode(self, tokens: Conditioning) -> Conditioning:
         encoder: Any = self.part("text_encoder")
         # its body alone: the head would predict the next word of every token
         states = encoder.model(tokens["ids"], tokens["mask"], output_hidden_states=True, use_cache=False).hidden_states
+        # of all L tokens: the denoiser reads the padding too
         return {"states": torch.cat([states[layer] for layer in _STATES], dim=-1)}
 
     # -- latents ----------------------------------------------------------------------------------------------------
@@ -195,7 +153,7 @@ class Flux2Klein(FlowMatching, Checkpoint):
     def call(self, pipe: Any, batch: Batch) -> dict[str, Any]:
         arguments = super().call(pipe, batch)
         if isinstance(batch.text, tuple):
-            arguments["max_sequence_length"] = self._text_tokens
+            arguments["max_sequence_length"] = self.text_tokens
         if batch.image is not None:
             # as latents: the pipeline would encode in its own precision, and draw no more than a megapixel
             pixels = torch.from_numpy(np.array(batch.image)).permute(2, 0, 1)[None] / 255
@@ -241,19 +199,6 @@ def _original_layers(file: LoraFile) -> dict[str, list[tuple[Tensor, Tensor]]]:
     return layers
 
 
-def _check(cfg: ModelConfig, folder: Path) -> None:
-    """A pipeline folder must be this family's."""
-    try:
-        kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
-    except (OSError, ValueError, AttributeError):
-        raise ConfigError(f"model.path={cfg.path}: {folder / 'model_index.json'} is missing or damaged") from None
-    if kind not in Flux2Klein.pipelines.values():
-        raise ConfigError(
-            f"model.path={cfg.path}: not a FLUX.2 klein checkpoint (its pipeline is {kind}); model.family={cfg.family} "
-            "covers only those"
-        )
-
-
 def _random() -> dict[str, Any]:
     from dbexp.models import random_flux2_klein
 
@@ -266,7 +211,7 @@ def _build(folder: Path) -> None:
     random_flux2_klein.build_random(folder)
 
 
-_SOURCE = Source(random=_random, build=_build, check=_check)
+_SOURCE = Source(random=_random, build=_build, check=check_pipeline(Flux2Klein))
 
 
 def load(cfg: ModelConfig, store: Store) -> Flux2Klein:
