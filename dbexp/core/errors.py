@@ -7,6 +7,13 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+_UNSAFE = re.compile(
+    r"allow_pickle|weights_only|trust_remote_code|safe_globals|use_safetensors|unsafe|you trust|pickle\.load|"
+    r"two options|malicious use",
+    re.IGNORECASE,
+)
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+
 
 class ConfigError(ValueError):
     """Bad input, told in the user's terms: which field, which value, what would be right.
@@ -16,7 +23,8 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        # each once: several parts may stumble over one thing
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(dict.fromkeys(problems))
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self) -> tuple[type, tuple[tuple[str, ...]]]:
@@ -78,11 +86,17 @@ def first_line(error: BaseException | str | None, *, typed: bool = False) -> str
         error: an exception that says nothing gives the name of its class, no message that there is none.
         typed: begin with the class of the exception, for those whose message means little without it.
     """
-    lines = str(error or "").strip().splitlines()
+    lines = [_without_unsafe_advice(line) for line in str(error or "").strip().splitlines()[:1]]
     if not isinstance(error, BaseException):
         return lines[0] if lines else "no reason is on record"
     kind = type(error).__name__
     return ": ".join([kind, *lines[:1]]) if typed or not lines else lines[0]
+
+
+def _without_unsafe_advice(line: str) -> str:
+    """A library's sentence without its hints at how to load a file that it distrusts, code of strangers and all."""
+    sentences = re.split(r"(?<=[.!?])\s+", _ESCAPES.sub("", line))
+    return " ".join(s for s in sentences if not _UNSAFE.search(s)).strip() or "it cannot be loaded safely"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

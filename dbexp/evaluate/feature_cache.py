@@ -13,9 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dbexp.core.errors import first_line
 from dbexp.core.files import write_atomic
 
 log = logging.getLogger(__name__)
+
+_MARK = b"sha256:"
+_TAIL = len(_MARK) + hashlib.sha256().digest_size
 
 
 class FeatureCache(Protocol):
@@ -56,7 +60,7 @@ class DiskCache:
             except FileNotFoundError:
                 continue  # another process was at it
             except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                log.warning("%s is damaged (%s): computing these features again", path, error)
+                log.warning("%s is damaged (%s): computing these features again", path, first_line(error))
             path.unlink(missing_ok=True)
 
     def path(self, key: str) -> Path:
@@ -67,13 +71,12 @@ class DiskCache:
         """The array of a key, or null if it is not there or damaged (then it is computed anew)."""
         path = self.path(key)
         try:
-            array: NDArray[Any] = np.load(path, allow_pickle=False)
+            return _checked(path.read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, EOFError) as error:
-            log.warning("%s is damaged (%s): computing these features again", path, error)
+        except (OSError, ValueError) as error:
+            log.warning("%s is damaged (%s): computing these features again", path, first_line(error))
             return None
-        return array
 
     def put(self, key: str, array: NDArray[Any]) -> None:
         """Remember an array.
@@ -81,7 +84,7 @@ class DiskCache:
         Raises:
             OSError: the disk is full or not writable.
         """
-        _write(self.path(key), lambda stream: np.save(stream, array, allow_pickle=False))
+        _write(self.path(key), lambda stream: _save(stream, array))
 
     def put_all(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Remember arrays that were computed in one batch.
@@ -97,6 +100,33 @@ class DiskCache:
         for key, array in arrays.items():
             self.put(key, array)
         pending.unlink(missing_ok=True)
+
+
+def _save(stream: io.BytesIO, array: NDArray[Any]) -> None:
+    """A .npy file with the sha256 of its bytes behind it, where other readers do not look."""
+    np.save(stream, array, allow_pickle=False)
+    stream.write(_MARK + hashlib.sha256(stream.getvalue()).digest())
+
+
+def _checked(data: bytes) -> NDArray[Any]:
+    """The array of a file's bytes.
+
+    Raises:
+        ValueError: they are not those that were saved. Files of older versions, without a hash, are believed.
+    """
+    content, digest = data[:-_TAIL], data[len(_MARK) - _TAIL :]
+    if data[-_TAIL:].startswith(_MARK):
+        if digest != hashlib.sha256(content).digest():
+            raise ValueError("its bytes are not those that were saved")
+        data = content
+    stream = io.BytesIO(data)
+    try:
+        array: NDArray[Any] = np.load(stream, allow_pickle=False)
+    except Exception as error:  # a header that does not parse raises what Python's own parsers do
+        raise ValueError(first_line(error)) from error
+    if stream.tell() != len(data):
+        raise ValueError("its bytes are not those that were saved")
+    return array
 
 
 def _write(path: Path, save: Callable[[io.BytesIO], None]) -> None:

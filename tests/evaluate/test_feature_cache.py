@@ -48,6 +48,24 @@ def test_a_damaged_file_is_forgotten_and_overwritten(
     assert cache.get("abcd") is not None
 
 
+def test_no_flipped_bit_goes_unnoticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache = DiskCache(tmp_path)
+    cache.put("abcd", np.arange(5, dtype=np.float32))
+    whole = cache.path("abcd").read_bytes()
+    for position in range(len(whole)):
+        cache.path("abcd").write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        assert cache.get("abcd") is None
+    assert "pickle" not in caplog.text.lower(), "a library's advice to load what is damaged all the same"
+
+
+def test_a_file_of_an_older_version_is_read(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path)
+    cache.put("abcd", np.ones(3))
+    cache.path("abcd").write_bytes(cache.path("abcd").read_bytes()[:-39])
+    loaded = cache.get("abcd")
+    assert loaded is not None and loaded.tolist() == [1, 1, 1]
+
+
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -60,6 +60,13 @@ def test_a_prompt_file_has_one_prompt_a_line(tmp_path: Path) -> None:
     assert texts(str(file)) == ["a sks dog in Zürich", "price tag #3 on a sks dog"]
 
 
+@pytest.mark.parametrize("character", ["\u2028", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_a_prompt_file_is_split_at_line_ends_alone(tmp_path: Path, character: str) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(f"a {{token}}{character} dog\r\nb {{token}}\rc {{token}}\n".encode())
+    assert texts(str(file)) == [f"a sks{character} dog", "b sks", "c sks"]
+
+
 def test_a_file_is_found_below_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "p.txt").write_text("a {token}\n")
