@@ -178,6 +178,29 @@ def tensors(path: Path) -> dict[str, Tensor]:
     return safetensors.torch.load_file(path)
 
 
+def overrides(store: Path, weights: Path | None = None, photographs: Path | None = None) -> list[str]:
+    """What makes a whole run a matter of a second, as one would say it on the command line.
+
+    Args:
+        store: where it keeps what it computes.
+        weights, photographs: folders; None: the tiny model and four pictures of noise.
+    """
+    return [
+        f"model.path={weights or checkpoint()}",
+        "model.resolution=32",
+        "dataset=folder",
+        f"dataset.path={photographs or pictures()[0].parent}",
+        "dataset.class_noun=dog",
+        "dataset.live=true",
+        "train.steps=4",
+        'sample.prompts=["a {token} {class} in the snow","a red {token} {class}"]',
+        "sample.images_per_prompt=2",
+        "sample.steps=2",
+        f"store={store}",
+        "tracking.mode=disabled",
+    ]
+
+
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Torch computes with so many threads inside the block."""

@@ -81,29 +81,10 @@ def make(
     return folder
 
 
-PROMPTS = ("a {token} {class} in the snow", "a red {token} {class}")
-
-
 def overrides(*others: str) -> list[str]:
-    """A whole run on the tiny model in a few seconds, as one would say it on the command line."""
-    return [
-        f"model.path={builders.checkpoint()}",
-        "model.resolution=32",
-        "dataset=folder",
-        f"dataset.path={builders.pictures()[0].parent}",
-        "dataset.class_noun=dog",
-        "dataset.live=true",
-        "train.steps=4",
-        "lora.rank=2",
-        "prior=none",
-        f"sample.prompts={json.dumps(PROMPTS)}",
-        "sample.images_per_prompt=2",
-        "sample.steps=2",
-        "sample.class_images=2",
-        f"store={builders.scratch() / 'store'}",
-        "tracking=disabled",
-        *others,
-    ]
+    """A run without prior preservation."""
+    small = ["lora.rank=2", "prior=none", "sample.class_images=2"]
+    return [*builders.overrides(builders.scratch() / "store"), *small, *others]
 
 
 @lru_cache(maxsize=1)

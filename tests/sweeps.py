@@ -62,27 +62,9 @@ def dbexp_command(folder: Path, *argv: str) -> Outcome:
 
 
 def tiny(store: Path) -> list[str]:
-    """Overrides that make a whole run a matter of a second."""
-    return [
-        f"model.path={builders.checkpoint()}",
-        "model.resolution=32",
-        "dataset=folder",
-        f"dataset.path={builders.pictures()[0].parent}",
-        "dataset.class_noun=dog",
-        "dataset.live=true",
-        "train.steps=4",
-        "train.lr=1e-3",
-        "train.log_every=1",
-        "train.checkpoint_every=0",
-        "prior.count=3",
-        "prior.steps=2",
-        'sample.prompts=["a {token} {class} in the snow","a red {token} {class}"]',
-        "sample.images_per_prompt=2",
-        "sample.steps=2",
-        "sample.class_images=4",
-        f"store={store}",
-        "tracking.mode=disabled",
-    ]
+    """Overrides of a run with every stage, which notes every step."""
+    train = ["train.lr=1e-3", "train.log_every=1", "train.checkpoint_every=0"]
+    return [*builders.overrides(store), *train, "prior.count=3", "prior.steps=2", "sample.class_images=4"]
 
 
 def planned_run(number: int, *differs: str, device: str = "cpu") -> PlannedRun:

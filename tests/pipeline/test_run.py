@@ -25,6 +25,7 @@ from dbexp.models import random_weights
 from dbexp.pipeline import run
 from dbexp.pipeline.requests import sample_request
 from dbexp.train import train
+from tests import builders
 
 PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "dreambooth"
 
@@ -49,25 +50,16 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def overrides(weights: Path, photos: Path, tmp_path: Path) -> list[str]:
     """A whole run in a few seconds."""
+    prompts = '["a {token} {class} in the snow","a red {token} {class}","a {token} {class} in a chef outfit"]'
     return [
         "model=random",
-        f"model.path={weights}",
-        "model.resolution=32",
-        "dataset=folder",
-        f"dataset.path={photos}",
-        "dataset.class_noun=dog",
-        "dataset.live=true",
-        "train.steps=4",
+        *builders.overrides(tmp_path / "store", weights, photos),
         "train.checkpoint_every=2",
         "lora.rank=2",
         "prior.count=3",
         "prior.steps=2",
-        'sample.prompts=["a {token} {class} in the snow","a red {token} {class}","a {token} {class} in a chef outfit"]',
-        "sample.images_per_prompt=2",
-        "sample.steps=2",
+        f"sample.prompts={prompts}",
         "sample.class_images=4",
-        f"store={tmp_path / 'store'}",
-        "tracking.mode=disabled",
     ]
 
 
