@@ -32,7 +32,7 @@ OPTIMIZERS = {
 TIMES = {
     "checkpoint": "as is usual for the family",
     "uniform": "every amount alike",
-    "logit_normal": "the sigmoid of a normal number, of all there is between none and noise alone",
+    "logit_normal": "a share that is the sigmoid of a normal number",
 }
 BY_RESOLUTION = "resolution"
 """Value of train.shift."""

@@ -49,15 +49,15 @@ def diffusers_layout(file: LoraFile, saved_site: Callable[[str, str], str]) -> t
         ranks[part] = down.shape[0]
         key = f"{part}.{saved_site(part, site)}"
         tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = down, up
-    described: dict[str, Any] = {}
+    description: dict[str, Any] = {}
     for part, rank in ranks.items():
-        described |= {
+        description |= {
             f"{part}.r": rank,
             f"{part}.lora_alpha": file.alphas[part],
             f"{part}.target_modules": sorted(sites[part]),
             f"{part}.peft_type": "LORA",
         }
-    return tensors, {"lora_adapter_metadata": json.dumps(described, sort_keys=True)}
+    return tensors, {"lora_adapter_metadata": json.dumps(description, sort_keys=True)}
 
 
 def kohya_layout(
@@ -104,13 +104,13 @@ def read(path: Path, model: Model) -> LoraFile:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping, despite the name
-        described = json.loads(metadata["lora_adapter_metadata"])
+        description = json.loads(metadata["lora_adapter_metadata"])
         provenance = json.loads(metadata["dbexp"])
-        parts = [part for part in model.family.parts if f"{part}.lora_alpha" in described]
-        alphas = {part: float(described[f"{part}.lora_alpha"]) for part in parts}
+        parts = [part for part in model.family.parts if f"{part}.lora_alpha" in description]
+        alphas = {part: float(description[f"{part}.lora_alpha"]) for part in parts}
         weights = {}
         for part in alphas:
-            for site in described[f"{part}.target_modules"]:
+            for site in description[f"{part}.target_modules"]:
                 key = f"{part}.{model.saved_site(part, site)}"
                 weights[f"{part}.{site}"] = (tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"])
     except (SafetensorError, KeyError, ValueError) as error:
@@ -165,9 +165,9 @@ def _fitting(model: Model, part: str, site: str, shape: tuple[int, int], path: P
             f"{path}: does not fit the model {model.name}, which has no linear layer {part}.{site}"
         ) from None
     if tuple(layer.weight.shape) != shape:
-        found = " x ".join(map(str, layer.weight.shape))
+        size = " x ".join(map(str, layer.weight.shape))
         raise ConfigError(
-            f"{path}: does not fit the model {model.name}: {part}.{site} is {found} there, {shape[0]} x {shape[1]} here"
+            f"{path}: does not fit the model {model.name}: {part}.{site} is {size} there, {shape[0]} x {shape[1]} here"
         )
     return layer
 

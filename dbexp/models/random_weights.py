@@ -168,8 +168,8 @@ WORDS = (
 def byte_symbols() -> list[str]:
     """One printable character per byte, in the order of GPT-2's byte-level BPE (Radford et al., 2019, section 2.2)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
+    hidden = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(hidden))]
 
 
 def build_tokenizer(folder: Path, words: Iterable[str], max_tokens: int) -> CLIPTokenizer:

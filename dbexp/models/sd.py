@@ -72,9 +72,9 @@ class StableDiffusion(DiscreteNoise, Checkpoint):
         return self.dtype  # these do not overflow, and stored latents are of this precision
 
     def sites(self, part: str, preset: str) -> tuple[str, ...]:
-        chosen = _SITES[preset] if part == "unet" else lambda name: name.endswith(_TEXT_SITES)
+        is_site = _SITES[preset] if part == "unet" else lambda name: name.endswith(_TEXT_SITES)
         modules = self.part(part).named_modules()
-        return tuple(name for name, module in modules if isinstance(module, nn.Linear) and chosen(name))
+        return tuple(name for name, module in modules if isinstance(module, nn.Linear) and is_site(name))
 
     def saved_site(self, part: str, site: str) -> str:
         # transformers 5 dropped the inner module `text_model`; LoRA files everywhere still carry its name

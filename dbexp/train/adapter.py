@@ -31,7 +31,7 @@ class Rows:
     """
 
     def __init__(self) -> None:
-        self._own = threading.local()
+        self._thread = threading.local()
         self._last: tuple[list[_Segment], int] = ([], 0)
 
     @property
@@ -46,7 +46,7 @@ class Rows:
 
     def _now(self) -> tuple[list[_Segment], int]:
         # a thread that never set any is one of autograd's, which computes again what a checkpoint of memory left out
-        now: tuple[list[_Segment], int] = getattr(self._own, "value", self._last)
+        now: tuple[list[_Segment], int] = getattr(self._thread, "value", self._last)
         return now
 
     def set(self, counts: Sequence[int]) -> None:
@@ -61,7 +61,7 @@ class Rows:
                 segments.append((slot, last, total, total + rows))
             total += rows
             slot = last
-        self._own.value = self._last = (segments, total)
+        self._thread.value = self._last = (segments, total)
 
 
 class SlotLinear(nn.Module):

@@ -53,11 +53,11 @@ def schedule_of_pictures(micro: int, instances: int, priors: int, batch_size: in
     class picture i % priors. The last microbatch of an epoch may be smaller. Without class pictures the second is 0.
     """
     items = max(instances, priors)
-    epoch, place = divmod(micro, math.ceil(items / batch_size))
+    epoch, batch = divmod(micro, math.ceil(items / batch_size))
     generator = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
     order = torch.randperm(items, generator=generator).tolist()
-    chosen = order[place * batch_size : (place + 1) * batch_size]
-    return [(item % instances, item % priors if priors else 0) for item in chosen]
+    items_of_batch = order[batch * batch_size : (batch + 1) * batch_size]
+    return [(item % instances, item % priors if priors else 0) for item in items_of_batch]
 
 
 class Lane:
@@ -259,7 +259,7 @@ def open_slots(data: Sequence[TrainingData], model: Model, ranks: Mapping[str, i
         model: the frozen base.
         ranks: part -> rank that slots have room for; None: as the lanes need.
     """
-    trainings = [one.training for one in data]
+    trainings = [entry.training for entry in data]
     slots = AdapterSlots(model, trainings[0].lora.sites, len(data), ranks or ranks_of(trainings, model))
     model.enable_gradient_checkpointing(trainings[0].cfg.gradient_checkpointing)
     return slots

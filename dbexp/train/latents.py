@@ -132,14 +132,14 @@ def encode(
         with progress(f"encode {title}", len(paths)) as bar:
             for path, digest in zip(paths, hashes, strict=True):
                 image = read_rgb(path)
-                chosen = views(image.width, image.height, train, resolution, seed_of(seed, "crop", digest))
-                for view in chosen:
+                squares = views(image.width, image.height, train, resolution, seed_of(seed, "crop", digest))
+                for view in squares:
                     pixels = prepare(image, resolution, train.interpolation, view.left, view.top, view.flip)
                     mean, std = model.encode_images(torch.from_numpy(pixels)[None])
                     means.append(mean.cpu())
                     stds.append(std.cpu())
                     sizes.append(_sizes(image.width, image.height, view, resolution))
-                counts.append(len(chosen))
+                counts.append(len(squares))
                 bar.advance()
         first = torch.tensor([0, *counts[:-1]]).cumsum(0)
         tensors = {"mean": torch.cat(means), "std": torch.cat(stds), "sizes": torch.tensor(sizes), "first": first}

@@ -61,8 +61,8 @@ class Loop:
         active = [slot for slot, lane in enumerate(self.lanes) if lane.running and (lanes is None or lane in lanes)]
         draws = {slot: self.lanes[slot].draw() for slot in active}
         per_row = self._passes(draws)  # forward, loss, backward
-        stepped = [self.lanes[slot] for slot in active if self.lanes[slot].after_backward()]
-        return self._log(per_row, draws, stepped)
+        steppers = [self.lanes[slot] for slot in active if self.lanes[slot].after_backward()]
+        return self._log(per_row, draws, steppers)
 
     def to_step_boundary(self) -> None:
         """Finish optimizer steps whose accumulation has begun, so that there is a state to save."""
@@ -78,7 +78,7 @@ class Loop:
         times = torch.cat([draw.times for draw in draws.values()]).to(device, non_blocking=True)
         noise = torch.cat([draw.noise for draw in draws.values()]).to(device, non_blocking=True)
         latents = self._latents(draws)
-        self._own_rows(model.family.denoiser, {slot: len(draw) for slot, draw in draws.items()})
+        self._assign_rows(model.family.denoiser, {slot: len(draw) for slot, draw in draws.items()})
         with autocast(device, model.dtype):
             conditioning = self._conditioning(draws)
             prediction = model.predict(model.add_noise(latents, noise, times), times, conditioning)
@@ -96,22 +96,22 @@ class Loop:
     def _conditioning(self, draws: dict[int, Draw]) -> Conditioning:
         """What the denoiser reads beside them. Each prompt is encoded once, however many rows share it."""
         texts = {slot: self.lanes[slot].data.text for slot in draws}
-        learning = [slot for slot in draws if self.lanes[slot].training.lora.text_encoder]
-        if learning:
-            prompts = {slot: len(self.lanes[slot].training.prompts) for slot in learning}
+        text_lanes = [slot for slot in draws if self.lanes[slot].training.lora.text_encoder]
+        if text_lanes:
+            prompts = {slot: len(self.lanes[slot].training.prompts) for slot in text_lanes}
             for part in self._model.family.text_parts:
-                self._own_rows(part, prompts)
-            tokens = self._model.collate([(texts[slot], [1] * prompts[slot]) for slot in learning])
-            encoded, row = self._model.encode(tokens), 0
+                self._assign_rows(part, prompts)
+            tokens = self._model.collate([(texts[slot], [1] * prompts[slot]) for slot in text_lanes])
+            states, row = self._model.encode(tokens), 0
             for slot, count in prompts.items():
-                texts[slot] = {name: value[row : row + count] for name, value in encoded.items()}
+                texts[slot] = {name: value[row : row + count] for name, value in states.items()}
                 row += count
         counts = {slot: [len(draw.instance), len(draw.prior)] for slot, draw in draws.items()}
         rows = [(texts[slot], counts[slot][: len(self.lanes[slot].training.prompts)]) for slot in draws]
         sizes = torch.cat([self.lanes[slot].sizes(draw) for slot, draw in draws.items()])
         return {**self._model.collate(rows), SIZES: sizes}
 
-    def _own_rows(self, part: str, counts: dict[int, int]) -> None:
+    def _assign_rows(self, part: str, counts: dict[int, int]) -> None:
         """Say which slot's adapters of a part the rows of the next pass belong to."""
         self._slots.rows[part].set([counts.get(slot, 0) for slot in range(len(self.lanes))])
 
@@ -123,9 +123,9 @@ class Loop:
         coefficients = torch.tensor([value for row in weights for value in row])
         coefficients = coefficients.to(per_row.device, non_blocking=True)
         if self._model.dtype == torch.float16:
-            one = torch.ones((), device=per_row.device)
+            unit = torch.ones((), device=per_row.device)
             scales = [
-                self.lanes[slot].scaler.scale(one).expand(len(row)) for slot, row in zip(draws, weights, strict=True)
+                self.lanes[slot].scaler.scale(unit).expand(len(row)) for slot, row in zip(draws, weights, strict=True)
             ]
             coefficients = coefficients * torch.cat(scales)
         # a lane whose loss is not finite must not reach the others through the sum
@@ -133,12 +133,12 @@ class Loop:
 
     # -- log --------------------------------------------------------------------------------------------------------
 
-    def _log(self, per_row: Tensor, draws: dict[int, Draw], stepped: Sequence[Lane]) -> bool:
+    def _log(self, per_row: Tensor, draws: dict[int, Draw], steppers: Sequence[Lane]) -> bool:
         """Note losses, still on the device, and read them where a lane is due; whether they were read."""
         spans = [(slot, len(draw.instance), len(draw.prior)) for slot, draw in draws.items()]
         self._pending.append((per_row, spans))
-        self._bar.advance(len(stepped))
-        due = any(lane.step % lane.cfg.log_every == 0 or not lane.running for lane in stepped)
+        self._bar.advance(len(steppers))
+        due = any(lane.step % lane.cfg.log_every == 0 or not lane.running for lane in steppers)
         if due:
             self.flush()
         return due
@@ -151,10 +151,10 @@ class Loop:
             rows = self.lanes[slot].absorb(pairs)
             if rows:
                 self._on_rows(slot, rows)
-        shown = [lane.history[-1] for lane in self.lanes if lane.history and lane.diverged_at is None]
-        if shown:
-            mean_loss = sum(row["loss"] for row in shown) / len(shown)
-            self._bar.advance(0, loss=mean_loss, lr=max(row["lr"] for row in shown))
+        latest = [lane.history[-1] for lane in self.lanes if lane.history and lane.diverged_at is None]
+        if latest:
+            mean_loss = sum(row["loss"] for row in latest) / len(latest)
+            self._bar.advance(0, loss=mean_loss, lr=max(row["lr"] for row in latest))
 
     def _read(self) -> dict[int, list[tuple[float, float]]]:
         """Slot -> (instance, class) losses of its pending microbatches; the means over rows and processes."""
@@ -183,8 +183,8 @@ class Loop:
         On a CPU the cores share the lanes of a small model. Lanes have no gradient in common, so this is a sum with
         zeros for each of them.
         """
-        learning = any(self.lanes[slot].training.lora.text_encoder for slot in draws)
-        if self._workers.count == 1 or learning or max(self._work([draw]) for draw in draws.values()) > cores.SMALL:
+        text_lanes = any(self.lanes[slot].training.lora.text_encoder for slot in draws)
+        if self._workers.count == 1 or text_lanes or max(self._work([draw]) for draw in draws.values()) > cores.SMALL:
             return self._pass(draws)
         groups = [{slot: draws[slot] for slot in slots} for slots in cores.split(list(draws), self._workers.count)]
         return torch.cat(self._workers.map(self._pass, groups))

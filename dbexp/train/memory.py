@@ -88,15 +88,15 @@ def _size(training: Training) -> tuple[int, bool, int, int, str, bool]:
 def _measure(training: Training, model: Model, store: Store) -> Cost:
     try:
         if model.device.type != "cuda":
-            return Cost(0, _kept_for_backward(training, model, store))
-        one, two = (_peak(training, count, model, store) for count in (1, 2))
+            return Cost(0, _backward_bytes(training, model, store))
+        first, second = (_peak(training, count, model, store) for count in (1, 2))
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         release_memory()
         return Cost(free_memory(model.device), 1)  # not even two: one at a time
-    lane = max(two - one, 1)
-    return Cost(max(one - lane, 0), lane)
+    lane = max(second - first, 1)
+    return Cost(max(first - lane, 0), lane)
 
 
 def _peak(training: Training, count: int, model: Model, store: Store) -> int:
@@ -108,15 +108,15 @@ def _peak(training: Training, count: int, model: Model, store: Store) -> int:
     return torch.cuda.max_memory_allocated(model.device)
 
 
-def _kept_for_backward(training: Training, model: Model, store: Store) -> int:
+def _backward_bytes(training: Training, model: Model, store: Store) -> int:
     """Bytes that a lane takes on a CPU."""
     frozen: set[int] = set()
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in frozen:
-            kept[storage.data_ptr()] = storage.nbytes()
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with _lanes(training, 1, model, store) as (slots, lanes):
@@ -126,7 +126,7 @@ def _kept_for_backward(training: Training, model: Model, store: Store) -> int:
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             _train(slots, lanes, model, 1)
         trained = sum(weight.numel() * weight.element_size() for weight in lanes[0].parameters)
-    return sum(kept.values()) + _COPIES * trained
+    return sum(saved.values()) + _COPIES * trained
 
 
 @contextmanager
@@ -135,7 +135,7 @@ def _lanes(training: Training, count: int, model: Model, store: Store) -> Iterat
     data = prepare([training] * count, model, store)
     try:
         with open_slots(data, model) as slots:
-            yield slots, [enter(slots, slot, one, model) for slot, one in enumerate(data)]
+            yield slots, [enter(slots, slot, entry, model) for slot, entry in enumerate(data)]
     finally:
         model.enable_gradient_checkpointing(False)
 

@@ -77,12 +77,12 @@ def packs(configs: Sequence[Config], size: int = MOST_LANES) -> list[list[int]]:
     for index, config in enumerate(configs):
         lanes = groups.setdefault(json.dumps(shared(config), sort_keys=True), {})
         lanes.setdefault(trajectory(planned(config)), []).append(index)
-    gathered = []
+    result = []
     for lanes in groups.values():
         longest_first = sorted(lanes.values(), key=lambda lane: -max(_passes(configs[index]) for index in lane))
         for start in range(0, len(longest_first), size):
-            gathered.append(sorted(index for lane in longest_first[start : start + size] for index in lane))
-    return gathered
+            result.append(sorted(index for lane in longest_first[start : start + size] for index in lane))
+    return result
 
 
 def lanes_that_fit(free: float, fixed: float, lane: float, most: int) -> int:

@@ -76,8 +76,8 @@ class PackState:
 
 def begun(store: Store) -> list[PackState]:
     """Packs that were begun and did not end, the latest first."""
-    found = sorted(_all(store), key=lambda pair: -_time(pair[0]))
-    return [pack for _, pack in found]
+    latest_first = sorted(_all(store), key=lambda pair: -_time(pair[0]))
+    return [pack for _, pack in latest_first]
 
 
 def together(packs: Sequence[PackState], entries: Sequence[str]) -> list[list[int]]:
@@ -90,12 +90,12 @@ def together(packs: Sequence[PackState], entries: Sequence[str]) -> list[list[in
     Returns:
         Indices of `entries` for each pack that any of them belong to; those that were never begun are in none.
     """
-    gathered: dict[int, list[int]] = {}
+    owners_of: dict[int, list[int]] = {}
     for index, entry in enumerate(entries):
         owners = (number for number, pack in enumerate(packs) if any(entry in lane for lane in pack.entries))
         if (owner := next(owners, None)) is not None:
-            gathered.setdefault(owner, []).append(index)
-    return list(gathered.values())
+            owners_of.setdefault(owner, []).append(index)
+    return list(owners_of.values())
 
 
 def resume(store: Store, fresh: PackState, device: torch.device) -> tuple[PackState, dict[str, dict[str, Any]]]:

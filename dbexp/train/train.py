@@ -140,8 +140,8 @@ def _train_pack(
             pack = _Pack(trajectories, lanes, model, on_rows, save)
             if is_main():
                 state.begin(store)
-            total, done = sum(lane.steps for lane in lanes), sum(lane.step for lane in lanes)
-            with progress("train", total, done=done) as bar:
+            total, before = sum(lane.steps for lane in lanes), sum(lane.step for lane in lanes)
+            with progress("train", total, done=before) as bar:
                 pack.tell_history()
                 with contextlib.closing(Loop(lanes, slots, model, bar, pack.tell)) as loop:
                     pack.run(loop, signals)

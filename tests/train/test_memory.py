@@ -35,7 +35,7 @@ def available(monkeypatch: pytest.MonkeyPatch, count: float) -> None:
 
 def lane_bytes(store: Store, **settings: Any) -> int:
     """What one lane of these settings takes on the CPU."""
-    return memory._kept_for_backward(builders.training(**settings), builders.model(), store)
+    return memory._backward_bytes(builders.training(**settings), builders.model(), store)
 
 
 class TestOnACpu:
