@@ -287,7 +287,8 @@ def _disk_named(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(folder)
+        if error.errno is not None:  # one that comes with words of its own is shown by its file name alone
+            error.filename = error.filename or str(folder)
         raise
     except Exception as error:
         if any(words in str(error) for words in _NO_SPACE) and not isinstance(error, ConfigError):
