@@ -91,9 +91,9 @@ def draw(design: Design, generator: np.random.Generator) -> tuple[dict[str, np.n
     def noise(deviation: float, *axes: int) -> np.ndarray:
         return deviation * generator.standard_normal([n if axis in axes else 1 for axis, n in enumerate(shape)])
 
-    own, shared = np.sqrt(1 - s.shared), np.sqrt(s.shared)
-    run = noise(s.run * own, 0, 1, 2, 3)
-    run += noise(s.run * shared, 2, 3)
+    single, common = np.sqrt(1 - s.shared), np.sqrt(s.shared)
+    run = noise(s.run * single, 0, 1, 2, 3)
+    run += noise(s.run * common, 2, 3)
     run[:, :, 1] *= s.wild
     half = s.prompt_setting / np.sqrt(2)
     of_subject = () if design.crossed else (0,)
@@ -104,11 +104,11 @@ def draw(design: Design, generator: np.random.Generator) -> tuple[dict[str, np.n
     values += steps * true.reshape(1, -1, 1, 1, 1, 1)
     if design.subjects > 1:
         values += steps * noise(s.subject_effect, 0)
-    kept = np.broadcast_to(generator.random(shape[:4])[..., None, None] >= design.lost_runs, shape)
-    kept = kept & (generator.random(shape) >= design.lost_pictures)
+    is_present = np.broadcast_to(generator.random(shape[:4])[..., None, None] >= design.lost_runs, shape)
+    is_present = is_present & (generator.random(shape) >= design.lost_pictures)
     if design.uneven:
-        kept[:, :, :, :, ::2, 1:] = False
-    where = np.nonzero(kept)
+        is_present[:, :, :, :, ::2, 1:] = False
+    where = np.nonzero(is_present)
     if design.seeds == 1:
         true = true + (run[:, :, 1] - run[:, :, 0]).mean(axis=0).reshape(-1)
     subject, context, level, seed, prompt, image = where
@@ -198,16 +198,16 @@ def compare_settings(design: Design, sweeps: int, seed: int) -> tuple[int, int, 
 
 
 def _between(
-    columns: Mapping[str, np.ndarray], best: Mapping[str, str], other: Mapping[str, str]
+    columns: Mapping[str, np.ndarray], best: Mapping[str, str], rival: Mapping[str, str]
 ) -> dict[str, np.ndarray]:
     """The pictures of two settings, as if they were two values of `rank`."""
-    is_best, is_other = (
+    is_best, is_rival = (
         (columns["rank"] == int(setting["rank"])) & (columns["weight"] == int(setting["weight"]))
-        for setting in (best, other)
+        for setting in (best, rival)
     )
-    chosen = is_best | is_other
-    return {name: column[chosen] for name, column in columns.items()} | {
-        "rank": is_other[chosen].astype(int), "weight": np.zeros(chosen.sum(), dtype=int),
+    mask = is_best | is_rival
+    return {name: column[mask] for name, column in columns.items()} | {
+        "rank": is_rival[mask].astype(int), "weight": np.zeros(mask.sum(), dtype=int),
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from dbexp.compare.comparison import MEASURES, Effect, Scale, Standing
 from dbexp.compare.factors import Factor, words
 from dbexp.compare.inference.effect import Evidence, gather, step_effect
 from dbexp.compare.inference.estimate import CONFIDENCE, Rule
-from dbexp.compare.inference.multiple import Interaction, all_interactions, behind_first, turned
+from dbexp.compare.inference.multiple import Interaction, all_interactions, behind_first, flip
 from dbexp.compare.ranking import Group, RankedRun
 from dbexp.compare.scores import PictureScores
 from dbexp.compare.statistics import Moments, matched, moments, pooled_deviation
@@ -17,6 +17,8 @@ from dbexp.evaluate.columns import COLUMNS
 
 _CEILINGS = {"dino": "dino", "clip_i": "clip_i", "pres": "dino"}
 """Column -> column of the real images that bounds it: PRES is a similarity of DINO too."""
+MOST_LEVELS = 12
+"""A parameter of more values, as a search gives it, is not judged step by step."""
 _SHORTEST = 0.05  # a way from base to real that is shorter makes parts of it mean nothing
 
 
@@ -78,7 +80,7 @@ def _moments(entries: Sequence[RankedRun], subjects: Mapping[str, str]) -> dict[
 def confidence_of(finished: Sequence[RankedRun]) -> float:
     """Coverage of the runs' own intervals."""
     settings = (entry.run.report.settings for entry in finished if entry.run.report)
-    return float(next((each["confidence"] for each in settings if "confidence" in each), CONFIDENCE))
+    return float(next((of_run["confidence"] for of_run in settings if "confidence" in of_run), CONFIDENCE))
 
 
 def effects(
@@ -93,15 +95,19 @@ def effects(
         confidence: of each interval; one minus it is the chance that any interaction is called so for nothing.
     """
     rule = Rule(confidence)
-    factors = {f.name: f for f in swept if not (f.is_seed or f.is_subject or f.is_measure)}
+    factors = {
+        factor.name: factor
+        for factor in swept
+        if not (factor.is_seed or factor.is_subject or factor.is_measure) and len(factor.levels) <= MOST_LEVELS
+    }
     steps = {name: factor.steps() for name, factor in factors.items()}
     columns = {column: evidence[column] for column in MEASURES if column in evidence}
-    looked = {column: all_interactions(each, steps, rule.confidence) for column, each in columns.items()}
-    depends = {column: _both_ways(columns[column], each) for column, each in looked.items()}
+    tests = {column: all_interactions(of_column, steps, confidence) for column, of_column in columns.items()}
+    depends = {column: _both_ways(columns[column], tests[column]) for column in columns}
     result = []
     for name, factor in factors.items():
         for low, high in steps[name]:
-            estimates = {column: step_effect(each, name, low, high, rule) for column, each in columns.items()}
+            estimates = {column: step_effect(columns[column], name, low, high, rule) for column in columns}
             differences = {column: estimate for column, estimate in estimates.items() if estimate is not None}
             of_step = {
                 column: tuple(i for i in depends[column] if (i.parameter, i.low, i.high) == (name, low, high))
@@ -110,13 +116,13 @@ def effects(
             if differences:
                 size = _size(finished, name, low, high)
                 result.append(Effect(factor, low, high, differences, {c: i for c, i in of_step.items() if i}, size))
-    return result, {column: len(each) for column, each in looked.items()}
+    return result, {column: len(tests[column]) for column in columns}
 
 
-def _both_ways(evidence: Evidence, looked: Sequence[Interaction]) -> list[Interaction]:
+def _both_ways(evidence: Evidence, tests: Sequence[Interaction]) -> list[Interaction]:
     """Significant interactions, surest first, each as either parameter sees it."""
-    pairs = [(each, turned(evidence, each)) for each in looked if each.is_significant]
-    return [each for pair in pairs for each in pair if each is not None]
+    pairs = [(test, flip(evidence, test)) for test in tests if test.is_significant]
+    return [side for pair in pairs for side in pair if side is not None]
 
 
 def _size(finished: Sequence[RankedRun], parameter: str, low: str, high: str) -> float | None:

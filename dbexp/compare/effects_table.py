@@ -39,14 +39,14 @@ def _effects(comparison: Comparison) -> Iterator[list[Cell]]:
         step = (effect.factor.name, effect.low, effect.high)
         for metric, estimate in effect.differences.items():
             interactions = effect.interactions.get(metric, ())
-            others = " ".join(dict.fromkeys(each.other for each in interactions))
-            yield ["effect", *step, "", metric, *_numbers(metric, estimate, estimate.p_value), others]
-            for each in interactions:
-                for level, at in ((each.other_low, each.at_low), (each.other_high, each.at_high)):
-                    where = f"{each.other}={level}"
+            depends_on = " ".join(dict.fromkeys(test.other for test in interactions))
+            yield ["effect", *step, "", metric, *_numbers(metric, estimate, estimate.p_value), depends_on]
+            for test in interactions:
+                for level, at in ((test.other_low, test.at_low), (test.other_high, test.at_high)):
+                    where = f"{test.other}={level}"
                     yield ["effect at", *step, where, metric, *_numbers(metric, at, at.p_value), ""]
-                where = f"{each.other} {each.other_low} → {each.other_high}"
-                yield ["interaction", *step, where, metric, *_numbers(metric, each.difference, each.p_value), ""]
+                where = f"{test.other} {test.other_low} → {test.other_high}"
+                yield ["interaction", *step, where, metric, *_numbers(metric, test.difference, test.p_value), ""]
 
 
 def _numbers(metric: str, estimate: EffectEstimate, p: float) -> list[Cell]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from dbexp.compare.changes import WAY, Change, change, judgement, scope_of, sentence
 from dbexp.compare.comparison import Comparison, Effect, Standing
+from dbexp.compare.effects import MOST_LEVELS
 from dbexp.compare.factors import Factor
 from dbexp.compare.inference.estimate import EffectEstimate
 from dbexp.compare.numbers import display, interval, percent, signed
@@ -106,14 +107,14 @@ def _rivals(standings: Sequence[Standing], column: str) -> str:
     if len(standings) > 2:
         basis += f", {len(standings)} settings compared at once"
     distances = [other.behind for other in standings[1:] if other.behind is not None]
-    tied = sum(not distance.is_significant for distance in distances)
-    if not tied:
+    ties = sum(not distance.is_significant for distance in distances)
+    if not ties:
         shares = "" if len(distances) == len(standings) - 1 else " that shares its pictures"
         verdict = f"every other{shares} is significantly behind"
     elif all(distance.counts.seeds == 1 for distance in distances):
         verdict = f"trained once, nothing can be called behind: add {MORE_SEEDS}"
     else:
-        verdict = "it" if tied == 1 and is_tied(second) else count(tied, "setting")
+        verdict = "it" if ties == 1 and is_tied(second) else count(ties, "setting")
         verdict += " cannot be told from the best"
     return f" Next: {second.title}, {gap} {basis}; {verdict}."
 
@@ -124,20 +125,20 @@ def is_tied(standing: Standing) -> bool:
 
 
 def _effect(effect: Effect, comparison: Comparison) -> Statement:
-    def written(column: str, difference: EffectEstimate) -> Change:
+    def to_change(column: str, difference: EffectEstimate) -> Change:
         return change(column, difference, comparison.scales.get(column), comparison.noise.get(column))
 
     titles = {factor.name: factor.title for factor in comparison.factors}
-    changes = {column: written(column, difference) for column, difference in effect.differences.items()}
+    changes = {column: to_change(column, difference) for column, difference in effect.differences.items()}
     cases: dict[str, list[Change]] = {}
     depends = []
     for column, interactions in effect.interactions.items():
-        others = listed(list(dict.fromkeys(titles[each.other] for each in interactions)))
-        changes[column] = Change(COLUMNS[column].title, "depends", f"on {others}", "depends")
+        names = listed(list(dict.fromkeys(titles[test.other] for test in interactions)))
+        changes[column] = Change(COLUMNS[column].title, "depends", f"on {names}", "depends")
         sides = []
-        for each in interactions:
-            for level, estimate in ((each.other_low, each.at_low), (each.other_high, each.at_high)):
-                where, side = f"{titles[each.other]}={level}", written(column, estimate)
+        for test in interactions:
+            for level, estimate in ((test.other_low, test.at_low), (test.other_high, test.at_high)):
+                where, side = f"{titles[test.other]}={level}", to_change(column, estimate)
                 cases.setdefault(where, []).append(side)
                 sides.append(f"{side.value} {side.interval} at {where}")
         depends.append(f"{changes[column].text}: {', '.join(sides)}")
@@ -157,16 +158,17 @@ def _basis(effect: Effect, objective: str) -> str:
     """Pairs, whether those of runs agree where something is significant; what it speaks of, what a seed would buy."""
     differences = effect.differences
     parts = [
-        count(max(each.counts.runs for each in differences.values()), "pair") + " of runs",
-        count(max(each.counts.pictures for each in differences.values()), "pair") + " of pictures",
+        count(max(difference.counts.runs for difference in differences.values()), "pair") + " of runs",
+        count(max(difference.counts.pictures for difference in differences.values()), "pair") + " of pictures",
     ]
-    disputed = [
+    means = {column: mean for column, mean in differences.items() if mean.is_significant}
+    disagreements = [
         COLUMNS[column].title
-        for column, each in differences.items()
-        if each.is_significant and each.agreeing < each.counts.runs and column not in effect.interactions
+        for column, mean in means.items()
+        if mean.agreeing < mean.counts.runs and column not in effect.interactions
     ]
-    if disputed:
-        parts.append(f"pairs of runs disagree in {', '.join(disputed)}")
+    if disagreements:
+        parts.append(f"pairs of runs disagree in {', '.join(disagreements)}")
     column = objective if objective in differences else next(iter(differences))
     parts.append(scope_of(column, differences[column]))
     if "pres" in differences and column != "pres":
@@ -191,6 +193,8 @@ def _no_effect(factor: Factor, comparison: Comparison) -> list[Statement]:
     if factor.is_subject:
         return [_subjects(factor, comparison)]
     text = "no two finished runs differ in it alone and share prompts, so its effect cannot be told."
+    if len(factor.levels) > MOST_LEVELS:
+        text = f"has {len(factor.levels)} values, too many to compare step by step; the plots of the page show them."
     if factor.is_measure:
         text = "changes how scores are made, so they cannot be compared."
     return [Statement(factor.name, text, verdict="not comparable")]

@@ -78,8 +78,8 @@ def test_each_says_what_it_speaks_of(files: ComparisonFiles) -> None:
     for text in (printed(files), files.markdown.read_text(), files.page.read_text()):
         assert text.count(f"{scope}; PRES: 8 class images in place of prompts") == len(STEPS)
         assert f"{scope}, 4 settings compared at once" in text
-    spoken = {row["metric"]: row["speaks_of"] for row in cells(summary(files.comparison, files.csv.parent))}
-    assert spoken == dict.fromkeys(MEASURES, scope) | {"pres": of_class}
+    scopes = {row["metric"]: row["speaks_of"] for row in cells(summary(files.comparison, files.csv.parent))}
+    assert scopes == dict.fromkeys(MEASURES, scope) | {"pres": of_class}
     assert f"better: the interval excludes zero; {of_class}" in files.page.read_text()
 
 
@@ -92,10 +92,10 @@ def test_wandb_gets_the_sentences_of_results_md(files: ComparisonFiles) -> None:
 
 def test_with_one_seed_nothing_is_significant_and_more_are_suggested(tmp_path: Path) -> None:
     files = write_comparison([sweeps.sweep(tmp_path, {"lora.rank": (4, 8), "prior.weight": (0, 1)}, side=8)])
-    said = statements(files.comparison)
-    verdicts = {change.verdict for statement in said for change in statement.changes}
+    sentences = statements(files.comparison)
+    verdicts = {change.verdict for statement in sentences for change in statement.changes}
     assert verdicts == {"once"}
-    for statement in said:
+    for statement in sentences:
         assert "seed=1,2,3" in statement.sentence
         assert not re.search(r"significantly|gains|costs|better|worse", statement.sentence + statement.verdict)
     rows = list(csv.DictReader(io.StringIO(files.effects.read_text())))
@@ -189,8 +189,8 @@ def test_pictures_csv_has_every_score_and_its_prompt(files: ComparisonFiles) -> 
 
 
 def test_load_pictures(files: ComparisonFiles, tmp_path: Path) -> None:
-    every = dbexp.load_pictures(files.csv.parent)
-    assert len(every) == 12 * (4 * 2 + 8) and math.isnan(every["dino"].iloc[-1])
+    table = dbexp.load_pictures(files.csv.parent)
+    assert len(table) == 12 * (4 * 2 + 8) and math.isnan(table["dino"].iloc[-1])
     of_class = dbexp.load_pictures(files.csv.parent, "pres")
     assert list(of_class) == ["subject", "lora.rank", "prior.weight", "seed", "prompt", "image", "value"]
     assert len(of_class) == 12 * 8

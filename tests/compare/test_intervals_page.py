@@ -35,8 +35,8 @@ def test_ten_lines_are_ten() -> None:
 def test_ten_lines_give_what_the_function_gives(capsys: pytest.CaptureFixture[str]) -> None:
     ((value, low, high),) = printed(ONE_PARAMETER, REFERENCE, capsys)
     pictures = pandas.read_csv(REFERENCE / "pictures.csv").rename(columns={"dino": "value"})
-    chosen = pictures[(pictures["lr_schedule.name"] == "constant") & (pictures["prior.weight"] == 0)]
-    estimate = dbexp.effect(chosen[["value", "lora.rank", "seed", "prompt", "image"]], "lora.rank", 4, 16)
+    context = pictures[(pictures["lr_schedule.name"] == "constant") & (pictures["prior.weight"] == 0)]
+    estimate = dbexp.effect(context[["value", "lora.rank", "seed", "prompt", "image"]], "lora.rank", 4, 16)
     assert (estimate.value, estimate.low, estimate.high) == pytest.approx([float(value), float(low), float(high)])
 
 
@@ -50,16 +50,16 @@ def test_ten_lines_give_what_the_page_of_a_sweep_says(tmp_path: Path, capsys: py
 
 def test_the_reference_sweep_is_computed_again(capsys: pytest.CaptureFixture[str]) -> None:
     rows = list(csv.DictReader((REFERENCE / "effects.csv").read_text(encoding="utf-8").splitlines()))
-    known = {row["parameter"]: row for row in rows if (row["kind"], row["metric"]) == ("effect", "dino")}
+    expected = {row["parameter"]: row for row in rows if (row["kind"], row["metric"]) == ("effect", "dino")}
     lines = printed(WHOLE_SWEEP, REFERENCE, capsys)
-    assert len(lines) == len(known) == 3
+    assert len(lines) == len(expected) == 3
     for parameter, *numbers in lines:
-        assert [float(known[parameter][name]) for name in ("value", "low", "high")] == pytest.approx(
+        assert [float(expected[parameter][name]) for name in ("value", "low", "high")] == pytest.approx(
             [float(number) for number in numbers], rel=1e-6
         )
         pictures = pandas.read_csv(REFERENCE / "pictures.csv").rename(columns={"dino": "value"})
-        keep = ["value", *known, "seed", "prompt", "image"]
-        estimate = dbexp.effect(pictures[keep], parameter, known[parameter]["from"], known[parameter]["to"])
+        keep = ["value", *expected, "seed", "prompt", "image"]
+        estimate = dbexp.effect(pictures[keep], parameter, expected[parameter]["from"], expected[parameter]["to"])
         assert (estimate.low, estimate.high) == pytest.approx([float(number) for number in numbers[1:]], rel=1e-6)
 
 

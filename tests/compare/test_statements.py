@@ -131,3 +131,10 @@ def test_a_sweep_of_one_has_nothing_to_compare(tmp_path: Path) -> None:
     sweeps.run(tmp_path / "0", {}, sweeps.PROMPTS, 1, 8)
     sentences = statements(compare([tmp_path]))
     assert [statement.subject for statement in sentences] == ["Best by DINO"]
+
+
+def test_the_values_of_a_search_are_not_compared_step_by_step(tmp_path: Path) -> None:
+    sweeps.sweep(tmp_path, {"train.lr": [1e-4 * n for n in range(1, 14)]}, prompts=sweeps.PROMPTS[:2], each=1, side=8)
+    comparison = compare([tmp_path])
+    assert comparison.effects == () and len(comparison.standings) == 13
+    assert about(comparison, "train.lr").text.startswith("has 13 values, too many to compare step by step")

@@ -180,10 +180,10 @@ def _rows(means: FloatArray, weights: FloatArray, strata: IntArray, seeds: IntAr
     what is left; its degrees of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946). In a balanced mean only the
     first counts, in a contrast between contexts only the second.
     """
-    total, left = _residual(means, strata), _residual(means, strata, seeds)
-    common = Spread(total.squares - left.squares, total.df - left.df)
+    total, remainder = _residual(means, strata), _residual(means, strata, seeds)
+    common = Spread(total.squares - remainder.squares, total.df - remainder.df)
     of_seeds = _pool(common, spreads.parameters, spreads.apart)
-    of_rest = _pool(left, spreads.cells, 0.0)  # luck that contexts share is in the sweep's: rather too wide
+    of_rest = _pool(remainder, spreads.cells, 0.0)  # luck that contexts share is in the sweep's: rather too wide
     square = float(weights @ weights)
     if not of_seeds.df:
         return Part(spreads.settings.mean_square * square, spreads.settings.df) if spreads.settings.df else UNKNOWN
@@ -273,8 +273,8 @@ def seed_spreads(cubes: Sequence[Cube]) -> Spreads:
     seed_of_subject = numbers_of(np.column_stack([subject, seed]))
     luck = [numbers_of(np.column_stack([column, seed])) for column in settings.T]
     cells = _residual(means, cell, seed_of_subject)
-    left = _residual(means, cell, seed_of_subject, *luck)
-    parameters = Spread(cells.squares - left.squares, cells.df - left.df)
+    remainder = _residual(means, cell, seed_of_subject, *luck)
+    parameters = Spread(cells.squares - remainder.squares, cells.df - remainder.df)
     return Spreads(parameters.of_difference, cells.of_difference, _residual(means, cell).of_difference)
 
 

@@ -101,10 +101,10 @@ def effect(
         raise ConfigError(f"{parameter}: low and high are both {first}; an effect needs two values")
     estimate = step_effect(evidence, parameter, first, second, Rule(confidence, subjects == "sample"))
     if estimate is None:
-        others = ", ".join(name for name in evidence.parameters if name != parameter) or "all"
+        rest = ", ".join(name for name in evidence.parameters if name != parameter) or "all"
         raise ConfigError(
             f"{parameter} {first} → {second}: no two runs differ in it alone; "
-            f"runs must share seed, subject, prompts and {others}"
+            f"runs must share seed, subject, prompts and {rest}"
         )
     return estimate
 
@@ -112,7 +112,7 @@ def effect(
 def step_effect(evidence: Evidence, parameter: str, low: str, high: str, rule: Rule) -> EffectEstimate | None:
     """The effect of one step, values as the pictures write them; None where no two runs differ in it alone."""
     pairs = [step_pairs(cube, parameter, low, high) for cube in evidence.cubes]
-    return mean_effect(evidence, pairs, rule) if any(len(each.seeds) for each in pairs) else None
+    return mean_effect(evidence, pairs, rule) if any(len(of_subject.seeds) for of_subject in pairs) else None
 
 
 def equal_weights(pairs: Pairs) -> FloatArray:
@@ -136,8 +136,8 @@ def mean_effect(
         rule: how the interval is made.
         weigh: pairs -> [pairs] weights.
     """
-    samples = [(cube, each) for cube, each in zip(evidence.cubes, pairs, strict=True) if len(each.seeds)]
-    weights = [weigh(each) for _, each in samples]
+    samples = [sample for sample in zip(evidence.cubes, pairs, strict=True) if len(sample[1].seeds)]
+    weights = [weigh(of_subject) for _, of_subject in samples]
     value, parts, means = mean_difference(_tables(samples, weights), evidence.spreads)
     is_sample = rule.subjects_are_sample and len(samples) > 1
     if is_sample:

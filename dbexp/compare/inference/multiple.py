@@ -82,7 +82,7 @@ def behind_first(
     distances: dict[Setting, EffectEstimate | None] = dict.fromkeys(order)
     for setting in order[1:]:
         pairs = [setting_pairs(cube, order[0], setting) for cube in evidence.cubes]
-        if any(len(each.seeds) for each in pairs):
+        if any(len(of_subject.seeds) for of_subject in pairs):
             distances[setting] = mean_effect(evidence, pairs, rule)
     return distances
 
@@ -148,16 +148,16 @@ def interactions(
 def all_interactions(evidence: Evidence, steps: Steps, confidence: float) -> tuple[Interaction, ...]:
     """The same from evidence, values as the pictures write them."""
     rule = Rule(confidence)
-    contrasts = [each for pair in combinations(steps, 2) for each in _between(evidence, *pair, steps, rule)]
-    return tuple(sorted(_adjust(contrasts, 1 - confidence), key=lambda each: (math.isnan(each.p_value), each.p_value)))
+    tests = [test for pair in combinations(steps, 2) for test in _between(evidence, *pair, steps, rule)]
+    return tuple(sorted(_adjust(tests, 1 - confidence), key=lambda test: (math.isnan(test.p_value), test.p_value)))
 
 
-def turned(evidence: Evidence, interaction: Interaction) -> Interaction | None:
+def flip(evidence: Evidence, interaction: Interaction) -> Interaction | None:
     """The same of the other parameter: its effect at both values of the first; None where it has no pairs of runs."""
     i = interaction
     steps = {i.other: [(i.other_low, i.other_high)], i.parameter: [(i.low, i.high)]}
-    other = next(_between(evidence, i.other, i.parameter, steps, i.difference.rule), None)
-    return other and replace(other, p_value=i.p_value, is_significant=i.is_significant)
+    reverse = next(_between(evidence, i.other, i.parameter, steps, i.difference.rule), None)
+    return reverse and replace(reverse, p_value=i.p_value, is_significant=i.is_significant)
 
 
 def _between(evidence: Evidence, parameter: str, other: str, steps: Steps, rule: Rule) -> Iterator[Interaction]:
@@ -165,11 +165,11 @@ def _between(evidence: Evidence, parameter: str, other: str, steps: Steps, rule:
     for low, high in steps[parameter]:
         pairs = [step_pairs(cube, parameter, low, high) for cube in evidence.cubes]
         for ends in steps[other]:
-            both = [_balanced(each, column, ends) for each in pairs]
-            if not any(len(each.seeds) for each in both):
+            balanced = [_balanced(of_subject, column, ends) for of_subject in pairs]
+            if not any(len(of_subject.seeds) for of_subject in balanced):
                 continue
-            sides = [[each.only(each.contexts[:, column] == end) for each in both] for end in ends]
-            difference = mean_effect(evidence, both, rule, _contrast(column, ends[1]))
+            sides = [[subject.only(subject.contexts[:, column] == end) for subject in balanced] for end in ends]
+            difference = mean_effect(evidence, balanced, rule, _contrast(column, ends[1]))
             at_low, at_high = (mean_effect(evidence, side, rule) for side in sides)
             yield Interaction(parameter, low, high, other, *ends, difference, at_low, at_high)
 
@@ -193,12 +193,12 @@ def _contrast(column: int, end: str) -> Callable[[Pairs], FloatArray]:
     return weigh
 
 
-def _adjust(contrasts: Sequence[Interaction], level: float) -> list[Interaction]:
+def _adjust(tests: Sequence[Interaction], level: float) -> list[Interaction]:
     """With p values that hold for all at once: the k-th smallest of n times n - k + 1, never falling."""
-    values = [each.difference.p_value if each.difference.counts.seeds > 1 else math.nan for each in contrasts]
+    values = [test.difference.p_value if test.difference.counts.seeds > 1 else math.nan for test in tests]
     order = sorted((index for index, p in enumerate(values) if math.isfinite(p)), key=lambda index: values[index])
-    result, largest = list(contrasts), 0.0
+    result, largest = list(tests), 0.0
     for position, index in enumerate(order):
         largest = max(largest, min(1.0, values[index] * (len(order) - position)))
-        result[index] = replace(contrasts[index], p_value=largest, is_significant=largest <= level)
+        result[index] = replace(tests[index], p_value=largest, is_significant=largest <= level)
     return result

@@ -12,7 +12,7 @@ import pandas
 def pictures(value: Callable[..., float], subjects: int = 1, **levels: int) -> pandas.DataFrame:
     """A full grid: a value of (rank, weight, seed, prompt, image, subject), numbered from 0, for each picture."""
     sizes = {"rank": 2, "weight": 1, "seed": 1, "prompt": 1, "image": 1} | levels | {"subject": subjects}
-    rows = [dict(zip(sizes, place, strict=True)) for place in product(*(range(n) for n in sizes.values()))]
+    rows = [dict(zip(sizes, indices, strict=True)) for indices in product(*(range(n) for n in sizes.values()))]
     return pandas.DataFrame([row | {"value": value(**row)} for row in rows])
 
 

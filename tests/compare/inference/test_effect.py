@@ -29,10 +29,10 @@ def test_seeds_alone_make_a_t_interval() -> None:
     differences = [0.1, 0.3, 0.2, 0.6]
     frame = pictures(lambda rank, seed, **_: rank * differences[seed] + seed, seed=4)
     estimate = effect(frame, "rank", 0, 1)
-    wanted = stats.ttest_1samp(differences, 0)
-    interval = wanted.confidence_interval()
+    expected = stats.ttest_1samp(differences, 0)
+    interval = expected.confidence_interval()
     assert ends(estimate) == pytest.approx((0.3, interval.low, interval.high))
-    assert estimate.p_value == pytest.approx(wanted.pvalue, rel=1e-6)
+    assert estimate.p_value == pytest.approx(expected.pvalue, rel=1e-6)
     assert estimate.df == pytest.approx(3) and estimate.standard_error == pytest.approx(stats.sem(differences))
     assert estimate.scope == "for training seeds like these (4 seeds), on this prompt"
 
@@ -94,9 +94,9 @@ def test_the_interval_from_mean_squares_in_numpy() -> None:
 
 def test_an_effect_turned_round_is_its_mirror() -> None:
     frame = noisy(rank=3, weight=2, seed=3, prompt=6, image=2)
-    there, back = effect(frame, "rank", 0, 2), effect(frame, "rank", 2, 0)
-    assert ends(back) == pytest.approx((-there.value, -there.high, -there.low))
-    assert back.agreeing == there.agreeing and back.p_value == pytest.approx(there.p_value)
+    forward, backward = effect(frame, "rank", 0, 2), effect(frame, "rank", 2, 0)
+    assert ends(backward) == pytest.approx((-forward.value, -forward.high, -forward.low))
+    assert backward.agreeing == forward.agreeing and backward.p_value == pytest.approx(forward.p_value)
 
 
 def test_shift_and_scale_of_a_column() -> None:
@@ -109,8 +109,8 @@ def test_the_order_of_rows_and_the_kind_of_table_do_not_matter() -> None:
     frame = noisy(rank=3, weight=2, seed=3, prompt=6, image=2, subjects=3)
     shuffled = frame.sample(frac=1, random_state=1)
     as_words = {name: [str(v) for v in column] if name != "value" else list(column) for name, column in frame.items()}
-    wanted = ends(effect(frame, "rank", 0, 1))
-    assert ends(effect(shuffled, "rank", 0, 1)) == wanted == ends(effect(as_words, "rank", "0.0", 1.0))
+    expected = ends(effect(frame, "rank", 0, 1))
+    assert ends(effect(shuffled, "rank", 0, 1)) == expected == ends(effect(as_words, "rank", "0.0", 1.0))
 
 
 def test_what_settings_share_cancels() -> None:
@@ -171,9 +171,9 @@ def test_subjects_are_a_sample_unless_told_otherwise() -> None:
 
 def test_prompts_of_their_own_are_in_the_spread_of_subjects() -> None:
     frame = noisy(subjects=3, seed=2, prompt=5)
-    own = frame.assign(prompt=frame["prompt"] + 10 * frame["subject"])
-    estimate = effect(own, "rank", 0, 1)
-    means = [effect(own[own["subject"] == s], "rank", 0, 1).value for s in range(3)]
+    separate = frame.assign(prompt=frame["prompt"] + 10 * frame["subject"])
+    estimate = effect(separate, "rank", 0, 1)
+    means = [effect(separate[separate["subject"] == s], "rank", 0, 1).value for s in range(3)]
     assert estimate.half_width == pytest.approx(stats.t.ppf(0.975, 2) * stats.sem(means))
     assert estimate.counts.prompts == 15 and "15 prompts" in estimate.scope
 
@@ -201,8 +201,8 @@ def test_gaps_are_filled_by_least_squares() -> None:
     design = np.concatenate([rows[:, None] == np.arange(4), columns[:, None] == np.arange(6)], axis=1).astype(float)
     there = np.isfinite(table.reshape(-1))
     solution = np.linalg.lstsq(design[there], table.reshape(-1)[there], rcond=None)[0]
-    wanted = np.where(np.isfinite(table), table, (design @ solution).reshape(table.shape))
-    assert without_gaps(table) == pytest.approx(wanted)
+    expected = np.where(np.isfinite(table), table, (design @ solution).reshape(table.shape))
+    assert without_gaps(table) == pytest.approx(expected)
 
 
 def test_lost_runs_leave_the_pairs_that_are_whole() -> None:

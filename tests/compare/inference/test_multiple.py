@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dbexp.compare.inference.effect import effect
-from dbexp.compare.inference.multiple import interactions, rank
+from dbexp.compare.inference.effect import effect, gather
+from dbexp.compare.inference.multiple import flip, interactions, rank
 from tests.compare.inference.grids import noisy, pictures
 
 
@@ -34,15 +34,27 @@ def test_an_interaction_is_found_and_told_apart() -> None:
     frame = noisy(weight=2, seed=3, prompt=8)
     assert not any(each.is_significant for each in interactions(frame))
     tilted = frame.assign(value=frame["value"] - 0.2 * frame["rank"] * frame["weight"])
-    (found,) = interactions(tilted)
-    assert found.is_significant and (found.parameter, found.other) == ("rank", "weight")
-    assert found.difference.value == pytest.approx(found.at_high.value - found.at_low.value)
-    assert found.at_low.is_significant and not found.at_high.is_significant
-    assert found.at_low.value == pytest.approx(effect(tilted[tilted["weight"] == 0], "rank", 0, 1).value)
+    (interaction,) = interactions(tilted)
+    assert interaction.is_significant and (interaction.parameter, interaction.other) == ("rank", "weight")
+    assert interaction.difference.value == pytest.approx(interaction.at_high.value - interaction.at_low.value)
+    assert interaction.at_low.is_significant and not interaction.at_high.is_significant
+    assert interaction.at_low.value == pytest.approx(effect(tilted[tilted["weight"] == 0], "rank", 0, 1).value)
+
+
+def test_an_interaction_has_two_sides() -> None:
+    frame = noisy(weight=2, seed=3, prompt=8)
+    (interaction,) = interactions(frame)
+    side = flip(gather(frame), interaction)
+    assert side is not None and (side.parameter, side.other, side.p_value) == ("weight", "rank", interaction.p_value)
+    assert side.difference.value == pytest.approx(interaction.difference.value)
+    assert side.difference.half_width == pytest.approx(interaction.difference.half_width)
+    assert side.at_low.value == pytest.approx(effect(frame[frame["rank"] == 0], "weight", 0, 1).value)
+    crossed = frame[(frame["weight"] == 0) & (frame["seed"] < 2) | (frame["weight"] == 1) & (frame["seed"] == 2)]
+    assert [flip(gather(crossed), each) for each in interactions(crossed)] == [None], "no seed has both weights"
 
 
 def test_p_values_of_interactions_are_those_of_holm() -> None:
     frame = noisy(rank=3, weight=2, seed=3, prompt=4)
-    tested = interactions(frame)
-    raw = [each.difference.p_value for each in tested]
-    assert [each.p_value for each in tested] == pytest.approx([min(1, 2 * raw[0]), min(1, max(2 * raw[0], raw[1]))])
+    tests = interactions(frame)
+    raw = [each.difference.p_value for each in tests]
+    assert [each.p_value for each in tests] == pytest.approx([min(1, 2 * raw[0]), min(1, max(2 * raw[0], raw[1]))])
