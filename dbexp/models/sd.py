@@ -56,7 +56,7 @@ class StableDiffusion(DiscreteNoise, Checkpoint):
         "unet": "diffusers.UNet2DConditionModel",
         "text_encoder": "transformers.CLIPTextModel",
     }
-    layout = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+    layout: ClassVar[tuple[str, ...]] = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
     pipelines: ClassVar = {
         "text": "StableDiffusionPipeline",
         "image": "StableDiffusionImg2ImgPipeline",
@@ -78,7 +78,7 @@ class StableDiffusion(DiscreteNoise, Checkpoint):
 
     def saved_site(self, part: str, site: str) -> str:
         # transformers 5 dropped the inner module `text_model`; LoRA files everywhere still carry its name
-        return f"text_model.{site}" if part == "text_encoder" and not site.startswith("text_model.") else site
+        return f"text_model.{site}" if part != "unet" and not site.startswith("text_model.") else site
 
     # -- text -------------------------------------------------------------------------------------------------------
 
@@ -97,10 +97,14 @@ class StableDiffusion(DiscreteNoise, Checkpoint):
         return len(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def tokenize(self, prompts: Sequence[str]) -> Conditioning:
-        ids: Tensor = self.tokenizer(
+        return {"ids": self._ids(self.tokenizer, prompts)}
+
+    def _ids(self, tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
+        """int64 [B, L], on the device."""
+        ids: Tensor = tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=self.room + 2, return_tensors="pt"
         ).input_ids
-        return {"ids": ids.to(self.device)}
+        return ids.to(self.device)
 
     def encode(self, tokens: Conditioning) -> Conditioning:
         return {"states": self.part("text_encoder")(tokens["ids"])[0]}
@@ -161,6 +165,7 @@ def _check(cfg: ModelConfig, folder: Path) -> None:
         raise ConfigError(
             f"model.path={cfg.path}: not a Stable Diffusion 1.x or 2.x checkpoint (denoiser {kind}"
             f"{', two text encoders' if second_encoder else ''}); model.family={cfg.family} covers only those"
+            f"{', model.family=sdxl those of Stable Diffusion XL' if second_encoder else ''}"
         )
 
 

@@ -9,6 +9,7 @@ import pytest
 from dbexp.config import fields, schema
 from dbexp.config.families import FAMILIES
 from dbexp.config.fields import Bounds, Choice, bounded, choice, comma_list, keyed, newer
+from dbexp.core.store import Store
 
 
 @dataclass
@@ -85,11 +86,14 @@ def test_what_is_declared_is_implemented() -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_implements_what_it_lists(name: str) -> None:
+    from dbexp import models
     from tests import builders
 
-    base, family = builders.model(), FAMILIES[name]
+    family, store = FAMILIES[name], Store(builders.scratch() / "random")
+    base = models.load(schema.ModelConfig(name=name, family=name, path="random", device="cpu"), store)
     assert all(base.pipeline(sampler).scheduler for sampler in family.samplers)
-    assert len({base.sites("unet", sites) for sites in family.sites}) == len(family.sites)
+    assert len({base.sites(family.denoiser, sites) for sites in family.sites}) == len(family.sites)
+    assert all(base.sites(part, "attention") for part in family.text_parts)
 
 
 @dataclass

@@ -1,0 +1,176 @@
+"""Stable Diffusion XL (Podell et al., arXiv 2307.01952): Stable Diffusion with a second text encoder, and a UNet that
+is told the size of the picture.
+
+Shapes: B rows, L tokens, D1 and D2 the widths of the two text encoders, C latent channels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from dbexp.config.families import FAMILIES
+from dbexp.config.schema import ModelConfig
+from dbexp.core.errors import ConfigError
+from dbexp.core.store import Store
+from dbexp.models import SIZES, VAE, Batch, Conditioning
+from dbexp.models.checkpoint import library
+from dbexp.models.find import Source, open_checkpoint
+from dbexp.models.inpaint import MASK_THRESHOLD
+from dbexp.models.sd import StableDiffusion
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+
+class StableDiffusionXL(StableDiffusion):
+    """Parts: vae, unet, text_encoder (CLIP ViT-L), text_encoder_2 (OpenCLIP ViT-bigG).
+
+    Conditioning: `states` [B, L, D1 + D2], the last states but one of both encoders, side by side; `pooled` [B, D2],
+    what the second says of the whole prompt. So adapters in the last layer of the first encoder never learn; they are
+    there because LoRA files of other trainers have them.
+
+    The VAE overflows in fp16: latents go into it and come out of it here, never in a pipeline, which would move it to
+    the precision of the UNet.
+    """
+
+    family = FAMILIES["sdxl"]
+    classes: ClassVar = {**StableDiffusion.classes, "text_encoder_2": "transformers.CLIPTextModelWithProjection"}
+    layout = ("vae", "unet", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+    pipelines: ClassVar = {
+        "text": "StableDiffusionXLPipeline",
+        "image": "StableDiffusionXLImg2ImgPipeline",
+        "inpaint": "StableDiffusionXLInpaintPipeline",
+    }
+    extras: ClassVar = {"image_encoder": None, "feature_extractor": None, "add_watermarker": False}
+    kohya_prefixes: ClassVar = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
+    output = "latent"
+
+    @property
+    def vae_dtype(self) -> torch.dtype:
+        return torch.float32
+
+    # -- text -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def tokenizer_2(self) -> CLIPTokenizer:
+        """The second encoder's: the same words, other padding."""
+        folder = self._folder / "tokenizer_2"
+        tokenizer: CLIPTokenizer = library("transformers").CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        return tokenizer
+
+    def tokenize(self, prompts: Sequence[str]) -> Conditioning:
+        return {"ids": self._ids(self.tokenizer, prompts), "ids_2": self._ids(self.tokenizer_2, prompts)}
+
+    def encode(self, tokens: Conditioning) -> Conditioning:
+        first = self.part("text_encoder")(tokens["ids"], output_hidden_states=True)
+        second = self.part("text_encoder_2")(tokens["ids_2"], output_hidden_states=True)
+        states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+        return {"states": states, "pooled": second.text_embeds}
+
+    def unconditional(self, negative: str) -> Conditioning:
+        row = super().unconditional(negative)
+        if negative or not self._settings("model_index.json").get("force_zeros_for_empty_prompt", True):
+            return row
+        # what the UNet was taught to take for no text; an encoded empty prompt draws visibly other pictures
+        return {name: torch.zeros_like(value) for name, value in row.items()}
+
+    # -- latents ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation [C, 1, 1] of latents; what comes out of the VAE unless the checkpoint says otherwise."""
+        config: Any = self.part(VAE).config
+        pair = [config.get("latents_mean") or [0.0], config.get("latents_std") or [1.0]]
+        mean, std = (torch.tensor(values, device=self.device).view(-1, 1, 1) for values in pair)
+        return mean, std
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        vae: Any = self.part(VAE)
+        posterior = vae.encode(pixels.to(self.device, self.vae_dtype)).latent_dist
+        (mean, std), scale = self._statistics, float(vae.config.scaling_factor)
+        return ((posterior.mean - mean) * scale / std).contiguous(), (posterior.std * scale / std).contiguous()
+
+    def decode(self, pipe: Any, latents: Any) -> NDArray[np.floating[Any]]:
+        mean, std = self._statistics
+        return super().decode(pipe, latents.float() * std / float(pipe.vae.config.scaling_factor) + mean)
+
+    def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
+        sample: Tensor = self.part("unet")(
+            noisy.to(self.dtype),
+            times,
+            encoder_hidden_states=conditioning["states"].to(self.dtype),
+            added_cond_kwargs={"text_embeds": conditioning["pooled"].to(self.dtype), "time_ids": conditioning[SIZES]},
+        ).sample
+        return sample
+
+    # -- sampling ---------------------------------------------------------------------------------------------------
+
+    def call(self, pipe: Any, batch: Batch) -> dict[str, Any]:
+        arguments = super().call(pipe, batch)
+        if batch.image is not None:
+            mean, std = self.encode_images(_pixels(batch.image))
+            generators = [torch.Generator("cpu").manual_seed(seed) for seed in batch.seeds]
+            rows = [mean + std * torch.randn(mean.shape, generator=each).to(mean.device) for each in generators]
+            arguments |= {"image": torch.cat(rows).to(self.dtype), "generator": generators}
+            if batch.mask is not None and self.needs_mask:
+                hidden = np.asarray(batch.mask)[..., None] >= MASK_THRESHOLD
+                latents, _ = self.encode_images(_pixels(batch.image) * torch.from_numpy(~hidden).permute(2, 0, 1))
+                arguments["masked_image_latents"] = latents.to(self.dtype)
+        return arguments
+
+    def embeddings(self, batch: Batch) -> dict[str, Any]:
+        assert not isinstance(batch.text, tuple)
+        arguments = {"prompt_embeds": batch.text["states"], "pooled_prompt_embeds": batch.text["pooled"]}
+        if batch.negative is not None:
+            arguments["negative_prompt_embeds"] = batch.negative["states"]
+            arguments["negative_pooled_prompt_embeds"] = batch.negative["pooled"]
+        return arguments
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """fp32 [1, 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 127.5 - 1
+
+
+def _check(cfg: ModelConfig, folder: Path) -> None:
+    """A pipeline folder must be this family's."""
+    try:
+        kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
+    except (OSError, ValueError, AttributeError):
+        raise ConfigError(f"model.path={cfg.path}: {folder / 'model_index.json'} is missing or damaged") from None
+    if kind not in StableDiffusionXL.pipelines.values():
+        raise ConfigError(
+            f"model.path={cfg.path}: not a Stable Diffusion XL checkpoint (its pipeline is {kind}); "
+            f"model.family={cfg.family} covers only those"
+        )
+
+
+def _random() -> dict[str, Any]:
+    from dbexp.models import random_sdxl
+
+    return {"family": "sdxl", "version": random_sdxl.VERSION}
+
+
+def _build(folder: Path) -> None:
+    from dbexp.models import random_sdxl
+
+    random_sdxl.build_random(folder)
+
+
+_SOURCE = Source(random=_random, build=_build, check=_check)
+
+
+def load(cfg: ModelConfig, store: Store) -> StableDiffusionXL:
+    """See `open_checkpoint`."""
+    return open_checkpoint(StableDiffusionXL, _SOURCE, cfg, store)
