@@ -187,6 +187,7 @@ class Checkpoint(ABC):
         settings = self._settings("scheduler", "scheduler_config.json")
         name, changes = (settings["_class_name"], {}) if sampler is None else self.samplers[sampler]
         cls = getattr(library("diffusers"), name)
+        settings.setdefault("flow_shift", settings.get("shift", 1.0))  # as UniPC calls it
         # the checkpoint's settings that this sampler knows: handing on the others only draws warnings
         known = set(inspect.signature(cls.__init__).parameters)
         return cls.from_config({key: value for key, value in settings.items() if key in known}, **changes)

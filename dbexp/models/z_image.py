@@ -11,11 +11,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dbexp.config.families import FAMILIES
 from dbexp.config.schema import ModelConfig
+from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
 from dbexp.models import VAE, Batch, Conditioning
 from dbexp.models.checkpoint import Checkpoint
@@ -56,7 +58,10 @@ class ZImage(QwenText, FlowMatching, Checkpoint):
         "image": "ZImageImg2ImgPipeline",
         "inpaint": "ZImageInpaintPipeline",
     }
-    samplers: ClassVar = {"euler": ("FlowMatchEulerDiscreteScheduler", {})}
+    samplers: ClassVar = {
+        "euler": ("FlowMatchEulerDiscreteScheduler", {}),
+        "unipc": ("UniPCMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}),
+    }
     bakes_alpha = True
     thinks = True
 
@@ -89,10 +94,18 @@ class ZImage(QwenText, FlowMatching, Checkpoint):
         # of v_text + g (v_text - v_negative), where 0 is none
         return {"guidance_scale": max(value - 1, 0.0)}
 
+    def pipeline(self, sampler: str | None, task: str = "text") -> Any:
+        if task != "text" and sampler == "unipc":
+            raise ConfigError("sampler=unipc: cannot start from an image; give euler, or null")
+        return super().pipeline(sampler, task)
+
     def call(self, pipe: Any, batch: Batch) -> dict[str, Any]:
         arguments = super().call(pipe, batch)
         if isinstance(batch.text, tuple):
             arguments["max_sequence_length"] = self.text_tokens
+        if "Euler" not in type(pipe.scheduler).__name__:
+            # the pipeline's own, as numbers to compute with: it hands on a list
+            arguments["sigmas"] = np.linspace(1, 1 / batch.steps, batch.steps)
         return arguments
 
     def embeddings(self, batch: Batch) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import numpy as np
@@ -29,6 +29,7 @@ from dbexp.core.errors import Interrupted
 from dbexp.core.store import Store
 from dbexp.export import command
 from dbexp.models import Model, lora_file
+from dbexp.models.checkpoint import Checkpoint
 from dbexp.train.data import Training
 from dbexp.train.lane import Draw, Lane, Row
 from dbexp.train.result import Trained
@@ -36,6 +37,11 @@ from dbexp.train.train import train
 from tests import builders, sweeps
 
 STEPS = 5
+LONG = (
+    "a photo of sks dog on top of a purple rug in the snow with a blue house in the background and a red dog and a cat "
+    "on the beach"
+)
+"""Longer than 32 tokens: some denoisers pad to multiples of that."""
 
 
 def training(resolution: int, **settings: Any) -> Training:
@@ -86,6 +92,61 @@ def assert_resumes(made: Training, model: Model, whole: Trained, store: Store) -
         train([made], model, store, stop)
     (resumed,) = run([made], model, store)
     assert_identical(resumed, whole)
+
+
+# -- lanes -------------------------------------------------------------------------------------------------------------
+
+
+class LaneTests:
+    """Lanes that differ in whatever they may; for a test class that has `model`, its family's model in fp32."""
+
+    resolution: ClassVar[int]
+    adapters: ClassVar[int]
+    """Number of layers that `attention` adapts."""
+
+    @classmethod
+    def lanes(cls) -> dict[str, Training]:
+        """By what is special about each."""
+        return {
+            "plain": training(cls.resolution),
+            "other rank and rate, no prior, a long prompt": training(
+                cls.resolution, weight=0.0, adapters={"rank": 8, "alpha": 2.0}, lr=5e-4, prompt=LONG
+            ),
+            "short, polynomial, other seed, subject and batch": training(
+                cls.resolution,
+                images=builders.pictures(3, seed=5),
+                seed=3,
+                weight=0.5,
+                steps=3,
+                batch_size=2,
+                schedule={"name": "polynomial", "warmup_steps": 1},
+                class_prompt="a dog",
+            ),
+        }
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def solo(cls, model: Model, tmp_path_factory: pytest.TempPathFactory) -> list[Trained]:
+        """Each lane, trained alone."""
+        make = tmp_path_factory.mktemp
+        return [run([lane], model, Store(make("solo")))[0] for lane in cls.lanes().values()]
+
+    @pytest.mark.parametrize("checkpointing", [False, True])
+    def test_equal_solo_runs(self, model: Model, solo: list[Trained], tmp_path: Path, checkpointing: bool) -> None:
+        lanes = list(self.lanes().values())
+        for lane in lanes:
+            lane.cfg.gradient_checkpointing = checkpointing
+        for packed, alone in zip(run(lanes, model, Store(tmp_path)), solo, strict=True):
+            assert_close(packed, alone)
+
+    def test_resumed(self, model: Model, solo: list[Trained], tmp_path: Path) -> None:
+        assert_resumes(training(self.resolution, log_every=1), model, solo[0], Store(tmp_path))
+
+    def test_every_lane_moves_every_adapter(self, solo: list[Trained]) -> None:
+        assert len({trained.history[0]["loss"] for trained in solo}) == len(solo)
+        for trained in solo:
+            ups = [value for key, value in builders.tensors(trained.lora).items() if ".lora_B." in key]
+            assert len(ups) == self.adapters and min(up.abs().max() for up in ups) > 1e-4
 
 
 # -- an independent trainer -------------------------------------------------------------------------------------------
@@ -220,6 +281,24 @@ def assert_same_steps(other: Independent, model: Model, store: Store) -> None:
         apart = (final[name] - parameter.detach()).abs()
         assert apart.mean() < 1e-6 and apart.max() < 1e-4, name
     assert max((final[name] - seen.starts[0][name]).abs().max().item() for name in final) > 1e-3
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+def assert_text_first(model: Model, made: Training, store: Store) -> None:
+    """Encoders and denoiser of a model, which has loaded neither, are never in memory together while a run trains."""
+    beside: list[set[str]] = []
+    read = Checkpoint._load
+
+    def watched(checkpoint: Checkpoint, name: str) -> Any:
+        if name == model.family.denoiser:
+            beside.append(set(checkpoint.parts))
+        return read(checkpoint, name)
+
+    with patch.object(Checkpoint, "_load", watched):
+        run([made], model, store)
+    assert beside == [set()]
 
 
 # -- the whole experiment ---------------------------------------------------------------------------------------------

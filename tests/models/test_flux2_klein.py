@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 import torch
 from diffusers import Flux2KleinInpaintPipeline, Flux2KleinPipeline, Flux2Transformer2DModel
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from dbexp.config.families import FAMILIES
@@ -23,12 +22,10 @@ from dbexp.core.store import Store
 from dbexp.models import Batch, Model, flux2_klein, lora_file
 from dbexp.models.flux2_klein import Flux2Klein
 from dbexp.models.random_flux2_klein import build_random
-from dbexp.train.adapter import AdapterSlots, save
 from dbexp.train.data import Training
 from dbexp.train.lane import Draw
-from dbexp.train.result import Trained
 from tests import builders
-from tests.models import families
+from tests.models import drawing, families
 
 RESOLUTION = 64
 TEXT_TOKENS = 64  # of the random weights; real ones have 512
@@ -110,91 +107,20 @@ class TestSteps:
         families.assert_same_steps(Independent(folder, made), model, store)
 
 
-LANES: dict[str, Callable[[], Training]] = {
-    "plain": lambda: training(),
-    "other rank and rate, no prior, a long prompt": lambda: training(
-        weight=0.0, adapters={"rank": 8, "alpha": 2.0}, lr=5e-4, prompt="a photo of sks dog on top of a purple rug"
-    ),
-    "short, polynomial, other seed, subject and batch": lambda: training(
-        images=builders.pictures(3, seed=5),
-        seed=3,
-        weight=0.5,
-        steps=3,
-        batch_size=2,
-        schedule={"name": "polynomial", "warmup_steps": 1},
-        class_prompt="a dog",
-    ),
-}
-
-
-class TestLanes:
-    @pytest.fixture(scope="class")
-    @classmethod
-    def solo(cls, model: Model, tmp_path_factory: pytest.TempPathFactory) -> list[Trained]:
-        make = tmp_path_factory.mktemp
-        return [families.run([lane()], model, Store(make("solo")))[0] for lane in LANES.values()]
-
-    @pytest.mark.parametrize("checkpointing", [False, True])
-    def test_equal_solo_runs(self, model: Model, solo: list[Trained], store: Store, checkpointing: bool) -> None:
-        lanes = [lane() for lane in LANES.values()]
-        for lane in lanes:
-            lane.cfg.gradient_checkpointing = checkpointing
-        for packed, alone in zip(families.run(lanes, model, store), solo, strict=True):
-            families.assert_close(packed, alone)
-
-    def test_resumed(self, model: Model, solo: list[Trained], store: Store) -> None:
-        made = training(log_every=1)
-        families.assert_resumes(made, model, solo[0], store)
-
-    def test_every_lane_moves_every_adapter(self, solo: list[Trained]) -> None:
-        assert len({trained.history[0]["loss"] for trained in solo}) == len(solo)
-        for trained in solo:
-            ups = [value for key, value in builders.tensors(trained.lora).items() if ".lora_B." in key]
-            assert len(ups) == 12 and min(up.abs().max() for up in ups) > 1e-4
+class TestLanes(families.LaneTests):
+    resolution = RESOLUTION
+    adapters = 12
 
 
 # -- sampling ---------------------------------------------------------------------------------------------------------
 
-PROMPTS = ["a photo of sks dog", "a cat on a beach with a blue house in the background"]
-SEEDS = (3, 4)
-WIDTH, HEIGHT = 96, 64
+
+def batch(model: Model, *, guidance: float = 4.0, **others: Any) -> Batch:
+    return drawing.batch(model, guidance, **others)
 
 
-def picture(side: tuple[int, int] = (WIDTH, HEIGHT)) -> Image.Image:
-    generator = np.random.default_rng(0)
-    return Image.fromarray(generator.integers(0, 256, (side[1], side[0], 3), dtype=np.uint8))
-
-
-def right_half() -> Image.Image:
-    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-    mask[:, WIDTH // 2 :] = 255
-    return Image.fromarray(mask)
-
-
-def batch(model: Model, *, guidance: float = 4.0, steps: int = 3, negative: str = "", **others: Any) -> Batch:
-    """Both prompts, each encoded alone."""
-    with torch.no_grad():
-        texts = [(model.encode(model.tokenize([prompt])), [1]) for prompt in PROMPTS]
-        unguided = None if not model.guided(guidance) else model.collate([(model.unconditional(negative), [2])])
-    return Batch(model.collate(texts), unguided, SEEDS, steps, guidance, WIDTH, HEIGHT, **others)
-
-
-def draw(model: Model, drawn: Batch, sampler: str | None = None) -> NDArray[np.floating[Any]]:
-    task = "text" if drawn.image is None else "inpaint"
-    return model.draw(model.pipeline(sampler, task), drawn)
-
-
-def stock_draw(pipe: Any, **others: Any) -> NDArray[np.floating[Any]]:
-    """As anybody would call it; `prompt` must be named, for the first argument is a picture to edit."""
-    arguments = {"num_inference_steps": 3, "guidance_scale": 4.0, "height": HEIGHT, "width": WIDTH, **others}
-    images: NDArray[np.floating[Any]] = pipe(
-        prompt=PROMPTS,
-        max_sequence_length=TEXT_TOKENS,
-        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
-        output_type="np",
-        **arguments,
-    ).images
-    return images
+def stock_draw(pipe: Any, guidance_scale: float = 4.0, **others: Any) -> NDArray[np.floating[Any]]:
+    return drawing.stock_draw(pipe, guidance_scale, max_sequence_length=TEXT_TOKENS, **others)
 
 
 class TestPictures:
@@ -211,15 +137,15 @@ class TestPictures:
 
     def test_another_sampler(self, model: Flux2Klein) -> None:
         """Of second order, it is nearer to many small steps of the first."""
-        many = draw(model, batch(model, steps=40))
-        euler, unipc = (draw(model, batch(model, steps=6), name) for name in ("euler", "unipc"))
+        many = drawing.draw(model, batch(model, steps=40))
+        euler, unipc = (drawing.draw(model, batch(model, steps=6), name) for name in ("euler", "unipc"))
         assert 0 < np.square(unipc - many).mean() < np.square(euler - many).mean()
 
     def test_steering_away(self, folder: Path, model: Flux2Klein) -> None:
         """The pipeline itself takes no negative prompt; embeddings of one it does."""
         with pytest.raises(TypeError, match="negative_prompt"):
             stock_draw(stock(folder), negative_prompt=["a cat"] * 2)
-        plain, steered = (draw(model, batch(model, negative=text)) for text in ("", "a purple cat"))
+        plain, steered = (drawing.draw(model, batch(model, negative=text)) for text in ("", "a purple cat"))
         assert abs(plain - steered).max() > 1e-3
 
     def test_a_distilled_checkpoint_has_one_pass(self, tmp_path: Path) -> None:
@@ -228,15 +154,15 @@ class TestPictures:
         assert not model.guided(4.0)
         drawn = batch(model)
         assert drawn.negative is None
-        np.testing.assert_array_equal(draw(model, drawn), stock_draw(stock(folder)))
+        np.testing.assert_array_equal(drawing.draw(model, drawn), stock_draw(stock(folder)))
 
     def test_half_precision_has_a_vae_in_full(self, folder: Path, tmp_path: Path, model: Flux2Klein) -> None:
         half = load(folder, tmp_path, precision="bf16")
         assert half.part("transformer").dtype == torch.bfloat16 and half.part("vae").dtype == torch.float32
-        inpainting: dict[str, Any] = {"image": picture(), "mask": right_half(), "strength": 0.8}
+        inpainting: dict[str, Any] = {"image": drawing.picture(), "mask": drawing.right_half(), "strength": 0.8}
         for others in ({}, inpainting):
-            images = draw(half, batch(half, **others))
-            assert np.abs(images - draw(model, batch(model, **others))).mean() < 0.05
+            images = drawing.draw(half, batch(half, **others))
+            assert np.abs(images - drawing.draw(model, batch(model, **others))).mean() < 0.05
         mean, _ = half.encode_images(torch.zeros(1, 3, 64, 64))
         assert mean.dtype == torch.float32
 
@@ -245,16 +171,16 @@ class TestImages:
     def test_inpainting_is_the_stock_pipelines(self, folder: Path, model: Flux2Klein) -> None:
         pipe = Flux2KleinInpaintPipeline(**stock(folder).components)
         pipe.set_progress_bar_config(disable=True)
-        given: dict[str, Any] = {"image": picture(), "strength": 0.8}
-        expected = stock_draw(pipe, mask_image=right_half(), num_inference_steps=5, **given)
-        drawn = draw(model, batch(model, steps=5, mask=right_half(), **given))
+        given: dict[str, Any] = {"image": drawing.picture(), "strength": 0.8}
+        expected = stock_draw(pipe, mask_image=drawing.right_half(), num_inference_steps=5, **given)
+        drawn = drawing.draw(model, batch(model, steps=5, mask=drawing.right_half(), **given))
         np.testing.assert_allclose(drawn, expected, rtol=0, atol=1e-4)
 
     def test_the_picture_goes_in_as_latents(self, model: Flux2Klein) -> None:
         """Pixels the pipeline would scale down to a megapixel, and encode in its own precision."""
-        drawn = batch(model, image=picture(), mask=right_half())
+        drawn = batch(model, image=drawing.picture(), mask=drawing.right_half())
         image = model.call(model.pipeline(None, "inpaint"), drawn)["image"]
-        assert image.shape == (1, 128, HEIGHT // 16, WIDTH // 16)
+        assert image.shape == (1, 128, drawing.HEIGHT // 16, drawing.WIDTH // 16)
 
     def test_a_sampler_that_cannot_keep(self, model: Flux2Klein) -> None:
         with pytest.raises(ConfigError, match="sampler=unipc: cannot put back what the mask keeps; give euler"):
@@ -322,24 +248,17 @@ class TestFiles:
         cls, request: pytest.FixtureRequest, model: Flux2Klein, tmp_path_factory: pytest.TempPathFactory
     ) -> tuple[str, Path]:
         """A preset, and a LoRA on its layers whose alpha is not its rank."""
-        ranks, alphas = {"transformer": 4}, {"transformer": 6.0}
-        with AdapterSlots(model, request.param, 1, ranks) as slots:
-            adapter = slots.open(0, ranks, alphas, seed=3)
-        generator = torch.Generator().manual_seed(4)
-        with torch.no_grad():
-            for up in adapter.up.values():
-                up.copy_(0.5 * torch.randn(up.shape, generator=generator))
         path = tmp_path_factory.mktemp("lora") / "lora.safetensors"
-        save(path, adapter, model, {})
+        drawing.save_lora(model, request.param, path, strength=0.5)
         return request.param, path
 
     @pytest.fixture(scope="class")
     @classmethod
     def expected(cls, model: Flux2Klein, lora: tuple[str, Path]) -> NDArray[np.floating[Any]]:
         """What the model draws with it."""
-        base = draw(model, batch(model))
+        base = drawing.draw(model, batch(model))
         with lora_file.merged(model, lora[1]):
-            images = draw(model, batch(model))
+            images = drawing.draw(model, batch(model))
         assert abs(images - base).max() > 0.1
         return images
 
@@ -396,10 +315,10 @@ class TestText:
     def test_states_are_those_that_the_pipeline_reads(self, folder: Path, model: Flux2Klein) -> None:
         pipe = stock(folder)
         with torch.no_grad():
-            states = model.encode(model.tokenize(PROMPTS))["states"]
-            expected, _ = pipe.encode_prompt(PROMPTS, max_sequence_length=TEXT_TOKENS)
+            states = model.encode(model.tokenize(drawing.PROMPTS))["states"]
+            expected, _ = pipe.encode_prompt(drawing.PROMPTS, max_sequence_length=TEXT_TOKENS)
             dev = {"max_sequence_length": TEXT_TOKENS, "text_encoder_out_layers": (10, 20, 28)}
-            others, _ = pipe.encode_prompt(PROMPTS, **dev)
+            others, _ = pipe.encode_prompt(drawing.PROMPTS, **dev)
         assert states.shape == (2, TEXT_TOKENS, 3 * 16)
         torch.testing.assert_close(states, expected, rtol=0, atol=0)
         assert not torch.allclose(states, others)
@@ -466,20 +385,8 @@ class TestFound:
         assert found.identity == load(Path("random"), tmp_path).identity
         assert len(list(tmp_path.glob("model/*/*/transformer"))) == 1
 
-    def test_text_first(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Encoder and denoiser are never in memory together while a run trains."""
-        model = load(folder, tmp_path / "hashes")
-        beside: list[set[str]] = []
-        read = Flux2Klein._load
-
-        def watched(self: Flux2Klein, name: str) -> Any:
-            if name == "transformer":
-                beside.append(set(self.parts))
-            return read(self, name)
-
-        monkeypatch.setattr(Flux2Klein, "_load", watched)
-        families.run([training(steps=1)], model, Store(tmp_path / "store"))
-        assert beside == [set()]
+    def test_text_first(self, folder: Path, tmp_path: Path) -> None:
+        families.assert_text_first(load(folder, tmp_path / "hashes"), training(steps=1), Store(tmp_path / "store"))
 
 
 def test_the_whole_experiment(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 import torch
 from diffusers import ZImageImg2ImgPipeline, ZImageInpaintPipeline, ZImagePipeline, ZImageTransformer2DModel
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from dbexp.config.families import FAMILIES
@@ -23,16 +22,14 @@ from dbexp.core.store import Store
 from dbexp.models import Batch, Model, lora_file, z_image
 from dbexp.models.random_z_image import build_random
 from dbexp.models.z_image import ZImage
-from dbexp.train.adapter import AdapterSlots, save
+from dbexp.train.adapter import AdapterSlots
 from dbexp.train.data import Training
 from dbexp.train.lane import Draw
-from dbexp.train.result import Trained
 from tests import builders
-from tests.models import families
+from tests.models import drawing, families
 
 RESOLUTION = 64
 TEXT_TOKENS = 64  # of the random weights; real ones have 512
-LONG = "a photo of sks dog on top of a purple rug in the snow with a blue house in the background"
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +95,7 @@ class TestSteps:
                     "batch_size": 2,
                     "weight_decay": 0.1,
                     "schedule": {"name": "linear", "warmup_steps": 2},
-                    "prompt": LONG,
+                    "prompt": families.LONG,
                     "class_prompt": "a dog",
                 },
             ),
@@ -119,90 +116,20 @@ class TestSteps:
         assert times.median().item() == pytest.approx(6 / 7, abs=5e-3)
 
 
-LANES: dict[str, Callable[[], Training]] = {
-    "plain": lambda: training(),
-    "other rank and rate, no prior, a long prompt": lambda: training(
-        weight=0.0, adapters={"rank": 8, "alpha": 2.0}, lr=5e-4, prompt=LONG
-    ),
-    "short, polynomial, other seed, subject and batch": lambda: training(
-        images=builders.pictures(3, seed=5),
-        seed=3,
-        weight=0.5,
-        steps=3,
-        batch_size=2,
-        schedule={"name": "polynomial", "warmup_steps": 1},
-        class_prompt="a dog",
-    ),
-}
-
-
-class TestLanes:
-    @pytest.fixture(scope="class")
-    @classmethod
-    def solo(cls, model: Model, tmp_path_factory: pytest.TempPathFactory) -> list[Trained]:
-        make = tmp_path_factory.mktemp
-        return [families.run([lane()], model, Store(make("solo")))[0] for lane in LANES.values()]
-
-    @pytest.mark.parametrize("checkpointing", [False, True])
-    def test_equal_solo_runs(self, model: ZImage, solo: list[Trained], store: Store, checkpointing: bool) -> None:
-        lanes = [lane() for lane in LANES.values()]
-        for lane in lanes:
-            lane.cfg.gradient_checkpointing = checkpointing
-        for packed, alone in zip(families.run(lanes, model, store), solo, strict=True):
-            families.assert_close(packed, alone)
-
-    def test_resumed(self, model: Model, solo: list[Trained], store: Store) -> None:
-        families.assert_resumes(training(log_every=1), model, solo[0], store)
-
-    def test_every_lane_moves_every_adapter(self, solo: list[Trained]) -> None:
-        assert len({trained.history[0]["loss"] for trained in solo}) == len(solo)
-        for trained in solo:
-            ups = [value for key, value in builders.tensors(trained.lora).items() if ".lora_B." in key]
-            assert len(ups) == 16 and min(up.abs().max() for up in ups) > 1e-4
+class TestLanes(families.LaneTests):
+    resolution = RESOLUTION
+    adapters = 16
 
 
 # -- sampling ---------------------------------------------------------------------------------------------------------
 
-PROMPTS = ("a photo of sks dog", LONG)
-SEEDS = (3, 4)
-WIDTH, HEIGHT = 96, 64
+
+def batch(model: Model, *, guidance: float = 5.0, **others: Any) -> Batch:
+    return drawing.batch(model, guidance, **others)
 
 
-def picture() -> Image.Image:
-    generator = np.random.default_rng(0)
-    return Image.fromarray(generator.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8))
-
-
-def right_half() -> Image.Image:
-    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-    mask[:, WIDTH // 2 :] = 255
-    return Image.fromarray(mask)
-
-
-def batch(model: Model, *, guidance: float = 5.0, steps: int = 3, negative: str = "", **others: Any) -> Batch:
-    """Both prompts, each encoded alone."""
-    with torch.no_grad():
-        texts = [(model.encode(model.tokenize([prompt])), [1]) for prompt in PROMPTS]
-        unguided = None if not model.guided(guidance) else model.collate([(model.unconditional(negative), [2])])
-    return Batch(model.collate(texts), unguided, SEEDS, steps, guidance, WIDTH, HEIGHT, **others)
-
-
-def draw(model: Model, drawn: Batch, sampler: str | None = None) -> NDArray[np.floating[Any]]:
-    task = "text" if drawn.image is None else "image" if drawn.mask is None else "inpaint"
-    return model.draw(model.pipeline(sampler, task), drawn)
-
-
-def stock_draw(pipe: Any, **others: Any) -> NDArray[np.floating[Any]]:
-    """As anybody would call it, whose 4 is a guidance of 5."""
-    arguments = {"num_inference_steps": 3, "guidance_scale": 4.0, "height": HEIGHT, "width": WIDTH, **others}
-    images: NDArray[np.floating[Any]] = pipe(
-        prompt=list(PROMPTS),
-        max_sequence_length=TEXT_TOKENS,
-        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
-        output_type="np",
-        **arguments,
-    ).images
-    return images
+def stock_draw(pipe: Any, guidance_scale: float = 4.0, **others: Any) -> NDArray[np.floating[Any]]:
+    return drawing.stock_draw(pipe, guidance_scale, max_sequence_length=TEXT_TOKENS, **others)
 
 
 class TestPictures:
@@ -220,14 +147,23 @@ class TestPictures:
 
     def test_guidance_is_classifier_free(self, model: ZImage) -> None:
         """A guidance of w is negative + w (text - negative): the first step is linear in w, and 1 is the text alone."""
-        one, two, three = (draw(model, batch(model, guidance=w, steps=1)) for w in (1.0, 1.001, 3.0))
+        one, two, three = (drawing.draw(model, batch(model, guidance=w, steps=1)) for w in (1.0, 1.001, 3.0))
         assert abs(one - two).max() < 1e-2 < abs(one - three).max()
+
+    def test_another_sampler(self, model: ZImage) -> None:
+        """Of second order, it is nearer to many small steps of the first, in the same times."""
+        many = drawing.draw(model, batch(model, steps=40))
+        euler, unipc = (drawing.draw(model, batch(model, steps=6), name) for name in ("euler", "unipc"))
+        assert 0 < np.square(unipc - many).mean() < np.square(euler - many).mean()
+        assert model.pipeline("unipc").scheduler.config.flow_shift == 6
+        with pytest.raises(ConfigError, match="sampler=unipc: cannot start from an image; give euler, or null"):
+            model.pipeline("unipc", "image")
 
     def test_steering_away(self, folder: Path, model: ZImage) -> None:
         expected = stock_draw(stock(folder), negative_prompt=["a purple cat"] * 2)
-        steered = draw(model, batch(model, negative="a purple cat"))
+        steered = drawing.draw(model, batch(model, negative="a purple cat"))
         np.testing.assert_array_equal(steered, expected)
-        assert abs(steered - draw(model, batch(model))).max() > 1e-3
+        assert abs(steered - drawing.draw(model, batch(model))).max() > 1e-3
 
     def test_in_bf16_the_vae_is_in_full(self, folder: Path, tmp_path: Path, model: ZImage) -> None:
         half = load(folder, tmp_path, precision="bf16")
@@ -235,29 +171,29 @@ class TestPictures:
         mean, _ = half.encode_images(torch.zeros(1, 3, 64, 64))
         assert mean.dtype == torch.float32
         pipe = half.stock_pipeline(None)
-        np.testing.assert_array_equal(draw(half, batch(half)), stock_draw(pipe))
-        for others in ({"strength": 0.8}, {"strength": 0.8, "mask": right_half()}):
-            given: dict[str, Any] = {"image": picture(), **others}
-            images = draw(half, batch(half, **given))
-            assert np.abs(images - draw(model, batch(model, **given))).mean() < 0.05
+        np.testing.assert_array_equal(drawing.draw(half, batch(half)), stock_draw(pipe))
+        for others in ({"strength": 0.8}, {"strength": 0.8, "mask": drawing.right_half()}):
+            given: dict[str, Any] = {"image": drawing.picture(), **others}
+            images = drawing.draw(half, batch(half, **given))
+            assert np.abs(images - drawing.draw(model, batch(model, **given))).mean() < 0.05
 
 
 class TestImages:
     def test_from_an_image(self, folder: Path, model: ZImage) -> None:
-        pipe, strength = stock(folder, ZImageImg2ImgPipeline), 0.6
-        expected = stock_draw(pipe, num_inference_steps=5, image=[picture()] * 2, strength=strength)
-        done: list[tuple[int, int]] = []
-        drawn = batch(model, steps=5, image=picture(), strength=strength, after_step=lambda *step: done.append(step))
-        np.testing.assert_allclose(draw(model, drawn), expected, rtol=0, atol=1e-5)
+        pipe, done = stock(folder, ZImageImg2ImgPipeline), list[tuple[int, int]]()
+        expected = stock_draw(pipe, num_inference_steps=5, image=[drawing.picture()] * 2, strength=0.6)
+        given: dict[str, Any] = {"image": drawing.picture(), "strength": 0.6}
+        drawn = batch(model, steps=5, after_step=lambda *step: done.append(step), **given)
+        np.testing.assert_allclose(drawing.draw(model, drawn), expected, rtol=0, atol=1e-5)
         assert done == [(1, 3), (2, 3), (3, 3)]
 
     def test_inpainting(self, folder: Path, model: ZImage) -> None:
-        pipe, given = stock(folder, ZImageInpaintPipeline), dict[str, Any](image=picture(), strength=0.8)
-        twice = {"image": [picture()] * 2, "mask_image": [right_half()] * 2}
+        pipe, given = stock(folder, ZImageInpaintPipeline), dict[str, Any](image=drawing.picture(), strength=0.8)
+        twice: dict[str, Any] = {"image": [drawing.picture()] * 2, "mask_image": [drawing.right_half()] * 2}
         expected = stock_draw(pipe, num_inference_steps=5, strength=0.8, **twice)
-        drawn = draw(model, batch(model, steps=5, mask=right_half(), **given))
+        drawn = drawing.draw(model, batch(model, steps=5, mask=drawing.right_half(), **given))
         np.testing.assert_allclose(drawn, expected, rtol=0, atol=1e-5)
-        plain = draw(model, batch(model, steps=5, **given))
+        plain = drawing.draw(model, batch(model, steps=5, **given))
         left, right = (abs(drawn - plain)[:, :, half] for half in (slice(0, 32), slice(64, None)))
         assert left.mean() > right.mean()
 
@@ -292,15 +228,8 @@ class TestFiles:
         cls, request: pytest.FixtureRequest, model: ZImage, tmp_path_factory: pytest.TempPathFactory
     ) -> tuple[str, Path]:
         """A preset, and a LoRA on its layers whose alpha is not its rank."""
-        ranks, alphas = {"transformer": 4}, {"transformer": 6.0}
-        with AdapterSlots(model, request.param, 1, ranks) as slots:
-            adapter = slots.open(0, ranks, alphas, seed=3)
-        generator = torch.Generator().manual_seed(4)
-        with torch.no_grad():
-            for up in adapter.up.values():
-                up.copy_(0.2 * torch.randn(up.shape, generator=generator))
         path = tmp_path_factory.mktemp("lora") / "lora.safetensors"
-        save(path, adapter, model, {})
+        drawing.save_lora(model, request.param, path, strength=0.2)
         return request.param, path
 
     @pytest.mark.parametrize("format", [None, "diffusers"])
@@ -308,9 +237,9 @@ class TestFiles:
         self, folder: Path, tmp_path: Path, model: ZImage, lora: tuple[str, Path], format: str | None
     ) -> None:
         preset, path = lora
-        base = draw(model, batch(model))
+        base = drawing.draw(model, batch(model))
         with lora_file.merged(model, path):
-            expected = draw(model, batch(model))
+            expected = drawing.draw(model, batch(model))
         assert abs(expected - base).max() > 0.05
         target = tmp_path / "out.safetensors"
         lora_file.write(lora_file.read(path, model), target, model, format)
@@ -365,10 +294,10 @@ class TestText:
     def test_states_are_those_that_the_pipeline_reads(self, folder: Path, model: ZImage) -> None:
         """Those before the last layer's, of what is not padding."""
         with torch.no_grad():
-            expected, _ = stock(folder).encode_prompt(list(PROMPTS), max_sequence_length=TEXT_TOKENS)
-            read = model.encode(model.tokenize(PROMPTS))
+            expected, _ = stock(folder).encode_prompt(list(drawing.PROMPTS), max_sequence_length=TEXT_TOKENS)
+            read = model.encode(model.tokenize(drawing.PROMPTS))
         assert read["states"].shape == (2, TEXT_TOKENS, 16) and read["mask"].dtype == torch.bool
-        assert len(expected[0]) < len(expected[1])
+        assert len(expected[0]) < 32 < len(expected[1]), "which the denoiser pads to two lengths"
         for states, mask, wanted in zip(read["states"], read["mask"], expected, strict=True):
             torch.testing.assert_close(states[mask], wanted, rtol=0, atol=0)
 
@@ -379,18 +308,18 @@ class TestText:
 
     def test_nobodys_prompts_are_changed(self, folder: Path, model: ZImage) -> None:
         """The pipeline writes its template into the list that it is given."""
-        pipe, prompts = stock(folder), list(PROMPTS)
+        pipe, prompts = stock(folder), list(drawing.PROMPTS)
         model.tokenize(prompts)
-        drawn = Batch(PROMPTS, None, SEEDS, 2, 5.0, WIDTH, HEIGHT)
+        drawn = Batch(drawing.PROMPTS, None, drawing.SEEDS, 2, 5.0, drawing.WIDTH, drawing.HEIGHT)
         once, twice = (pipe(**model.call(pipe, drawn), output_type="latent").images.shape for _ in range(2))
-        assert prompts == list(PROMPTS) and drawn.text == PROMPTS and once == twice
+        assert prompts == list(drawing.PROMPTS) and drawn.text == drawing.PROMPTS and once == twice
         pipe.encode_prompt(prompts, max_sequence_length=TEXT_TOKENS)
-        assert prompts != list(PROMPTS)
+        assert prompts != list(drawing.PROMPTS)
 
     def test_a_row_does_not_depend_on_its_neighbours(self, model: ZImage) -> None:
         noisy, times = torch.randn(2, 16, 8, 8), torch.tensor([0.3, 0.9])
         with torch.no_grad():
-            texts = [model.encode(model.tokenize([prompt])) for prompt in PROMPTS]
+            texts = [model.encode(model.tokenize([prompt])) for prompt in drawing.PROMPTS]
             both = model.predict(noisy, times, model.collate([(text, [1]) for text in texts]))
             alone = [model.predict(noisy[[row]], times[[row]], texts[row]) for row in range(2)]
         torch.testing.assert_close(both, torch.cat(alone), rtol=1e-5, atol=1e-5)
@@ -445,20 +374,8 @@ class TestFound:
         assert found.identity == load(Path("random"), tmp_path).identity
         assert len(list(tmp_path.glob("model/*/*/transformer"))) == 1
 
-    def test_text_first(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Encoder and denoiser are never in memory together while a run trains."""
-        model = load(folder, tmp_path / "hashes")
-        beside: list[set[str]] = []
-        read = ZImage._load
-
-        def watched(self: ZImage, name: str) -> Any:
-            if name == "transformer":
-                beside.append(set(self.parts))
-            return read(self, name)
-
-        monkeypatch.setattr(ZImage, "_load", watched)
-        families.run([training(steps=1)], model, Store(tmp_path / "store"))
-        assert beside == [set()]
+    def test_text_first(self, folder: Path, tmp_path: Path) -> None:
+        families.assert_text_first(load(folder, tmp_path / "hashes"), training(steps=1), Store(tmp_path / "store"))
 
 
 def test_the_whole_experiment(tmp_path: Path) -> None:
