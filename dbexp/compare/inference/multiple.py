@@ -157,7 +157,7 @@ def flip(evidence: Evidence, interaction: Interaction) -> Interaction | None:
     i = interaction
     steps = {i.other: [(i.other_low, i.other_high)], i.parameter: [(i.low, i.high)]}
     reverse = next(_between(evidence, i.other, i.parameter, steps, i.difference.rule), None)
-    return reverse and replace(reverse, p_value=i.p_value, is_significant=i.is_significant)
+    return reverse and replace(reverse, difference=i.difference, p_value=i.p_value, is_significant=i.is_significant)
 
 
 def _between(evidence: Evidence, parameter: str, other: str, steps: Steps, rule: Rule) -> Iterator[Interaction]:

@@ -46,8 +46,8 @@ def test_an_interaction_has_two_sides() -> None:
     (interaction,) = interactions(frame)
     side = flip(gather(frame), interaction)
     assert side is not None and (side.parameter, side.other, side.p_value) == ("weight", "rank", interaction.p_value)
-    assert side.difference.value == pytest.approx(interaction.difference.value)
-    assert side.difference.half_width == pytest.approx(interaction.difference.half_width)
+    assert side.difference == interaction.difference
+    assert side.at_high.value - side.at_low.value == pytest.approx(interaction.difference.value)
     assert side.at_low.value == pytest.approx(effect(frame[frame["rank"] == 0], "weight", 0, 1).value)
     crossed = frame[(frame["weight"] == 0) & (frame["seed"] < 2) | (frame["weight"] == 1) & (frame["seed"] == 2)]
     assert [flip(gather(crossed), each) for each in interactions(crossed)] == [None], "no seed has both weights"
