@@ -120,13 +120,15 @@ def load_results(sweep: str | Path) -> pandas.DataFrame:
     from dbexp.runs import record
 
     try:
-        runs = record.load(Path(sweep).expanduser())
+        folder = Path(sweep).expanduser()
+        runs = record.load(folder)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{sweep}: a file of the sweep cannot be read ({error})") from None
     if not runs:
         raise ConfigError(f"{sweep}: holds no result of a job; give the folder of a sweep, multirun/DATE/TIME")
-    table = _table(csv_text(runs, record.objective_of(runs)))
-    table["folder"] = table["job"].map({run.folder.name: str(run.folder) for run in runs})
+    names = {run.folder: record.job_name(run.folder, folder) for run in runs}
+    table = _table(csv_text(runs, record.objective_of(runs), names))
+    table["folder"] = table["job"].map({name: str(path) for path, name in names.items()})
     return table
 
 

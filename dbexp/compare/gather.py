@@ -15,7 +15,7 @@ from dbexp.compare.scores import picture_scores
 from dbexp.core.errors import ConfigError
 from dbexp.evaluate.columns import COLUMNS
 from dbexp.runs.names import matters, setting
-from dbexp.runs.record import Run, objective_of, ranked, scan
+from dbexp.runs.record import Run, job_name, objective_of, ranked, scan
 
 
 def compare(sweeps: Sequence[Path], objective: str | None = None) -> Comparison:
@@ -38,7 +38,7 @@ def compare(sweeps: Sequence[Path], objective: str | None = None) -> Comparison:
     if problems:
         raise ConfigError(problems)
     names = {_letter(number) if len(runs) > 1 else "": sweep for number, sweep in enumerate(runs)}
-    ids = {run.folder: f"{name}{run.folder.name}" for name, sweep in names.items() for run in runs[sweep]}
+    ids = {run.folder: f"{name}{job_name(run.folder, sweep)}" for name, sweep in names.items() for run in runs[sweep]}
     distinct, notes = _without_repeats(all_runs, ids)
     return _compare(names, column, distinct, ids, notes)
 

@@ -11,7 +11,7 @@ from dbexp.compare.numbers import exact
 from dbexp.core.files import write_atomic
 from dbexp.evaluate.columns import COLUMNS
 from dbexp.runs.names import differing, setting
-from dbexp.runs.record import UNFINISHED, Run, ranked, scan
+from dbexp.runs.record import UNFINISHED, Run, job_name, ranked, scan
 
 RESULTS = "results.csv"
 
@@ -71,5 +71,6 @@ def write_results(sweep: Path, objective: str) -> list[Run]:
     """
     runs = [run for run in scan(sweep) if run.status != UNFINISHED]
     if runs:
-        write_atomic(sweep / RESULTS, csv_text(runs, objective))
+        names = {run.folder: job_name(run.folder, sweep) for run in runs}
+        write_atomic(sweep / RESULTS, csv_text(runs, objective, names))
     return runs

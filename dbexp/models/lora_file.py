@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from dbexp.core.errors import ConfigError
+from dbexp.core.errors import ConfigError, first_line
 from dbexp.core.files import write_atomic
 from dbexp.models import LoraFile, Model
 
@@ -96,26 +97,61 @@ def _stable_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) ->
 def read(path: Path, model: Model) -> LoraFile:
     """Read a file that `write` wrote.
 
+    Returns:
+        Weights in fp32, finite, of one rank a part.
+
     Raises:
         FileNotFoundError: it is missing.
         ConfigError: it is damaged or of another origin.
     """
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: is no file")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping, despite the name
         description = json.loads(metadata["lora_adapter_metadata"])
         provenance = json.loads(metadata["dbexp"])
+        if not isinstance(description, dict) or not isinstance(provenance, dict):
+            raise ValueError("its metadata are no records")
         parts = [part for part in model.family.parts if f"{part}.lora_alpha" in description]
-        alphas = {part: float(description[f"{part}.lora_alpha"]) for part in parts}
+        alphas = {part: _alpha(description[f"{part}.lora_alpha"]) for part in parts}
         weights = {}
         for part in alphas:
             for site in description[f"{part}.target_modules"]:
                 key = f"{part}.{model.saved_site(part, site)}"
-                weights[f"{part}.{site}"] = (tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"])
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path}: is damaged, or no LoRA file that dbexp wrote ({error})") from error
+                pair = (tensors.pop(f"{key}.lora_A.weight"), tensors.pop(f"{key}.lora_B.weight"))
+                weights[f"{part}.{site}"] = _checked(key, pair, description[f"{part}.r"])
+        if tensors or not weights:
+            raise ValueError(f"it has {next(iter(tensors), 'nothing')}, of which its metadata know nothing")
+    except KeyError as error:
+        raise _unfit(path, f"it lacks {error}") from error
+    except (SafetensorError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise _unfit(path, first_line(error)) from error
     return LoraFile(weights, alphas, provenance)
+
+
+def _unfit(path: Path, reason: str) -> ConfigError:
+    return ConfigError(f"{path}: is damaged, or no LoRA file that dbexp wrote ({reason})")
+
+
+def _alpha(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"alpha is {value!r:.40}, which is no number")
+    return float(value)
+
+
+def _checked(site: str, pair: tuple[Tensor, Tensor], rank: object) -> tuple[Tensor, Tensor]:
+    """Both matrices of a site, [r, in] and [out, r], in fp32."""
+    down, up = pair
+    shapes = f"{[*down.shape]} and {[*up.shape]}"
+    if not (down.ndim == up.ndim == 2) or not 0 < down.shape[0] == up.shape[1] == rank or isinstance(rank, bool):
+        raise ValueError(f"the shapes of {site}, {shapes}, are not those of rank {rank!r:.40}")
+    if not {down.dtype, up.dtype} <= {torch.float32, torch.float16, torch.bfloat16}:
+        raise ValueError(f"{site} is of {down.dtype} and {up.dtype}")
+    if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
+        raise ValueError(f"{site} has weights that are NaN or infinite")
+    return down.float(), up.float()
 
 
 @contextlib.contextmanager

@@ -60,6 +60,14 @@ class RunFolder:
     traceback = _At("traceback.log")
     """Where an error came from that nobody expected."""
 
+    sweep = _At("multirun.yaml")
+    """What Hydra writes into the folder of a sweep, and not into that of a run."""
+
+    @property
+    def stages(self) -> tuple[Path, ...]:
+        """Folders of the run that hold no other run."""
+        return (self.hydra, self.dataset, self.prior, self.train, self.sample, self.metrics.parent, self.tracking)
+
     def relative(self, path: Path) -> str:
         """A path in the folder as it is in records, which may be moved with it."""
         return path.relative_to(self.path).as_posix()

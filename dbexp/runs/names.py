@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -92,13 +93,15 @@ def what_differs(overrides: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
 
 
 def titles(overrides: Mapping[Path, Sequence[str]]) -> dict[Path, str]:
-    """Folder -> a short title that tells a run from the others: its number, and what differs.
+    """Folder -> a short title that tells a run from the others: its number or path, and what differs.
 
     Args:
         overrides: of each run, by its folder.
     """
+    above = os.path.commonpath([folder.parent for folder in overrides]) if overrides else ""
+    names = {folder: folder.relative_to(above).as_posix() for folder in overrides}
     return {
-        folder: f"{folder.name}: {' '.join(words)}" if words else folder.name
+        folder: ": ".join(filter(None, [names[folder], " ".join(words)]))
         for folder, words in zip(overrides, what_differs([*overrides.values()]), strict=True)
     }
 

@@ -6,6 +6,7 @@ A folder is scanned, never remembered: a run that failed, or that another machin
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -57,7 +58,7 @@ class Run:
     @property
     def number(self) -> int:
         """The run's number in its sweep, -1 for a folder that is called otherwise."""
-        return int(self.folder.name) if self.folder.name.isdigit() else -1
+        return int(self.folder.name) if self.folder.name.isdecimal() else -1
 
     def value(self, column: str) -> float:
         """Of the metric table; NaN for what the run lacks."""
@@ -72,7 +73,7 @@ def load(sweep: Path) -> list[Run]:
     Raises:
         OSError, ValueError: a file of a run is damaged.
     """
-    folders = [folder for folder in (*sweep.glob("*"), sweep) if RunFolder(folder).result.is_file()]
+    folders = [folder for folder in _folders(sweep) if RunFolder(folder).result.is_file()]
     return sorted(map(read, folders), key=_order)
 
 
@@ -81,17 +82,37 @@ def scan(sweep: Path) -> list[Run]:
 
     A run whose files cannot be read is `damaged` and says why; one without a result is `unfinished`.
     """
-    folders = [
-        folder
-        for folder in sweep.glob("*")
-        if RunFolder(folder).result.is_file() or RunFolder(folder).overrides.is_file()
-    ]
-    folders += [sweep] if RunFolder(sweep).result.is_file() else []
+    folders = [folder for folder in _folders(sweep) if folder != sweep or RunFolder(folder).result.is_file()]
     return sorted(map(_read_any, folders), key=_order)
 
 
+def _folders(sweep: Path) -> list[Path]:
+    """Every folder of a run, at a sweep's folder or however deep below it; links and other sweeps are not entered."""
+    runs, waiting = [], [sweep]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(folder) as entries:
+                below = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+        except OSError:
+            continue
+        files = RunFolder(folder)
+        if folder != sweep and files.sweep.is_file():
+            continue
+        if files.result.is_file() or files.overrides.is_file():
+            runs.append(folder)
+            below -= {stage.name for stage in files.stages}
+        waiting += [folder / name for name in below]
+    return runs
+
+
+def job_name(folder: Path, sweep: Path) -> str:
+    """Of a run in the tables of its sweep: the path of its folder there, which mostly is its number."""
+    return folder.name if folder == sweep else folder.relative_to(sweep).as_posix()
+
+
 def _order(run: Run) -> tuple[int, str]:
-    return run.number, run.folder.name
+    return run.number, run.folder.as_posix()
 
 
 def _read_any(folder: Path) -> Run:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from dbexp.evaluate.columns import COLUMNS, PAPER, REFERENCES, heading
 from dbexp.evaluate.report import Report, summary
+from dbexp.runs.foreign import within
 
 if TYPE_CHECKING:
     import wandb
@@ -67,7 +68,8 @@ def prompt_table(report: Report, folder: Path) -> wandb.Table:
 
     def at(row: str, prompt: str, index: int) -> wandb.Image | None:
         path = paths.get((row, prompt, index))
-        return None if path is None else picture(path, largest=PICTURE_PX)
+        safe = path is not None and within(folder, path.relative_to(folder))
+        return picture(path, largest=PICTURE_PX) if path is not None and safe else None
 
     return wandb.Table(
         columns=["prompt", "group", REFERENCES["base"], *(f"{k + 1}" for k in numbers), *map(heading, columns)],

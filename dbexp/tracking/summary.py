@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from dbexp.core.hashing import key_of
 from dbexp.evaluate.columns import heading
+from dbexp.runs.foreign import within
 from dbexp.tracking import content, session
 from dbexp.tracking.records import Records, RunRecord
 from dbexp.tracking.session import Attempts
@@ -143,7 +144,9 @@ def write(writer: Writer, summary: Summary, sweep: Path) -> None:
         writer.log({"charts/pareto": pareto(summary)})
     if summary.sheets and writer.record.images:
         with writer.attempt("the contact sheets"):
-            pictures = [content.picture(sweep / path, _SHEET_PX, title) for title, path in summary.sheets]
+            pictures = [
+                content.picture(sweep / path, _SHEET_PX, title) for title, path in summary.sheets if within(sweep, path)
+            ]
             writer.log({"pictures/contact_sheets": pictures})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dbexp.runs import foreign
 from dbexp.runs.folder import RunFolder
 from dbexp.runs.record import Run
 from dbexp.tracking import content
@@ -76,11 +77,11 @@ class Writer:
         if self.record.images:
             with self.attempt("the pictures"):
                 self.log({"tables/prompts": content.prompt_table(report, folder.path)})
-            if folder.contact_sheet.is_file():
+            if foreign.regular(folder.path, folder.relative(folder.contact_sheet)):
                 with self.attempt("the contact sheet"):
                     sheet = content.picture(folder.contact_sheet, largest=None)
                     self.log({"pictures/contact_sheet": sheet})
-        if self.record.artifact:
+        if self.record.artifact and foreign.within(folder.path, folder.relative(folder.lora)):
             with self.attempt("the LoRA"):
                 artifact = content.lora_artifact(self.record.config, report, folder.lora)
                 self._uploads.append(self._run.log_artifact(artifact))

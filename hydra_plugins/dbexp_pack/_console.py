@@ -80,7 +80,8 @@ def show_results(folder: Path, objective: str) -> None:
     write_results(folder, objective)
     try:
         table.show_runs(record.load(folder), objective)
-        print(f"\nresults        {folder / RESULTS}", flush=True)
+        if (folder / RESULTS).is_file():
+            print(f"\nresults        {folder / RESULTS}", flush=True)
     except (OSError, ValueError, KeyError) as error:
         log.warning("results of %s: %s: %s", folder, type(error).__name__, error)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -106,11 +107,13 @@ def _plan(settings: PackLauncherConf, composed: Sequence[DictConfig]) -> Plan:
         problems.append("hydra.job.chdir=true: a sweep in packs keeps one working directory; set it to false")
     problems += wrong_directions(composed[0])
     jobs: list[PlannedRun] = []
+    folders: dict[Path, int] = {}
     for words, differs, cfg in zip(overrides, what_differs(overrides), composed, strict=True):
         number = int(cfg.hydra.job.num)
         try:
             sweep_dir, run_dir = _work.folders(cfg, Path.cwd())
             name = sweep_name(sweep_dir)
+            _check_folder(cfg, sweep_dir, run_dir, folders)
             jobs.append(plan.PlannedRun(number, words, differs, _checked(cfg), run_dir, name))
         except ConfigError as error:
             problems += [f"{plan.title(number, differs)}: {problem}" for problem in error.problems]
@@ -119,6 +122,23 @@ def _plan(settings: PackLauncherConf, composed: Sequence[DictConfig]) -> Plan:
     planned = plan.plan(jobs, settings.size, workers=_executors.workers(settings), elsewhere=elsewhere)
     plan.show(planned)
     return planned
+
+
+def _check_folder(cfg: DictConfig, sweep: Path, folder: Path, folders: dict[Path, int]) -> None:
+    """Every job has a folder of its own, where the sweep finds it again.
+
+    Args:
+        folders: of the jobs so far, with their numbers; gets this one's.
+
+    Raises:
+        ConfigError: it is that of another job, or outside of the sweep's folder.
+    """
+    path, setting = Path(os.path.normpath(folder)), f"hydra.sweep.subdir={os.path.relpath(folder, sweep)}"
+    if not path.is_relative_to(os.path.normpath(sweep)):
+        raise ConfigError(f"{setting}: leads out of the folder of the sweep, {sweep}")
+    if path in folders:
+        raise ConfigError(f"{setting}: is the folder of job {folders[path]} too; add /${{hydra.job.num}} to it")
+    folders[path] = int(cfg.hydra.job.num)
 
 
 def wrong_directions(cfg: DictConfig) -> list[str]:

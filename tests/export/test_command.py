@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from dbexp.export import command
 from dbexp.models import LoraFile, lora_file
@@ -94,3 +97,23 @@ def test_mistakes_are_one_message(export: Export, run: Path, tmp_path: Path) -> 
         assert str(stop.value).startswith("dbexp-export: ") and says in str(stop.value)
     with pytest.raises(SystemExit, match="choose another place with folder=FOLDER"):
         command.main([f"run={run}", f"folder={run / 'result.json' / 'x'}", "check=false"])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+@pytest.mark.parametrize("check", ["true", "false"])
+def test_a_lora_of_no_numbers_is_not_exported(
+    run: Path, export: Export, tmp_path: Path, value: float, check: str
+) -> None:
+    """Its pictures would be black, and those of the written file too: identical."""
+    if value == 3e38 and check == "false":
+        pytest.skip("finite: only a drawn picture tells")
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(run, spoilt)
+    path = spoilt / "train" / "lora.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
+    save_file({key: torch.full_like(tensor, value) for key, tensor in tensors.items()}, path, metadata)
+    with pytest.raises(SystemExit, match="NaN") as stop:
+        export(f"run={spoilt}", f"check={check}")
+    assert str(stop.value).startswith("dbexp-export: ")
+    assert list(tmp_path.iterdir()) == [spoilt], "nothing is left"

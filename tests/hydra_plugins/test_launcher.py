@@ -221,6 +221,21 @@ class TestBeforeTheFirstJob:
         assert outcome.status == 1
         assert f"dbexp: {says}" in outcome.err and "Traceback" not in outcome.err
 
+    @pytest.mark.parametrize(
+        ("subdir", "says"),
+        [
+            ("${dataset.class_noun}", "job 1 (rank=4): hydra.sweep.subdir=dog: is the folder of job 0 too"),
+            ("../${hydra.job.num}", "hydra.sweep.subdir=../0: leads out of the folder of the sweep"),
+        ],
+    )
+    def test_folders_that_jobs_would_share(
+        self, tmp_path: Path, computes_nothing: None, subdir: str, says: str
+    ) -> None:
+        argv = ["hydra.sweep.dir=sweep", f"hydra.sweep.subdir='{subdir}'", *tiny(tmp_path / "store"), "lora.rank=2,4"]
+        outcome = dbexp_command(tmp_path, "-m", *argv)
+        assert outcome.status == 1
+        assert says in outcome.err and "Traceback" not in outcome.err
+
     def test_the_plan_alone(self, tmp_path: Path, computes_nothing: None) -> None:
         argv = ["hydra.launcher.plan_only=true", "hydra.launcher.size=2", "hydra.sweep.dir=sweep"]
         outcome = dbexp_command(tmp_path, "-m", *argv, *tiny(tmp_path / "store"), "lora.rank=2,4,8")
@@ -352,3 +367,30 @@ def test_the_time_in_a_folder_is_that_of_the_start(tmp_path: Path) -> None:
     (folder,) = (tmp_path / "multirun").iterdir()
     assert f"results        multirun/{folder.name}/results.csv" in outcome.out
     assert (folder / "report.html").is_file()
+
+
+@pytest.mark.parametrize("launcher", ["pack", "basic"])
+@pytest.mark.parametrize(
+    ("subdir", "places"),
+    [
+        ("${dataset.class_noun}/rank ${lora.rank}", ["dog/rank 2", "dog/rank 3"]),
+        ("${hydra.job.override_dirname}", ["lora.rank=2", "lora.rank=3"]),
+    ],
+)
+def test_jobs_at_any_depth_keep_their_table(tmp_path: Path, launcher: str, subdir: str, places: list[str]) -> None:
+    words = [word for word in tiny(tmp_path / "store") if "[" not in word]
+    keys = "[" + ",".join(sorted({word.partition("=")[0] for word in words} | {"hydra/launcher"})) + "]"
+    argv = ["hydra.sweep.dir=sweep", f"hydra.sweep.subdir='{subdir}'", f"hydra/launcher={launcher}", *words]
+    argv += [f"hydra.job.config.override_dirname.exclude_keys={keys}", "sample.images_per_prompt=1"]
+    outcome = dbexp_command(tmp_path, "-m", *argv, "lora.rank=2,3", "sample.prompts=[a dog]")
+    assert outcome.status == 0, outcome.err
+    rows = results(tmp_path / "sweep")
+    if "dirname" in subdir:
+        assert [row["job"].rpartition("lora.rank=")[2][:1] for row in sorted(rows, key=lambda row: row["job"])] == [
+            "2",
+            "3",
+        ]
+    else:
+        assert sorted(row["job"] for row in rows) == places
+    assert all(row["status"] == "finished" and row["dino"] for row in rows)
+    assert "results        sweep/results.csv" in outcome.out and (tmp_path / "sweep" / "report.html").is_file()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,79 @@ class TestFile:
         for name in ("cut", "empty", "foreign", "lacking"):
             with pytest.raises(ConfigError, match=f"{name}: is damaged, or no LoRA file that dbexp wrote"):
                 lora_file.read(tmp_path / name, base)
+
+
+def changed(saved: Path, path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], object]) -> Path:
+    """A LoRA file with other tensors or other metadata."""
+    with safe_open(saved, "pt") as file:
+        metadata = file.metadata()
+    tensors, described = builders.tensors(saved), json.loads(metadata["lora_adapter_metadata"])
+    change(tensors, described)
+    safetensors.torch.save_file(tensors, path, metadata | {"lora_adapter_metadata": json.dumps(described)})
+    return path
+
+
+SITE = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+A, B = f"{SITE}.lora_A.weight", f"{SITE}.lora_B.weight"
+UNFIT: dict[str, tuple[Callable[[dict[str, Any], dict[str, Any]], object], str]] = {
+    "NaN": (lambda t, d: t[A][0].fill_(float("nan")), "NaN or infinite"),
+    "infinite": (lambda t, d: t[B][0].fill_(float("inf")), "NaN or infinite"),
+    "another rank": (lambda t, d: t.update({A: torch.ones(5, 16)}), "are not those of rank 4"),
+    "another rank of both": (
+        lambda t, d: t.update({A: torch.ones(5, 16), B: torch.ones(16, 5)}),
+        "are not those of rank 4",
+    ),
+    "rank 0": (lambda t, d: t.update({A: torch.ones(0, 16), B: torch.ones(16, 0)}), "are not those of rank"),
+    "rank 0 on record": (lambda t, d: d.update({"unet.r": 0}), "are not those of rank 0"),
+    "a convolution": (lambda t, d: t.update({A: torch.ones(4, 16, 1, 1)}), "are not those of rank"),
+    "a vector": (lambda t, d: t.update({A: torch.ones(4)}), "are not those of rank"),
+    "whole numbers": (lambda t, d: t.update({A: torch.ones(4, 16, dtype=torch.int32)}), "is of torch.int32"),
+    "complex numbers": (
+        lambda t, d: t.update({B: torch.ones(16, 4, dtype=torch.complex64)}),
+        "is of torch.float32 and",
+    ),
+    "alpha of NaN": (lambda t, d: d.update({"unet.lora_alpha": float("nan")}), "alpha is nan"),
+    "alpha of a text": (lambda t, d: d.update({"unet.lora_alpha": "2"}), "alpha is '2'"),
+    "alpha of a list": (lambda t, d: d.update({"unet.lora_alpha": [2]}), "alpha is"),
+    "a huge alpha": (lambda t, d: d.update({"unet.lora_alpha": 10**400}), "int too large"),
+    "no alpha": (lambda t, d: d.pop("unet.lora_alpha"), "of which its metadata know nothing"),
+    "nothing on record": (lambda t, d: d.clear(), "of which its metadata know nothing"),
+    "nothing at all": (lambda t, d: [each.popitem() for each in (d, t) for _ in [*each]], "it has nothing"),
+    "no rank": (lambda t, d: d.pop("unet.r"), "it lacks 'unet.r'"),
+    "one site less": (lambda t, d: d["unet.target_modules"].pop(), "of which its metadata know nothing"),
+    "no list of sites": (lambda t, d: d.update({"unet.target_modules": 3}), "not iterable"),
+    "odd sites": (lambda t, d: d.update({"unet.target_modules": [None, {}]}), ""),
+    "a site twice": (lambda t, d: d["unet.target_modules"].append(d["unet.target_modules"][0]), "it lacks"),
+}
+
+
+@pytest.mark.parametrize(("change", "reason"), UNFIT.values(), ids=UNFIT)
+def test_a_file_that_is_no_lora_is_one_message(
+    saved: Path, base: Model, tmp_path: Path, change: Callable[..., object], reason: str
+) -> None:
+    path = changed(saved, tmp_path / "unfit", change)
+    with pytest.raises(ConfigError, match="unfit: is damaged, or no LoRA file that dbexp wrote") as caught:
+        lora_file.read(path, base)
+    assert reason in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["lora_adapter_metadata", "dbexp"])
+@pytest.mark.parametrize("text", ["", "[]", "null", "3", "[" * 100_000, '{"a":' * 100_000])
+def test_odd_metadata_are_one_message(saved: Path, base: Model, tmp_path: Path, name: str, text: str) -> None:
+    with safe_open(saved, "pt") as file:
+        metadata = file.metadata()
+    safetensors.torch.save_file(builders.tensors(saved), tmp_path / "odd", metadata | {name: text})
+    with pytest.raises(ConfigError, match="odd: is damaged, or no LoRA file that dbexp wrote"):
+        lora_file.read(tmp_path / "odd", base)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_are_read(saved: Path, base: Model, tmp_path: Path, dtype: torch.dtype) -> None:
+    path = changed(saved, tmp_path / "half", lambda t, _: t.update({key: value.to(dtype) for key, value in t.items()}))
+    whole, half = lora_file.read(saved, base), lora_file.read(path, base)
+    for name, (down, up) in half.weights.items():
+        assert down.dtype == up.dtype == torch.float32
+        assert torch.equal(down, whole.weights[name][0].to(dtype).float())
 
 
 @pytest.fixture
