@@ -37,3 +37,12 @@ def test_checks_are_those_of_the_repository() -> None:
     assert ".ci/release" in commands(jobs("release")["release"])
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     assert f"on Python {python(jobs('test')['checks'])}" in constraints
+
+
+def test_a_wheel_built_from_the_source_archive_has_everything() -> None:
+    """Build tools make the wheel from that archive, not from the checkout."""
+    packages, archive = (
+        re.findall(r'"([^"]+)"', re.findall(rf"^{name} = \[(.*)\]$", PROJECT, flags=re.MULTILINE)[0])
+        for name in ("packages", "include")
+    )
+    assert {f"/{name}" for name in (*packages, "conf")} <= set(archive)
