@@ -293,13 +293,13 @@ def renamed(state: dict[str, torch.Tensor], rules: list[tuple[str, str]]) -> dic
     return state
 
 
-def original_layout(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of a pipeline of TINY's architecture under the names that the original single files use."""
+def weights(folder: Path, part: str) -> dict[str, torch.Tensor]:
+    (file,) = (folder / part).glob("*.safetensors")
+    return safetensors.torch.load_file(file)
 
-    def weights(part: str) -> dict[str, torch.Tensor]:
-        (file,) = (folder / part).glob("*.safetensors")
-        return safetensors.torch.load_file(file)
 
+def original_unet(folder: Path) -> dict[str, torch.Tensor]:
+    """A UNet's weights under the names of the original single files; two levels with a layer in each block."""
     resnet = [
         (r"\.norm1\.", ".in_layers.0."),
         (r"\.conv1\.", ".in_layers.2."),
@@ -308,12 +308,11 @@ def original_layout(folder: Path) -> dict[str, torch.Tensor]:
         (r"\.conv2\.", ".out_layers.3."),
         (r"\.conv_shortcut\.", ".skip_connection."),
     ]
-    unet = weights("unet")
+    unet = weights(folder, "unet")
     blocks = {name: value for name, value in unet.items() if ".resnets." in name}
     others = {name: value for name, value in unet.items() if ".resnets." not in name}
-    moved = renamed(blocks, resnet) | others
-    moved = renamed(
-        moved,
+    return renamed(
+        renamed(blocks, resnet) | others,
         [
             # one layer per block: down block i is input 1 + 2i, its downsampler 2 + 2i; up block i, outputs 2i, 2i + 1
             (r"^down_blocks\.0\.resnets\.0\.", "input_blocks.1.0."),
@@ -333,22 +332,30 @@ def original_layout(folder: Path) -> dict[str, torch.Tensor]:
             (r"^up_blocks\.1\.attentions\.1\.", "output_blocks.3.1."),
             (r"^time_embedding\.linear_1\.", "time_embed.0."),
             (r"^time_embedding\.linear_2\.", "time_embed.2."),
+            (r"^add_embedding\.linear_1\.", "label_emb.0.0."),
+            (r"^add_embedding\.linear_2\.", "label_emb.0.2."),
             (r"^conv_in\.", "input_blocks.0.0."),
             (r"^conv_norm_out\.", "out.0."),
             (r"^conv_out\.", "out.2."),
             (r"^", "model.diffusion_model."),
         ],
     )
+
+
+def original_vae(folder: Path, levels: int) -> dict[str, torch.Tensor]:
+    """The same of a VAE."""
+    decoder = []
+    for level in range(levels):  # the original counts the decoder's blocks from fine to coarse
+        block = f"decoder.up.{levels - 1 - level}"
+        decoder.append((rf"^decoder\.up_blocks\.{level}\.resnets\.(\d)\.", rf"{block}.block.\1."))
+        decoder.append((rf"^decoder\.up_blocks\.{level}\.upsamplers\.0\.", f"{block}.upsample."))
     vae = renamed(
-        weights("vae"),
+        weights(folder, "vae"),
         [
+            *decoder,
             (r"conv_shortcut", "nin_shortcut"),
             (r"^encoder\.down_blocks\.(\d)\.resnets\.(\d)\.", r"encoder.down.\1.block.\2."),
-            (r"^encoder\.down_blocks\.0\.downsamplers\.0\.", "encoder.down.0.downsample."),
-            # the original counts the decoder's blocks from fine to coarse
-            (r"^decoder\.up_blocks\.0\.resnets\.(\d)\.", r"decoder.up.1.block.\1."),
-            (r"^decoder\.up_blocks\.1\.resnets\.(\d)\.", r"decoder.up.0.block.\1."),
-            (r"^decoder\.up_blocks\.0\.upsamplers\.0\.", "decoder.up.1.upsample."),
+            (r"^encoder\.down_blocks\.(\d)\.downsamplers\.0\.", r"encoder.down.\1.downsample."),
             (r"mid_block\.resnets\.0\.", "mid.block_1."),
             (r"mid_block\.resnets\.1\.", "mid.block_2."),
             (r"mid_block\.attentions\.0\.group_norm\.", "mid.attn_1.norm."),
@@ -361,10 +368,16 @@ def original_layout(folder: Path) -> dict[str, torch.Tensor]:
     for name, value in vae.items():
         if ".attn_1." in name and value.ndim == 2:
             vae[name] = value[:, :, None, None]
+    return vae
+
+
+def original_layout(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a pipeline of TINY's architecture under the names that the original single files use."""
     text = renamed(
-        weights("text_encoder"), [(r"^(?!text_model\.)", "text_model."), (r"^", "cond_stage_model.transformer.")]
+        weights(folder, "text_encoder"),
+        [(r"^(?!text_model\.)", "text_model."), (r"^", "cond_stage_model.transformer.")],
     )
-    return moved | vae | text
+    return original_unet(folder) | original_vae(folder, 2) | text
 
 
 class TestSingleFile:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -36,7 +37,7 @@ from dbexp.train.data import Training
 from dbexp.train.lane import Draw
 from dbexp.train.result import Trained
 from tests import builders
-from tests.models import families
+from tests.models import families, test_sd
 
 RESOLUTION = 32
 UNET = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -505,6 +506,48 @@ class TestFound:
         found = load(Path("random"), tmp_path)
         assert found.identity == load(Path("random"), tmp_path).identity
         assert len(list(tmp_path.glob("model/*/*/text_encoder_2"))) == 1
+
+
+def original_layout(folder: Path) -> dict[str, Tensor]:
+    """The weights of the pipeline under the names that single files use: the second encoder's are OpenCLIP's."""
+    first = test_sd.renamed(
+        test_sd.weights(folder, "text_encoder"),
+        [(r"^(?!text_model\.)", "text_model."), (r"^", "conditioner.embedders.0.transformer.")],
+    )
+    second = test_sd.weights(folder, "text_encoder_2")
+    second["text_projection"] = second.pop("text_projection.weight").T
+    for number in range(3):
+        layer = f"text_model.encoder.layers.{number}.self_attn"
+        for kind in ("weight", "bias"):
+            parts = [second.pop(f"{layer}.{name}_proj.{kind}") for name in "qkv"]
+            second[f"{layer}.in_proj_{kind}"] = torch.cat(parts)
+    second = test_sd.renamed(
+        second,
+        [
+            (r"^text_model\.embeddings\.position_embedding\.weight", "positional_embedding"),
+            (r"^text_model\.embeddings\.", ""),
+            (r"^text_model\.final_layer_norm\.", "ln_final."),
+            (r"^text_model\.encoder\.layers\.", "transformer.resblocks."),
+            (r"\.self_attn\.", ".attn."),
+            (r"\.layer_norm(\d)\.", r".ln_\1."),
+            (r"\.fc1\.", ".c_fc."),
+            (r"\.fc2\.", ".c_proj."),
+            (r"^", "conditioner.embedders.1.model."),
+        ],
+    )
+    return test_sd.original_unet(folder) | test_sd.original_vae(folder, 3) | first | second
+
+
+def test_a_single_file(folder: Path, model: StableDiffusionXL, tmp_path: Path) -> None:
+    """As most checkpoints that were made from the published one come."""
+    file = tmp_path / "model.safetensors"
+    safetensors.torch.save_file({name: value.contiguous() for name, value in original_layout(folder).items()}, file)
+    found = load(file, tmp_path / "store", single_file_config=str(folder))
+    np.testing.assert_allclose(draw(found, batch(found)), draw(model, batch(model)), rtol=0, atol=1e-5)
+    for part in (*PARTS, "vae"):
+        weights, expected = found.part(part).state_dict(), model.part(part).state_dict()
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[name], value) for name, value in expected.items())
 
 
 def test_the_whole_experiment(tmp_path: Path) -> None:
