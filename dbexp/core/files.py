@@ -89,7 +89,8 @@ def link(source: Path, target: Path, copy_bytes: int = COPY_BYTES) -> None:
             os.utime(temporary, ns=(state.st_atime_ns, state.st_mtime_ns))
         os.replace(temporary, target)
     except OSError as error:
-        error.filename = error.filename or str(target)
+        if error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT):  # copying names its source first
+            error.filename = str(target)
         raise
     finally:
         with contextlib.suppress(OSError):

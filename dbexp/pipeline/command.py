@@ -50,7 +50,7 @@ def main() -> None:
         if any(frame.f_code is job.__code__ for frame, _ in traceback.walk_tb(error.__traceback__)):
             raise
         other = "choose another place with hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER for a sweep"
-        sys.exit(f"dbexp: {error.filename}: {error.strerror}; {other}")
+        sys.exit(f"dbexp: {error.filename or 'the folder of the run'}: {error.strerror}; {other}")
     except Interrupted as stop:  # while a pack trained, outside any job
         sys.exit(_stopped(stop))
     except KeyboardInterrupt:

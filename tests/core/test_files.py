@@ -201,8 +201,8 @@ class TestLink:
         assert (tmp_path / "b").stat().st_mtime_ns == source.stat().st_mtime_ns
 
     def test_a_full_disk_is_named_and_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def full(*_: object) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
+        def full(source: Path, target: Path) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device", str(source), None, str(target))
 
         monkeypatch.setattr(shutil, "copyfile", full)
         (tmp_path / "a").write_text("a")
