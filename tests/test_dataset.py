@@ -33,15 +33,15 @@ def fill(folder: Path, count: int = 4, **size: int) -> Path:
     return folder
 
 
-def own(path: Path | str | None, /, **changes: Any) -> DatasetConfig:
+def cfg_of(path: Path | str | None, /, **changes: Any) -> DatasetConfig:
     """The config of `dataset=folder dataset.path=...`."""
-    given = {"name": "folder", "class_noun": "dog", "live": True, "path": None if path is None else str(path)}
-    return DatasetConfig(**{**given, **changes})
+    fields = {"name": "folder", "class_noun": "dog", "live": True, "path": None if path is None else str(path)}
+    return DatasetConfig(**{**fields, **changes})
 
 
 def dreambooth(**changes: Any) -> DatasetConfig:
     """The config of `dataset=dog`."""
-    return own(None, **{"name": "dog", "source": "dreambooth", **changes})
+    return cfg_of(None, **{"name": "dog", "source": "dreambooth", **changes})
 
 
 def the_problem(cfg: DatasetConfig) -> str:
@@ -62,30 +62,30 @@ def store(tmp_path: Path) -> Store:
 class TestFolder:
     def test_a_subject(self, tmp_path: Path, store: Store) -> None:
         folder = fill(tmp_path / "rex")
-        assert dataset.problems(own(folder)) == []
-        subject = dataset.load(own(folder, token="sks"), store)
+        assert dataset.problems(cfg_of(folder)) == []
+        subject = dataset.load(cfg_of(folder, token="sks"), store)
         assert subject.name == "rex"
         assert (subject.token, subject.class_noun, subject.live) == ("sks", "dog", True)
         assert subject.prompt == "a photo of sks dog"
         assert [path.name for path in subject.paths] == ["00.png", "01.png", "02.png", "03.png"]
         assert all(path.is_absolute() for path in subject.paths)
         assert subject.hashes == tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in subject.paths)
-        assert dataset.load(own(folder), store) == subject
+        assert dataset.load(cfg_of(folder), store) == subject
 
     def test_names(self, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = fill(tmp_path / "rex" / "indoors").parent
         fill(folder)
-        assert dataset.load(own(folder, name="king"), store).name == "king"
+        assert dataset.load(cfg_of(folder, name="king"), store).name == "king"
         monkeypatch.chdir(folder / "indoors")
-        assert dataset.load(own("."), store).name == "indoors"
-        assert dataset.load(own(".."), store).name == "rex"
+        assert dataset.load(cfg_of("."), store).name == "indoors"
+        assert dataset.load(cfg_of(".."), store).name == "rex"
         monkeypatch.setenv("HOME", str(tmp_path))
-        assert dataset.load(own("~/rex"), store).name == "rex"
+        assert dataset.load(cfg_of("~/rex"), store).name == "rex"
         (tmp_path / "link").symlink_to(folder)
-        assert dataset.load(own(tmp_path / "link"), store).name == "link"
+        assert dataset.load(cfg_of(tmp_path / "link"), store).name == "link"
 
     def test_home_of_nobody(self) -> None:
-        assert the_problem(own("~no_such_user/rex")).startswith("dataset.path=~no_such_user/rex: there is no folder")
+        assert the_problem(cfg_of("~no_such_user/rex")).startswith("dataset.path=~no_such_user/rex: there is no folder")
 
     def test_other_files_are_ignored(self, tmp_path: Path, store: Store) -> None:
         folder = fill(tmp_path / "rex", 2)
@@ -93,55 +93,58 @@ class TestFolder:
         (folder / ".DS_Store").write_bytes(b"\0")
         picture(9).save(folder / "._00.jpg")
         fill(folder / ".ipynb_checkpoints")
-        assert dataset.problems(own(folder)) == []
-        assert len(dataset.load(own(folder), store).paths) == 2
+        assert dataset.problems(cfg_of(folder)) == []
+        assert len(dataset.load(cfg_of(folder), store).paths) == 2
 
     def test_unset_path(self) -> None:
-        assert "dataset.path=FOLDER" in the_problem(own(None))
+        assert "dataset.path=FOLDER" in the_problem(cfg_of(None))
 
     def test_no_picture(self, tmp_path: Path, store: Store) -> None:
         folder = tmp_path / "rex"
         folder.mkdir()
-        assert the_problem(own(folder)) == f"dataset.path={folder}: no picture in {folder}, it is empty"
+        assert the_problem(cfg_of(folder)) == f"dataset.path={folder}: no picture in {folder}, it is empty"
         (folder / ".ipynb_checkpoints").mkdir()
         for name in ("a.txt", "b.txt", "README"):
             (folder / name).write_text("")
         message = f"dataset.path={folder}: no picture in {folder}, only 2 .txt files, 1 README file and 1 folder"
-        assert the_problem(own(folder)) == message
+        assert the_problem(cfg_of(folder)) == message
         with pytest.raises(ConfigError, match="no picture in"):
-            dataset.load(own(folder), store)
+            dataset.load(cfg_of(folder), store)
 
     def test_pictures_one_level_down(self, tmp_path: Path) -> None:
         fill(tmp_path / "all" / "rex")
         fill(tmp_path / "all" / "king")
         (tmp_path / "all" / "empty").mkdir()
-        assert the_problem(own(tmp_path / "all")).endswith("there are pictures one level down, in king and rex")
+        assert the_problem(cfg_of(tmp_path / "all")).endswith("there are pictures one level down, in king and rex")
 
     def test_missing_folder(self, tmp_path: Path) -> None:
         fill(tmp_path / "photos" / "rex")
         fill(tmp_path / "photos" / "king")
         wrong = tmp_path / "photos" / "rx"
-        assert the_problem(own(wrong)) == (
+        assert the_problem(cfg_of(wrong)) == (
             f"dataset.path={wrong}: there is no folder {wrong}; {wrong.parent} holds king and rex; did you mean rex?"
         )
         far = tmp_path / "nowhere" / "rex"
-        assert the_problem(own(far)) == f"dataset.path={far}: there is no folder {far}, nor the one above it"
+        assert the_problem(cfg_of(far)) == f"dataset.path={far}: there is no folder {far}, nor the one above it"
         lonely = tmp_path / "photos" / "rex" / "indoors"
         assert (
-            the_problem(own(lonely)) == f"dataset.path={lonely}: there is no folder {lonely}, nor any other beside it"
+            the_problem(cfg_of(lonely))
+            == f"dataset.path={lonely}: there is no folder {lonely}, nor any other beside it"
         )
 
     def test_long_listings_are_cut(self, tmp_path: Path) -> None:
         for i in range(20):
             (tmp_path / f"subject_{i:02d}").mkdir()
-        assert "subject_11 and 8 more" in the_problem(own(tmp_path / "zzz"))
+        assert "subject_11 and 8 more" in the_problem(cfg_of(tmp_path / "zzz"))
 
     def test_a_file(self, tmp_path: Path) -> None:
         path = fill(tmp_path / "rex") / "00.png"
-        assert the_problem(own(path)) == f"dataset.path={path}: is a file; give the folder that holds it, {path.parent}"
+        assert (
+            the_problem(cfg_of(path)) == f"dataset.path={path}: is a file; give the folder that holds it, {path.parent}"
+        )
 
     def test_name_too_long_for_the_disk(self) -> None:
-        assert "cannot be reached" in the_problem(own("x" * 5000))
+        assert "cannot be reached" in the_problem(cfg_of("x" * 5000))
 
     def test_every_bad_picture_is_named(self, tmp_path: Path, store: Store) -> None:
         folder = fill(tmp_path / "rex")
@@ -150,26 +153,26 @@ class TestFolder:
         (folder / "05.png").write_bytes(b"")
         (folder / "06.heic").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(32))
         (folder / "07.jpg").symlink_to(folder / "gone.jpg")
-        said = dataset.problems(own(folder))
+        messages = dataset.problems(cfg_of(folder))
         expected = (
             "04.jpg: is truncated",
             "05.png: the file is empty",
             "06.heic: is a HEIC",
             "07.jpg: is a broken link",
         )
-        assert len(said) == len(expected)
-        for message, start in zip(said, expected, strict=True):
+        assert len(messages) == len(expected)
+        for message, start in zip(messages, expected, strict=True):
             assert message.startswith(f"{folder}/{start}")
         with pytest.raises(ConfigError) as caught:
-            dataset.load(own(folder), store)
-        assert list(caught.value.problems) == said
+            dataset.load(cfg_of(folder), store)
+        assert list(caught.value.problems) == messages
 
     @pytest.mark.skipif(os.name != "posix", reason="kinds of files that only POSIX has")
     def test_files_that_are_no_files_are_named_and_never_waited_for(self, tmp_path: Path) -> None:
         folder = fill(tmp_path / "rex")
         os.mkfifo(folder / "04.png")
         (folder / "05.png").symlink_to("/dev/zero")
-        assert dataset.problems(own(folder)) == [
+        assert dataset.problems(cfg_of(folder)) == [
             f"{folder}/04.png: is a pipe, not a file; remove it",
             f"{folder}/05.png: is a device, not a file; remove it",
         ]
@@ -178,21 +181,21 @@ class TestFolder:
         folder = fill(tmp_path / "rex")
         whole = (folder / "00.png").read_bytes()
         (folder / "00.png").write_bytes(whole[:-2000])
-        assert len(dataset.problems(own(folder))) == 1
+        assert len(dataset.problems(cfg_of(folder))) == 1
         (folder / "00.png").write_bytes(whole)
-        assert dataset.problems(own(folder)) == []
+        assert dataset.problems(cfg_of(folder)) == []
         (folder / "00.png").write_bytes(whole[:-1000])
-        assert len(dataset.problems(own(folder))) == 1
+        assert len(dataset.problems(cfg_of(folder))) == 1
 
     @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
     def test_no_permission(self, tmp_path: Path) -> None:
         folder = fill(tmp_path / "above" / "rex")
         (folder / "02.png").chmod(0)
-        assert "02.png: may not be read" in the_problem(own(folder))
+        assert "02.png: may not be read" in the_problem(cfg_of(folder))
         for closed in (folder, folder.parent):
             closed.chmod(0)
             try:
-                assert "ermission denied" in the_problem(own(folder))
+                assert "ermission denied" in the_problem(cfg_of(folder))
             finally:
                 closed.chmod(0o755)
 
@@ -203,20 +206,20 @@ class TestFolder:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(Path, "iterdir", refuse)
-        assert the_problem(own(folder)) == f"{folder}: cannot be listed (Permission denied)"
+        assert the_problem(cfg_of(folder)) == f"{folder}: cannot be listed (Permission denied)"
 
 
 class TestWarnings:
-    def said(self, folder: Path, tmp_path: Path, resolution: int = 64) -> list[str]:
-        return dataset.warnings(dataset.load(own(folder), Store(tmp_path / "store")), resolution)
+    def says(self, folder: Path, tmp_path: Path, resolution: int = 64) -> list[str]:
+        return dataset.warnings(dataset.load(cfg_of(folder), Store(tmp_path / "store")), resolution)
 
     def test_none(self, tmp_path: Path) -> None:
-        assert self.said(fill(tmp_path / "rex", width=96), tmp_path) == []
+        assert self.says(fill(tmp_path / "rex", width=96), tmp_path) == []
 
     def test_small(self, tmp_path: Path) -> None:
         folder = fill(tmp_path / "rex")
         picture(9, 80, 63).save(folder / "04.png")
-        assert self.said(folder, tmp_path) == [
+        assert self.says(folder, tmp_path) == [
             "smaller than the resolution of 64 px and therefore enlarged: 04.png (80 x 63)"
         ]
 
@@ -225,7 +228,7 @@ class TestWarnings:
         exif = Image.Exif()
         exif[0x0112] = 6
         picture(9, 80, 60).save(folder / "04.png", exif=exif)
-        assert self.said(folder, tmp_path) == [
+        assert self.says(folder, tmp_path) == [
             "smaller than the resolution of 64 px and therefore enlarged: 04.png (60 x 80)"
         ]
 
@@ -233,7 +236,7 @@ class TestWarnings:
         folder = fill(tmp_path / "rex")
         picture(8, 96, 64).save(folder / "04.png")
         picture(9, 64, 114).save(folder / "05.png")
-        assert self.said(folder, tmp_path) == [
+        assert self.says(folder, tmp_path) == [
             "far from square, so a crop loses much of the picture: 05.png (64 x 114)"
         ]
 
@@ -241,27 +244,27 @@ class TestWarnings:
         folder = fill(tmp_path / "rex")
         picture(0).save(folder / "copy.bmp")
         picture(0).save(folder / "again.png", compress_level=1)
-        assert self.said(folder, tmp_path) == ["the same picture 3 times: 00.png, again.png and copy.bmp"]
+        assert self.says(folder, tmp_path) == ["the same picture 3 times: 00.png, again.png and copy.bmp"]
 
     def test_equal_bytes_in_another_shape_are_no_twins(self, tmp_path: Path) -> None:
         folder = fill(tmp_path / "rex")
         Image.new("RGB", (64, 80)).save(folder / "tall.png")
         Image.new("RGB", (80, 64)).save(folder / "wide.png")
-        assert self.said(folder, tmp_path) == []
+        assert self.says(folder, tmp_path) == []
 
     def test_many(self, tmp_path: Path) -> None:
         folder = fill(tmp_path / "rex", 101, width=8, height=8)
         many = "subject rex has 101 pictures, and all of them are encoded and trained on: 4 to 6 are usual"
-        assert self.said(folder, tmp_path, 8) == [many]
+        assert self.says(folder, tmp_path, 8) == [many]
         (folder / "00.png").unlink()
-        assert self.said(folder, tmp_path, 8) == []
+        assert self.says(folder, tmp_path, 8) == []
 
     def test_colours(self, tmp_path: Path) -> None:
         folder = fill(tmp_path / "rex")
         picture(7).save(folder / "p3.jpg", icc_profile=icc.rgb(name="Display P3"))
         picture(8).save(folder / "p3.tif", icc_profile=icc.rgb(name="Display P3"))
         picture(9).save(folder / "torn.png", icc_profile=b"torn")
-        assert self.said(folder, tmp_path) == [
+        assert self.says(folder, tmp_path) == [
             "colours converted to sRGB from Display P3: p3.jpg and p3.tif",
             "colours taken for sRGB, since its colour profile is damaged: torn.png",
         ]
@@ -272,7 +275,7 @@ class TestWarnings:
             (folder / name).write_bytes(b"?")
         fill(folder / "10_sks dog")
         (folder / "empty").mkdir()
-        assert self.said(folder, tmp_path) == [
+        assert self.says(folder, tmp_path) == [
             "captions are not read, since every picture has the one of dataset.prompt: 00.txt and 01.png.txt",
             "pictures one level down are not read: 10_sks dog/",
             "not read, since only .avif, .bmp, .gif, .jfif, .jpe, .jpeg, .jpg, .png, .tif, .tiff and .webp are "
@@ -280,12 +283,12 @@ class TestWarnings:
         ]
 
     def test_nothing_lies_beside_drawn_pictures(self, tmp_path: Path) -> None:
-        cfg = own(None, name="storybook/dog", source="storybook")
+        cfg = cfg_of(None, name="storybook/dog", source="storybook")
         assert dataset.warnings(dataset.load(cfg, Store(tmp_path)), 8) == []
 
     def test_few(self, tmp_path: Path) -> None:
-        assert self.said(fill(tmp_path / "one", 1), tmp_path) == ["subject one has only 1 picture: 4 to 6 are usual"]
-        assert self.said(fill(tmp_path / "two", 2), tmp_path) == ["subject two has only 2 pictures: 4 to 6 are usual"]
+        assert self.says(fill(tmp_path / "one", 1), tmp_path) == ["subject one has only 1 picture: 4 to 6 are usual"]
+        assert self.says(fill(tmp_path / "two", 2), tmp_path) == ["subject two has only 2 pictures: 4 to 6 are usual"]
 
 
 class TestDreambooth:
@@ -371,7 +374,7 @@ class TestDreambooth:
 
 class TestStorybook:
     def config(self, key: str = "dog", **changes: Any) -> DatasetConfig:
-        return own(None, **{"name": f"storybook/{key}", "source": "storybook", **changes})
+        return cfg_of(None, **{"name": f"storybook/{key}", "source": "storybook", **changes})
 
     @pytest.mark.parametrize("key", ["dog", "dog2", "cat", "backpack", "teapot"])
     def test_subjects(self, store: Store, key: str) -> None:

@@ -100,8 +100,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if not isinstance(error, RuntimeError):
         return False
     text = str(error).lower()
-    known = any(words in text for words in _OUT_OF_MEMORY) or text.split("\n")[0].strip() == _PRIMITIVE
-    return known or should_reduce_batch_size(error)
+    stated = any(words in text for words in _OUT_OF_MEMORY) or text.split("\n")[0].strip() == _PRIMITIVE
+    return stated or should_reduce_batch_size(error)
 
 
 def release_memory() -> None:
@@ -131,15 +131,15 @@ def _left_of_limits() -> Iterator[int]:
             yield soft - size
 
 
-def _left_of_cgroups(own: Path, root: Path) -> Iterator[int]:
+def _left_of_cgroups(listing: Path, root: Path) -> Iterator[int]:
     """What the control groups of a container or of a scheduler leave: of this process's and of each above it.
 
     Args:
-        own: lists the groups of this process.
+        listing: names the groups of this process.
         root: where they are mounted.
     """
     with contextlib.suppress(OSError):
-        for line in own.read_text().splitlines():
+        for line in listing.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers == "":
                 mount, names = root, ("memory.max", "memory.current", "inactive_file")

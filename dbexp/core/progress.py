@@ -127,17 +127,17 @@ class _Plain:
     def __init__(self, description: str, total: int, done: int, stream: TextIO) -> None:
         self._description, self._total, self._done, self._stream = description, total, done, stream
         self._first, self._tenth, self._fields = done, _TENTHS * done // max(total, 1), _Fields()
-        self._started = self._said = time.monotonic()
+        self._started = self._printed = time.monotonic()
 
     def advance(self, n: int = 1, **fields: object) -> None:
         self._done += n
         shown = self._fields.update(fields)
         now = time.monotonic()
         tenth = _TENTHS * self._done // max(self._total, 1)
-        silence = now - self._said
+        silence = now - self._printed
         last = n > 0 and self._done >= self._total
         if last or silence >= MOST_SECONDS or (tenth > self._tenth and silence >= LEAST_SECONDS):
-            self._said, self._tenth = now, tenth
+            self._printed, self._tenth = now, tenth
             elapsed = now - self._started
             left = elapsed / max(self._done - self._first, 1) * (self._total - self._done)
             times = f"{clock(elapsed)} elapsed" + ("" if last else f", about {clock(left)} left")

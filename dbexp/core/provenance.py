@@ -110,8 +110,8 @@ def code_hash(*names: str) -> str:
     """
     digest = hashlib.sha256()
     for name in names:
-        place = _PACKAGE / name
-        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+        module = _PACKAGE / name
+        for path in sorted(module.rglob("*.py")) if module.is_dir() else [module]:
             digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 

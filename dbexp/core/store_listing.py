@@ -69,13 +69,13 @@ class Item:
 
 def items(store: Store) -> list[Item]:
     """Everything in a store, by stage."""
-    found: list[Item] = []
+    members: list[Item] = []
     for stage in sorted(path for path in store.root.glob("*") if path.is_dir()):
         for path in sorted(stage.glob("*.*") if stage.name == PACKS else stage.glob("??/*")):
             if path.suffix != ".lock":
                 with contextlib.suppress(FileNotFoundError):  # another process has just deleted or published it
-                    found.append(_item(stage.name, path))
-    return found
+                    members.append(_item(stage.name, path))
+    return members
 
 
 def _item(stage: str, path: Path) -> Item:
@@ -95,27 +95,27 @@ def _item(stage: str, path: Path) -> Item:
 
 
 def to_prune(
-    found: Iterable[Item], *, older_than_days: float | None, to_size_gb: float | None, now: float
+    members: Iterable[Item], *, older_than_days: float | None, to_size_gb: float | None, now: float
 ) -> list[Item]:
     """What to delete: all that was not used for so long; then what was not used longest, until the rest fits.
 
     Args:
-        found: from `items`.
+        members: from `items`.
         older_than_days: age from which on everything goes; None: no matter how old.
         to_size_gb: size of what is to be left, in GB of 10^9 bytes; None: no matter how large.
         now: in seconds since the epoch.
     """
-    oldest_first = sorted(found, key=lambda item: (item.used, str(item.path)))
-    left = sum(item.bytes for item in oldest_first)
-    chosen = []
+    oldest_first = sorted(members, key=lambda item: (item.used, str(item.path)))
+    size = sum(item.bytes for item in oldest_first)
+    candidates = []
     for item in oldest_first:
         age = now - item.used
         too_old = older_than_days is not None and age > older_than_days * _DAY
-        too_much = to_size_gb is not None and left > to_size_gb * _GB
+        too_much = to_size_gb is not None and size > to_size_gb * _GB
         if age > IN_USE_SECONDS and (too_old or too_much):
-            chosen.append(item)
-            left -= item.bytes
-    return chosen
+            candidates.append(item)
+            size -= item.bytes
+    return candidates
 
 
 def show(store: Store, console: Console | None = None) -> None:
@@ -126,18 +126,18 @@ def show(store: Store, console: Console | None = None) -> None:
         console: where to; None: standard output.
     """
     console = console or _standard_output()
-    found = items(store)
+    everything = items(store)
     grid = Table()
     for heading in ("stage", "entries", "size", "linked by runs", "unfinished", "last used", "what"):
         grid.add_column(heading, justify="right" if heading in ("entries", "size", "linked by runs") else "left")
-    for stage, members in _by_stage(found):
+    for stage, members in _by_stage(everything):
         unfinished = sum(not item.finished for item in members)
         last = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(item.used for item in members)))
         sizes = (byte_size(sum(item.bytes for item in members)), byte_size(sum(item.shared for item in members)))
         grid.add_row(stage, str(len(members)), *sizes, str(unfinished or ""), last, _WHAT.get(stage, ""))
-    whole, shared = sum(item.bytes for item in found), sum(item.shared for item in found)
+    whole, shared = sum(item.bytes for item in everything), sum(item.shared for item in everything)
     sizes = (byte_size(whole), f"{byte_size(shared)} of it linked by runs")
-    _print(f"{store.root}: {', '.join([count(len(found), *_ENTRIES), *sizes])}", grid, console)
+    _print(f"{store.root}: {', '.join([count(len(everything), *_ENTRIES), *sizes])}", grid, console)
 
 
 def prune(
@@ -170,19 +170,19 @@ def prune(
     if older_than_days is None and to_size_gb is None:
         raise ConfigError("give an age or a size to prune to: --prune-older-than DAYS, --prune-to-size GB")
     console = console or _standard_output()
-    chosen = to_prune(items(store), older_than_days=older_than_days, to_size_gb=to_size_gb, now=time.time())
-    gone = chosen if dry_run else [item for item in chosen if _delete(item)]
+    candidates = to_prune(items(store), older_than_days=older_than_days, to_size_gb=to_size_gb, now=time.time())
+    deletions = candidates if dry_run else [item for item in candidates if _delete(item)]
     grid = Table()
     for heading in ("stage", "entries", "size", "linked by runs"):
         grid.add_column(heading, justify="left" if heading == "stage" else "right")
-    for stage, members in _by_stage(gone):
+    for stage, members in _by_stage(deletions):
         sizes = (byte_size(sum(item.bytes for item in members)), byte_size(sum(item.shared for item in members)))
         grid.add_row(stage, str(len(members)), *sizes)
-    size = sum(item.bytes for item in gone)
+    size = sum(item.bytes for item in deletions)
     verb = "would delete" if dry_run else "deleted"
-    _print(f"{store.root}: {verb} {count(len(gone), *_ENTRIES)}, {byte_size(size)}", grid, console)
-    if len(gone) < len(chosen):
-        console.print(f"in use, and left: {count(len(chosen) - len(gone), *_ENTRIES)}")
+    _print(f"{store.root}: {verb} {count(len(deletions), *_ENTRIES)}, {byte_size(size)}", grid, console)
+    if len(deletions) < len(candidates):
+        console.print(f"in use, and left: {count(len(candidates) - len(deletions), *_ENTRIES)}")
     return size
 
 
@@ -257,6 +257,6 @@ def _print(title: str, grid: Table, console: Console) -> None:
     console.print(Text(title, style="bold"), Text(), grid, sep="\n")
 
 
-def _by_stage(found: Sequence[Item]) -> Iterator[tuple[str, list[Item]]]:
-    for stage in dict.fromkeys(item.stage for item in found):
-        yield stage, [item for item in found if item.stage == stage]
+def _by_stage(members: Sequence[Item]) -> Iterator[tuple[str, list[Item]]]:
+    for stage in dict.fromkeys(item.stage for item in members):
+        yield stage, [item for item in members if item.stage == stage]

@@ -26,16 +26,16 @@ class TestDevice:
 
         assert device.pick_device("auto") == PartialState().device
 
-    @pytest.mark.parametrize("wanted", ["cuda:99", "nonsense", "meta:x"])
-    def test_not_usable_here(self, wanted: str) -> None:
-        with pytest.raises(ConfigError, match=f"^model.device={wanted}: not usable here .*use model.device=auto$"):
-            device.pick_device(wanted)
+    @pytest.mark.parametrize("name", ["cuda:99", "nonsense", "meta:x"])
+    def test_not_usable_here(self, name: str) -> None:
+        with pytest.raises(ConfigError, match=f"^model.device={name}: not usable here .*use model.device=auto$"):
+            device.pick_device(name)
 
 
 class TestPrecision:
-    @pytest.mark.parametrize(("wanted", "dtype"), device.DTYPES.items())
-    def test_named(self, wanted: str, dtype: torch.dtype) -> None:
-        assert device.pick_dtype(wanted, CPU) == dtype
+    @pytest.mark.parametrize(("name", "dtype"), device.DTYPES.items())
+    def test_named(self, name: str, dtype: torch.dtype) -> None:
+        assert device.pick_dtype(name, CPU) == dtype
 
     def test_auto_on_the_cpu(self) -> None:
         assert device.pick_dtype("auto", CPU) == torch.float32
@@ -122,21 +122,21 @@ for size in (64, 128, 256, 512, 1024):
             (folder / name.replace("_dot_", ".")).write_text(f"{value}\n")
 
     def test_control_groups_of_version_two(self, tmp_path: Path) -> None:
-        root, own = tmp_path / "fs", tmp_path / "own"
-        own.write_text("0::/slurm/job_7\n")
+        root, listing = tmp_path / "fs", tmp_path / "listing"
+        listing.write_text("0::/slurm/job_7\n")
         self.cgroup(root, cgroup_dot_procs="")
         stat = "anon 900\ninactive_file 50"
         self.cgroup(root / "slurm", memory_dot_max=1000, memory_dot_current=950, memory_dot_stat=stat)
         self.cgroup(root / "slurm" / "job_7", memory_dot_max="max", memory_dot_current=700, memory_dot_stat=stat)
-        assert list(device._left_of_cgroups(own, root)) == [100]
+        assert list(device._left_of_cgroups(listing, root)) == [100]
 
     def test_control_groups_of_version_one(self, tmp_path: Path) -> None:
-        root, own = tmp_path / "fs", tmp_path / "own"
-        own.write_text("5:cpu,cpuacct:/x\n4:memory:/docker/ab\n0::/\n")
+        root, listing = tmp_path / "fs", tmp_path / "listing"
+        listing.write_text("5:cpu,cpuacct:/x\n4:memory:/docker/ab\n0::/\n")
         group = {"memory_dot_usage_in_bytes": 400, "memory_dot_stat": "total_inactive_file 100"}
         self.cgroup(root / "memory", memory_dot_limit_in_bytes=9223372036854771712, **group)
         self.cgroup(root / "memory" / "docker" / "ab", memory_dot_limit_in_bytes=1000, **group)
-        assert list(device._left_of_cgroups(own, root)) == [700]
+        assert list(device._left_of_cgroups(listing, root)) == [700]
 
     def test_no_control_groups(self, tmp_path: Path) -> None:
         assert list(device._left_of_cgroups(tmp_path / "nothing", tmp_path)) == []

@@ -213,12 +213,12 @@ class TestReadRgb:
         cut = tmp_path / "cut.jpg"
         cut.write_bytes(good.read_bytes()[:-200])
         before = len(list(Path("/proc/self/fd").iterdir()))
-        kept = [read_rgb(good) for _ in range(5)]
+        images_read = [read_rgb(good) for _ in range(5)]
         for _ in range(5):
             with pytest.raises(ConfigError):
                 read_rgb(cut)
         assert len(list(Path("/proc/self/fd").iterdir())) == before
-        assert len(kept) == 5
+        assert len(images_read) == 5
 
 
 class TestImageFiles:

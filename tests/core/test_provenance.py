@@ -66,10 +66,10 @@ def test_time_is_now_in_utc() -> None:
 
 def test_nothing_tells_who_ran_it_or_where(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "tell-tale-host")
-    told = "\n".join(texts(provenance.collect(CPU)))
+    text = "\n".join(texts(provenance.collect(CPU)))
     # Short names (vm, a) occur within other words, so they are looked for as whole words.
     for private in (socket.gethostname(), platform.node(), getpass.getuser(), str(Path.home()), str(Path.cwd())):
-        assert not re.search(rf"(?<![\w.]){re.escape(private)}(?![\w.])", told), private
+        assert not re.search(rf"(?<![\w.]){re.escape(private)}(?![\w.])", text), private
 
 
 def texts(node: Any) -> list[str]:

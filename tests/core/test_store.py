@@ -34,11 +34,11 @@ class Maker:
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.calls, self.error = 0, error
-        self.found: list[list[str]] = []
+        self.seen: list[list[str]] = []
 
     def __call__(self, folder: Path) -> None:
         self.calls += 1
-        self.found.append(sorted(path.name for path in folder.iterdir()))
+        self.seen.append(sorted(path.name for path in folder.iterdir()))
         write_atomic(folder / "first.txt", "one")
         if self.error is not None:
             raise self.error
@@ -127,7 +127,7 @@ class TestGet:
         assert (store.partial("stage", INPUTS) / "first.txt").exists()
         again = Maker()
         store.get("stage", INPUTS, again)
-        assert again.found == [["first.txt"]], "the second attempt sees what the first one left"
+        assert again.seen == [["first.txt"]], "the second attempt sees what the first one left"
         assert not store.partial("stage", INPUTS).exists()
 
     def test_a_full_disk_publishes_nothing(self, store: Store) -> None:
@@ -190,7 +190,7 @@ class TestDamage:
         assert store.find("stage", INPUTS) is None
         folder = store.get("stage", INPUTS, make)
         assert make.calls == 1
-        assert make.found == [[]], "nothing of the damaged entry is reused"
+        assert make.seen == [[]], "nothing of the damaged entry is reused"
         assert store.damaged(folder) == []
         assert "is damaged and is made again" in caplog.text
         assert not list(folder.parent.glob("*.doomed"))
