@@ -208,7 +208,8 @@ class TestLive:
         run = service.named("summary 10-00-00")
         assert run.exit_codes == [0]
         (row,) = run.history
-        assert {"tables/comparison", "charts/pareto_table", "pictures/contact_sheets"} <= {*row}
+        tables = {"tables/comparison", "tables/effects", "tables/statements", "charts/pareto_table"}
+        assert {*tables, "pictures/contact_sheets"} <= {*row}
         assert (run.summary["best/title"], run.summary["best/dino"]) == ("0: rank=4", 0.5)
 
     def test_what_has_arrived_is_marked(self, service: Service, home: Path) -> None:
