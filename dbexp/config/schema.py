@@ -24,6 +24,10 @@ SOURCES = {
     "storybook": "a drawn subject",
 }
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial")
+QUANTISATIONS = {
+    "fp8": "8 bits for linear layers, on any device but mps",
+    "nf4": "4 bits; needs bitsandbytes and a GPU",
+}
 OPTIMIZERS = {
     "adamw": "",
     "adamw8bit": "needs bitsandbytes and a GPU",
@@ -64,6 +68,8 @@ class ModelConfig:
     """Width and height in pixels of training images and samples."""
     precision: str = choice("auto", PRECISIONS)
     """Of the frozen weights and of autocast; auto: bf16 or fp16 on a GPU that has it, else fp32. LoRA weights are always fp32."""
+    quantize: str | None = newer(choice(None, QUANTISATIONS), neutral=None)
+    """Store the denoiser's frozen weights in fewer bits, while all is computed in `precision`; null: no."""
     device: str = "auto"
     """cpu, cuda, mps or cuda:1; auto: what accelerate finds."""
     label: str | None = None

@@ -78,7 +78,7 @@ def export(settings: ExportConfig) -> Exported:
     base, licence = hub.origin(run.config.model, settings)
     base_config = run.config.model
     device, path = settings.device or base_config.device, settings.model or base_config.path
-    base_config = replace(base_config, precision="fp32", device=device, path=path)
+    base_config = replace(base_config, precision="fp32", quantize=None, device=device, path=path)
     model = models.load(base_config, Store(Path(settings.store) if settings.store else None))
     folder = Path(settings.folder or Path("exported") / slug(name)).expanduser()
     lora = lora_file.read(run.lora, model)

@@ -96,11 +96,13 @@ class Model(Protocol):
 
     family: Family
     identity: str
-    """sha256 over the weights and configuration files."""
+    """sha256 over the weights and configuration files, and how the weights are quantised."""
     name: str
     device: torch.device
     dtype: torch.dtype
-    """Of the frozen weights."""
+    """Of the frozen weights, but for those that are quantised, and of what is computed with them."""
+    quantize: str | None
+    """How the denoiser's weights are quantised; see `dbexp.models.quantize`."""
 
     # -- parts ------------------------------------------------------------------------------------------------------
 

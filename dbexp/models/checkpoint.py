@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dbexp.config.families import Family
 from dbexp.models import VAE, Batch, Conditioning, LoraFile, collate
 from dbexp.models.lora_file import diffusers_layout, kohya_layout
+from dbexp.models.quantize import BYTES, round_to_fp8
 
 _CROWDED = 0.5
 """Share of a device's memory that encoders and denoiser may take together: the rest is for what they compute."""
@@ -49,6 +50,7 @@ class Checkpoint(ABC):
         variant: weight file variant such as fp16.
         device, dtype: of the frozen weights.
         identity: hash of the weights.
+        quantize: how the denoiser's weights are stored; None: in `dtype`.
 
     Attributes:
         parts: those in memory.
@@ -84,8 +86,10 @@ class Checkpoint(ABC):
         device: torch.device,
         dtype: torch.dtype,
         identity: str,
+        quantize: str | None = None,
     ) -> None:
         self.name, self.identity, self.device, self.dtype = name, identity, device, dtype
+        self.quantize = quantize
         self._folder, self._vae_folder, self._variant = folder, vae_folder, variant
         self.parts: dict[str, nn.Module] = {}
 
@@ -105,14 +109,24 @@ class Checkpoint(ABC):
         package, cls = self.classes[name].split(".")
         folder, dtype = (self._vae_folder, self.vae_dtype) if name == VAE else (self._folder / name, self.dtype)
         loaded = getattr(library(package), cls).from_pretrained(
-            folder, variant=self._variant, dtype=dtype, local_files_only=True
+            folder, variant=self._variant, dtype=dtype, local_files_only=True, **self._nf4(name)
         )
+        if self.quantize == "fp8" and name == self.family.denoiser:
+            casting = importlib.import_module("diffusers.hooks.layerwise_casting")
+            round_to_fp8(loaded, casting.DEFAULT_SKIP_MODULES_PATTERN)
         layout = {"memory_format": torch.channels_last} if self.channels_last else {}
         module: nn.Module = loaded.to(self.device, **layout).requires_grad_(False).eval()
         for layer in module.modules():  # checkpointing of memory needs training mode, in which these would drop
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0
         return module
+
+    def _nf4(self, part: str) -> dict[str, Any]:
+        """How diffusers is asked for a part whose weights bitsandbytes packs while it loads them."""
+        if self.quantize != "nf4" or part != self.family.denoiser:
+            return {}
+        settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": self.dtype}
+        return {"quantization_config": library("diffusers").BitsAndBytesConfig(**settings)}
 
     def release(self, *names: str) -> None:
         for name in names:
@@ -136,7 +150,8 @@ class Checkpoint(ABC):
             with path.open("rb") as file:
                 head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
             sizes |= {name: int(np.prod(entry["shape"])) for name, entry in head.items() if name != "__metadata__"}
-        return sum(sizes.values()) * self.dtype.itemsize
+        itemsize = BYTES[self.quantize] if part == self.family.denoiser else None
+        return int(sum(sizes.values()) * (itemsize or self.dtype.itemsize))
 
     def enable_gradient_checkpointing(self, enabled: bool) -> None:
         for name in self.family.parts:

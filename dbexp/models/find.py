@@ -14,7 +14,7 @@ from dbexp.core.errors import ConfigError, first_line
 from dbexp.core.files import locate
 from dbexp.core.hashing import key_of
 from dbexp.core.store import Store
-from dbexp.models import VAE
+from dbexp.models import VAE, quantize
 from dbexp.models.checkpoint import Checkpoint, library
 
 _SINGLE_FILES = (".safetensors", ".ckpt")
@@ -64,10 +64,12 @@ def open_checkpoint(kind: type[Kind], source: Source, cfg: ModelConfig, store: S
     """Find a checkpoint (random, folder, single file or hub id) and hash it; weights are read when first used.
 
     Raises:
-        ConfigError: it is not there, or is not of the family.
+        ConfigError: it is not there, or is not of the family; or this machine cannot quantise it so.
     """
     if cfg.precision == "fp16" and not kind.family.fp16:
         raise ConfigError(f"precision=fp16: {kind.family.title} overflows in it; give bf16 or fp32")
+    device = pick_device(cfg.device)
+    quantize.require(cfg.quantize, device)
     folder = _folder(kind, source, cfg, store)
     lacking = [name for name in kind.layout if not (folder / name).is_dir() and not (name == VAE and cfg.vae)]
     if lacking:
@@ -81,7 +83,7 @@ def open_checkpoint(kind: type[Kind], source: Source, cfg: ModelConfig, store: S
     files = [path for each in folders for path in sorted(each.rglob("*")) if path.suffix in source.suffixes]
     hashes = {f"{path.parent.name}/{path.name}": store.file_hash(path) for path in files if path.is_file()}
     hashes |= {name: store.file_hash(folder / name) for name in source.files if (folder / name).is_file()}
-    device = pick_device(cfg.device)
+    identity = key_of(hashes)
     return kind(
         cfg.name,
         folder,
@@ -89,7 +91,8 @@ def open_checkpoint(kind: type[Kind], source: Source, cfg: ModelConfig, store: S
         variant=cfg.variant,
         device=device,
         dtype=pick_dtype(cfg.precision, device, fp16=kind.family.fp16),
-        identity=key_of(hashes),
+        identity=identity if cfg.quantize is None else key_of({"base": identity, "quantize": cfg.quantize}),
+        quantize=cfg.quantize,
     )
 
 

@@ -167,20 +167,27 @@ def merged(model: Model, path: Path | None, scale: float = 1.0, parts: Collectio
         parts: those to change; None: all that the file adapts.
 
     Raises:
-        ConfigError: the file is damaged, or was trained on a base of another architecture.
+        ConfigError: the file is damaged, or was trained on a base of another architecture; or the base is quantised,
+            for which there is `dbexp.models.beside`.
     """
     if path is None:
         yield
         return
     file = read(path, model)
+    changed = {part for part in file.alphas if parts is None or part in parts}
+    if model.quantize is not None and model.family.denoiser in changed:
+        raise ConfigError(
+            f"model.quantize={model.quantize}: {path} cannot be merged into weights so coarse, which would round it "
+            "away; give null"
+        )
     originals: list[tuple[nn.Linear, Tensor]] = []
     try:
         with torch.no_grad():
             for name, (down, up) in file.weights.items():
                 part, _, site = name.partition(".")
-                if parts is not None and part not in parts:
+                if part not in changed:
                     continue
-                layer = _fitting(model, part, site, (up.shape[0], down.shape[1]), path)
+                layer = fitting_layer(model, part, site, (up.shape[0], down.shape[1]), path)
                 originals.append((layer, layer.weight.detach().clone()))
                 strength = scale * file.alphas[part] / down.shape[0]
                 update = strength * (up.to(layer.weight.device) @ down.to(layer.weight.device))
@@ -192,18 +199,23 @@ def merged(model: Model, path: Path | None, scale: float = 1.0, parts: Collectio
                 layer.weight.copy_(weight)
 
 
-def _fitting(model: Model, part: str, site: str, shape: tuple[int, int], path: Path) -> nn.Linear:
-    """The layer that an adapter of shape [out, in] belongs to."""
+def fitting_layer(model: Model, part: str, site: str, shape: tuple[int, int], path: Path) -> nn.Linear:
+    """The layer that an adapter of shape [out, in], read from `path`, belongs to.
+
+    Raises:
+        ConfigError: there is none, or it is of another shape.
+    """
     try:
         layer = linear_layer(model.part(part), site)
     except (AttributeError, TypeError):
         raise ConfigError(
             f"{path}: does not fit the model {model.name}, which has no linear layer {part}.{site}"
         ) from None
-    if tuple(layer.weight.shape) != shape:
-        size = " x ".join(map(str, layer.weight.shape))
+    out, width = layer.out_features, layer.in_features  # not those of the weight, which nf4 packs
+    if (out, width) != shape:
         raise ConfigError(
-            f"{path}: does not fit the model {model.name}: {part}.{site} is {size} there, {shape[0]} x {shape[1]} here"
+            f"{path}: does not fit the model {model.name}: {part}.{site} is {out} x {width} there, "
+            f"{shape[0]} x {shape[1]} here"
         )
     return layer
 
@@ -214,3 +226,9 @@ def linear_layer(module: nn.Module, site: str) -> nn.Linear:
     if not isinstance(layer, nn.Linear):
         raise TypeError(f"{site} is a {type(layer).__name__}, not a linear layer")
     return layer
+
+
+def put_layer(module: nn.Module, site: str, layer: nn.Module) -> None:
+    """Let a layer stand where the one of a name stood."""
+    parent, _, name = site.rpartition(".")
+    setattr(module.get_submodule(parent) if parent else module, name, layer)

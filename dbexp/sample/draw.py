@@ -26,8 +26,8 @@ from dbexp.core.device import is_out_of_memory
 from dbexp.core.errors import ConfigError
 from dbexp.core.progress import Bar
 from dbexp.models import Batch, Model
+from dbexp.models.beside import adapted
 from dbexp.models.inpaint import MASK_THRESHOLD
-from dbexp.models.lora_file import merged
 from dbexp.sample import png
 from dbexp.sample.shots import Shot
 from dbexp.sample.text import Texts, encode
@@ -49,7 +49,7 @@ class Drawing:
     batch_size: int
     """Images drawn at once; on a CPU its cores share them."""
     lora: Path | None = None
-    """LoRA file that is merged into the model meanwhile; None: the base model."""
+    """LoRA file that the model draws with; None: the base model."""
     lora_scale: float = 1.0
     """Its strength."""
     init: Image.Image | None = None
@@ -131,7 +131,7 @@ class Engine:
         try:
             texts = self._encode([shot.prompt for batch in batches for shot in batch])
             with (
-                merged(self.model, drawing.lora, drawing.lora_scale, [self.model.family.denoiser]),
+                adapted(self.model, drawing.lora, drawing.lora_scale),
                 closing(cores.side_by_side(work, batches, self._threads)) as finished,
             ):
                 for batch, images in finished:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dbexp.core.hashing import seed_of
 from dbexp.models import LoraFile, Model
-from dbexp.models.lora_file import linear_layer, write
+from dbexp.models.lora_file import linear_layer, put_layer, write
 
 _Segment: TypeAlias = tuple[int, int, int, int]
 
@@ -170,13 +170,13 @@ class AdapterSlots:
     def __enter__(self) -> AdapterSlots:
         for part, layers in self._layers.items():
             for site, layer in layers.items():
-                _put(self._model.part(part), site, layer)
+                put_layer(self._model.part(part), site, layer)
         return self
 
     def __exit__(self, *_: object) -> None:
         for part, layers in self._layers.items():
             for site, layer in layers.items():
-                _put(self._model.part(part), site, layer.base)
+                put_layer(self._model.part(part), site, layer.base)
 
     @torch.no_grad()
     def open(self, slot: int, ranks: Mapping[str, int], alphas: Mapping[str, float], seed: int) -> Adapter:
@@ -214,11 +214,6 @@ def _view(stacked: nn.Parameter, slot: int, rank: int) -> nn.Parameter:
     parameter = nn.Parameter(stacked.data[slot, :rank])
     parameter.grad = stacked.grad[slot, :rank]
     return parameter
-
-
-def _put(module: nn.Module, site: str, layer: nn.Module) -> None:
-    parent, _, name = site.rpartition(".")
-    setattr(module.get_submodule(parent) if parent else module, name, layer)
 
 
 def save(path: Path, adapter: Adapter, model: Model, provenance: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -121,7 +122,8 @@ def _backward_bytes(training: Training, model: Model, store: Store) -> int:
 
     with _lanes(training, 1, model, store) as (slots, lanes):
         for part in slots.rows:
-            weights = (weight for weight in model.part(part).parameters() if not weight.requires_grad)
+            module = model.part(part)
+            weights = (weight for weight in chain(module.parameters(), module.buffers()) if not weight.requires_grad)
             frozen |= {weight.untyped_storage().data_ptr() for weight in weights}
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             _train(slots, lanes, model, 1)

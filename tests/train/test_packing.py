@@ -18,6 +18,7 @@ OTHER: dict[str, Any] = {
     "model.vae": "elsewhere",
     "model.single_file_config": "elsewhere",
     "model.precision": "bf16",
+    "model.quantize": "fp8",
     "model.device": "cuda:1",
     "model.resolution": 64,
     "lora.sites": "linear",
