@@ -20,6 +20,7 @@ from dbexp.config.values import flatten
 from dbexp.evaluate.report import Copy, ImageScores, Report
 
 _MOST_YAML = 1_000_000  # characters; a config has a few thousand
+_DEEPEST_YAML = 50  # levels; a config has five
 _REFERENCE = re.compile(r"\$\{([a-z_0-9.]+)\}")
 _LARGEST = 2**63
 
@@ -78,9 +79,13 @@ def read_composed(folder: Path, file: Path) -> dict[str, Any]:
     try:
         if len(text) > _MOST_YAML:
             raise ValueError(f"{file.name} is too long for a config")
-        # a few lines of aliases of aliases are billions of values
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise ValueError(f"{file.name} has aliases, which no config of dbexp has")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):  # a few lines of aliases of aliases are billions of values
+                raise ValueError(f"{file.name} has aliases, which no config of dbexp has")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST_YAML:  # thousands of levels take the parser minutes
+                raise ValueError(f"{file.name} is nested too deeply for a config")
         values = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{file.name} is no YAML ({type(error).__name__})") from None
