@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from dbexp.compare.changes import Change
 from dbexp.compare.comparison import MEASURES, Comparison
-from dbexp.compare.statements import statements
+from dbexp.compare.statements import Statement, statements
 from dbexp.compare.table import print_grid, print_plain
 from dbexp.evaluate.columns import COLUMNS, heading
 
 _STYLES = {"better": "green", "worse": "red", "same": "dim", "once": "dim", "depends": "italic"}
 _MARKS = {"better": " *", "worse": " *"}
 """Verdict -> what stands behind a number, for readers without colours."""
+_GRID_WIDTH = 110  # a narrower terminal has no room for five columns of intervals
 
 
 def show_statements(comparison: Comparison, console: Console | None = None) -> None:
@@ -25,41 +28,59 @@ def show_statements(comparison: Comparison, console: Console | None = None) -> N
         console: where to; None: standard output.
     """
     console = console or Console()
-    remarks = []
-    grid = Table()
-    for title in ("", *map(heading, MEASURES)):
-        grid.add_column(title, overflow="fold")
-    bases = []
+    remarks: list[str] = []
+    effects: list[Statement] = []
     for statement in statements(comparison):
         if statement.verdict == "best":
             print_plain(f"\n{statement.sentence}\n", console)
-        elif not any(change.interval for change in statement.changes):
-            remarks.append(statement.sentence)
+        elif any(change.interval for change in statement.changes):
+            effects.append(statement)
         else:
-            grid.add_row(Text(statement.subject, style="bold"), *_cells(statement.changes, console))
-            for where, at in statement.cases:
-                grid.add_row(f"  at {where}", *_cells(at, console))
-            bases.append(f"{statement.subject}: {statement.verdict} ({statement.basis})")
-    if grid.rows:
+            remarks.append(statement.sentence)
+    if effects:
         console.print()
-        percent = f"{100 * comparison.confidence:g} %"
-        print_grid(f"what parameters change, with {percent} intervals; * leaves out zero", grid, console)
+        title = f"what parameters change, with {100 * comparison.confidence:g} % intervals; * leaves out zero"
+        if console.is_terminal and console.width < _GRID_WIDTH:
+            _show_lists(title, effects, console)
+        else:
+            print_grid(title, _grid(effects, "\n" if console.is_terminal else " "), console)
+        bases = [f"{effect.subject}: {effect.verdict} ({effect.basis})" for effect in effects]
         print_plain("\n" + "\n".join(bases) + "\n", console)
-    if remarks:
-        print_plain("\n" + "\n".join(remarks) + "\n", console)
-    if comparison.notes:
-        print_plain("\n" + "\n".join(comparison.notes) + "\n", console)
+    for lines in (remarks, comparison.notes):
+        if lines:
+            print_plain("\n" + "\n".join(lines) + "\n", console)
 
 
-def _cells(changes: tuple[Change, ...], console: Console) -> list[Text]:
-    """One per measure: value and interval, below one another on a terminal, which is narrow."""
-    by_title = {change.column: change for change in changes}
-    cells = []
-    for column in MEASURES:
-        cell, change = Text(), by_title.get(COLUMNS[column].title)
-        if change is not None:
-            separator = "\n" if console.is_terminal else " "
-            cell.append(change.value + _MARKS.get(change.verdict, ""), style=_STYLES.get(change.verdict, ""))
-            cell.append(f"{separator}{change.interval}" if change.interval else "", style="dim")
-        cells.append(cell)
-    return cells
+def _show_lists(title: str, effects: Sequence[Statement], console: Console) -> None:
+    """A line per number, the columns of a step below its name."""
+    console.print(Text(title, style="bold"))
+    for effect in effects:
+        console.print(Text(f"\n{effect.subject}", style="bold"))
+        for where, changes in _rows(effect):
+            for change in changes:
+                line = Text(f"  {change.column:8}").append(f"at {where}  " if where else "")
+                console.print(line.append(_cell(change, " ")))
+
+
+def _grid(effects: Sequence[Statement], separator: str) -> Table:
+    """A row per step, a column per measure."""
+    grid = Table()
+    for title in ("", *map(heading, MEASURES)):
+        grid.add_column(title, overflow="fold")
+    for effect in effects:
+        for where, changes in _rows(effect):
+            by_title = {change.column: _cell(change, separator) for change in changes}
+            name = Text(f"  at {where}") if where else Text(effect.subject, style="bold")
+            grid.add_row(name, *(by_title.get(COLUMNS[column].title, Text()) for column in MEASURES))
+    return grid
+
+
+def _rows(effect: Statement) -> Iterator[tuple[str, Sequence[Change]]]:
+    """The step by itself, which has no other name, then where it differs."""
+    yield "", effect.changes
+    yield from effect.cases
+
+
+def _cell(change: Change, separator: str) -> Text:
+    text = Text(change.value + _MARKS.get(change.verdict, ""), style=_STYLES.get(change.verdict, ""))
+    return text.append(f"{separator}{change.interval}".rstrip(), style="dim")

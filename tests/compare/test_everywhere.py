@@ -33,10 +33,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> ComparisonFiles:
     return write_comparison([sweeps.sweep(tmp_path_factory.mktemp("sweep"), side=8)])
 
 
-def printed(files: ComparisonFiles) -> str:
-    """What a pipe gets."""
+def printed(files: ComparisonFiles, is_terminal: bool = False) -> str:
+    """What a pipe gets, or a terminal without colours."""
     buffer = io.StringIO()
-    show_statements(files.comparison, Console(file=buffer, width=80))
+    show_statements(files.comparison, Console(file=buffer, width=80, force_terminal=is_terminal, color_system=None))
     return buffer.getvalue()
 
 
@@ -55,9 +55,8 @@ def test_one_interval_in_six_places(files: ComparisonFiles) -> None:
     on_wandb = [row for row in cells(summary(files.comparison, sweep)) if row["kind"] == "effect"]
     assert {(row["parameter"], row["from"], row["to"]) for row in rows} == STEPS
     assert len(rows) == len(on_wandb) == len(STEPS) * len(MEASURES)
-    page, terminal, markdown = (
-        plain(text) for text in (files.page.read_text(), printed(files), files.markdown.read_text())
-    )
+    page, markdown = plain(files.page.read_text()), plain(files.markdown.read_text())
+    pipe, terminal = plain(printed(files)), plain(printed(files, is_terminal=True))
     for row, cell in zip(rows, on_wandb, strict=True):
         metric = row["metric"]
         estimate = dbexp.effect(dbexp.load_pictures(sweep, metric), row["parameter"], row["from"], row["to"])
@@ -67,7 +66,9 @@ def test_one_interval_in_six_places(files: ComparisonFiles) -> None:
         value, ends = signed(metric, estimate.value), interval(metric, estimate.low, estimate.high)
         assert f"{COLUMNS[metric].title} {value} {ends}" in markdown
         assert f"{value} {ends}" in page
-        assert f"{value} * {ends}" in terminal if estimate.is_significant else f"{value} {ends}" in terminal
+        mark = " *" if estimate.is_significant else ""
+        assert f"{value}{mark} {ends}" in pipe
+        assert f"{COLUMNS[metric].title} {value}{mark} {ends}" in terminal
 
 
 def test_each_says_what_it_speaks_of(files: ComparisonFiles) -> None:
