@@ -104,6 +104,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     return stated or should_reduce_batch_size(error)
 
 
+@contextlib.contextmanager
+def memory_errors(remedy: str) -> Iterator[None]:
+    """Whatever says in the block that memory did not suffice becomes one message.
+
+    Args:
+        remedy: what would need less.
+
+    Raises:
+        ConfigError: in place of it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ConfigError) or not is_out_of_memory(error):
+            raise
+        raise ConfigError(f"memory did not suffice ({first_line(error, typed=True)}); {remedy}") from error
+
+
 def release_memory() -> None:
     """Give memory that nothing refers to back to the device."""
     clear_device_cache(garbage_collection=True)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from dbexp.config.schema import ModelConfig
 from dbexp.core.device import pick_device, pick_dtype
+from dbexp.core.environment import hub_switched_off
 from dbexp.core.errors import ConfigError, first_line
 from dbexp.core.files import locate
 from dbexp.core.hashing import key_of
@@ -116,10 +117,10 @@ def _folder(kind: type[Checkpoint], source: Source, cfg: ModelConfig, store: Sto
     try:
         return Path(_pipeline(kind).download(cfg.path, revision=cfg.revision, variant=cfg.variant, **_without(kind)))
     except Exception as error:  # the hub client raises half a dozen unrelated classes for "not to be had"
+        reason = hub_switched_off() or first_line(error, typed=True)
         raise ConfigError(
-            f"model.path={cfg.path}: not on this machine, and the hub did not give it "
-            f"({first_line(error, typed=True)}); pass model.path=FOLDER of a downloaded pipeline, "
-            "or a .safetensors file"
+            f"model.path={cfg.path}: not on this machine, and the hub did not give it ({reason}); "
+            "pass model.path=FOLDER of a downloaded pipeline, or a .safetensors file"
         ) from None
 
 
@@ -166,7 +167,8 @@ def _vae_folder(path: str) -> Path:
     try:
         return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:
+        reason = hub_switched_off() or type(error).__name__
         raise ConfigError(
-            f"model.vae={path}: not a folder here, and the hub did not give it ({type(error).__name__}); "
+            f"model.vae={path}: not a folder here, and the hub did not give it ({reason}); "
             "pass the folder of a downloaded VAE, or null"
         ) from None

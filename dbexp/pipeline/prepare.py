@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dbexp import dataset, models, tracking
 from dbexp.config.check import advice
 from dbexp.config.schema import Config
+from dbexp.core.device import memory_errors
 from dbexp.core.errors import ConfigError, Problems
 from dbexp.core.store import Store
 from dbexp.dataset import Subject
@@ -43,10 +44,11 @@ def load(config: Config, store: Store) -> tuple[Model, Backbones]:
     """Base model and metric backbones, before hours are spent on a run whose metrics cannot be computed.
 
     Raises:
-        ConfigError: with what is not there.
+        ConfigError: with what is not there, or does not fit in memory.
     """
-    model = models.load(config.model, store)
-    return model, evaluate.load_backbones(config.evaluate, model.device, store)
+    with memory_errors("free some, or choose smaller networks for model and evaluate"):
+        model = models.load(config.model, store)
+        return model, evaluate.load_backbones(config.evaluate, model.device, store)
 
 
 def warnings(config: Config, subject: Subject, model: Model, store: Store) -> Iterator[str]:

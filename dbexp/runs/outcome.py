@@ -15,6 +15,7 @@ from dbexp import dataset
 from dbexp.config.schema import Config
 from dbexp.config.values import plain
 from dbexp.core import provenance
+from dbexp.core.device import memory_errors
 from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
 from dbexp.core.files import link, readable, write_atomic
 from dbexp.core.hashing import file_hash, key_of
@@ -29,6 +30,12 @@ from dbexp.train.result import Trained
 _STOPS = (Interrupted, KeyboardInterrupt, SystemExit)
 # what a full or read-only disk says; anything else is a fault of ours and keeps its traceback
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+_LESS_MEMORY = (
+    "lower train.batch_size (train.grad_accum makes up for it), choose train.gradient_checkpointing=true or a lower "
+    "model.resolution, or free some memory; the same command goes on where it stopped"
+)
 
 
 @dataclass(frozen=True)
@@ -61,13 +68,13 @@ class Outcome:
         an earlier attempt is taken back first.
 
         Raises:
-            ConfigError: in place of an OSError that a full or read-only disk raised.
+            ConfigError: in place of what a full or read-only disk raised, or a lack of memory.
         """
         for earlier in (self.folder.result, self.folder.traceback):
             with suppress(OSError):  # a folder that cannot be written is told of by whoever writes first
                 earlier.unlink(missing_ok=True)
         try:
-            with _disk_errors(self.folder.path, Store.of(self.config.store).root):
+            with _disk_errors(self.folder.path, Store.of(self.config.store).root), memory_errors(_LESS_MEMORY):
                 yield
         except BaseException as error:
             if isinstance(error, TrainingDiverged) and error.checkpoint is not None:

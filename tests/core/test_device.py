@@ -94,6 +94,15 @@ class TestMemory:
     def test_something_else(self, error: BaseException) -> None:
         assert not device.is_out_of_memory(error)
 
+    def test_one_message(self) -> None:
+        message = r"^memory did not suffice \(MemoryError\); buy more$"
+        with pytest.raises(ConfigError, match=message), device.memory_errors("buy more"):
+            raise MemoryError
+        for error in (RuntimeError("shapes differ"), ConfigError("lora.rank=0: no")):
+            with pytest.raises(type(error)) as caught, device.memory_errors("buy more"):
+                raise error
+            assert caught.value is error
+
     @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
     def test_what_a_small_address_space_raises_is_known(self) -> None:
         """A network grows until it does not fit: whatever torch and oneDNN raise then is a lack of memory."""

@@ -69,6 +69,8 @@ class TestRefused:
         assert "\n" not in message
 
     def test_an_error_without_words(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("HF_HUB_OFFLINE")
+
         def fail(*_: Any, **__: Any) -> str:
             raise TimeoutError
 

@@ -80,6 +80,15 @@ def test_a_disk_that_is_full_or_closed_is_told_with_the_right_way_out(
     )
 
 
+def test_a_lack_of_memory_is_one_message(outcome: Outcome) -> None:
+    with pytest.raises(ConfigError) as caught, outcome.recorded():
+        raise RuntimeError("could not create a primitive")
+    assert str(caught.value).startswith(
+        "memory did not suffice (RuntimeError: could not create a primitive); lower train.batch_size"
+    )
+    assert not outcome.folder.traceback.exists()
+
+
 def test_the_next_attempt_takes_the_story_back(outcome: Outcome) -> None:
     with pytest.raises(RuntimeError), outcome.recorded():
         raise RuntimeError
