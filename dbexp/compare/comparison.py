@@ -95,7 +95,6 @@ class Comparison:
         entries: finished runs, best first; then the others.
         standings: settings, best first.
         effects: per factor and step.
-        interactions: column -> how many were looked at.
         confidence: coverage of every interval.
         pictures: the scores of every picture, which all this is worked out from.
         noise: column -> spread between runs that differ in their seed alone; empty without such.
@@ -112,7 +111,6 @@ class Comparison:
     entries: tuple[RankedRun, ...]
     standings: tuple[Standing, ...]
     effects: tuple[Effect, ...]
-    interactions: Mapping[str, int]
     confidence: float
     pictures: PictureScores
     noise: Mapping[str, Moments]

@@ -85,8 +85,8 @@ def confidence_of(finished: Sequence[RankedRun]) -> float:
 
 def effects(
     finished: Sequence[RankedRun], evidence: Mapping[str, Evidence], swept: Sequence[Factor], confidence: float
-) -> tuple[list[Effect], dict[str, int]]:
-    """An effect per step of each parameter that pairs of runs can judge; column -> how many interactions there were.
+) -> list[Effect]:
+    """One per step of each parameter that pairs of runs can judge.
 
     Args:
         finished: runs, any order.
@@ -102,8 +102,10 @@ def effects(
     }
     steps = {name: factor.steps() for name, factor in factors.items()}
     columns = {column: evidence[column] for column in MEASURES if column in evidence}
-    tests = {column: all_interactions(of_column, steps, confidence) for column, of_column in columns.items()}
-    depends = {column: _both_ways(columns[column], tests[column]) for column in columns}
+    depends = {
+        column: _both_ways(of_column, all_interactions(of_column, steps, confidence))
+        for column, of_column in columns.items()
+    }
     result = []
     for name, factor in factors.items():
         for low, high in steps[name]:
@@ -116,7 +118,7 @@ def effects(
             if differences:
                 size = _size(finished, name, low, high)
                 result.append(Effect(factor, low, high, differences, {c: i for c, i in of_step.items() if i}, size))
-    return result, {column: len(tests[column]) for column in columns}
+    return result
 
 
 def _both_ways(evidence: Evidence, tests: Sequence[Interaction]) -> list[Interaction]:

@@ -80,7 +80,7 @@ def _compare(
     pictures = picture_scores(finished, swept)
     evidence = effects.evidence_of(pictures, objective)
     confidence = effects.confidence_of(finished)
-    steps, interactions = effects.effects(finished, evidence, swept, confidence)
+    steps = effects.effects(finished, evidence, swept, confidence)
     standings = effects.standings(finished, pictures, evidence.get(objective), objective, swept, confidence)
     columns = [name for name in COLUMNS if any(e.run.report and name in e.run.report.rows["run"] for e in finished)]
     return Comparison(
@@ -90,7 +90,6 @@ def _compare(
         entries=tuple(entries),
         standings=tuple(standings),
         effects=tuple(steps),
-        interactions=interactions,
         confidence=confidence,
         pictures=pictures,
         noise=effects.noise(over_seeds(entry.run for entry in finished)),
