@@ -71,6 +71,9 @@ class Checkpoint(ABC):
     """Part -> what kohya's trainers and ComfyUI call it in the keys of a LoRA file."""
     bakes_alpha: ClassVar[bool] = False
     """Whether exported files have alpha in their weights: programs that read no metadata then scale them right."""
+    tiled_above: ClassVar[int] = 1024
+    """Pixels a side above which the VAE works tile by tile, image by image: its memory grows with the area, and at 2048
+    pixels is more than that of the denoiser. Tiles meet in a blend, so smaller images, which fit, are left whole."""
     output: ClassVar[str] = "np"
     """What pipelines are asked for: images, or `latent`, which `decode` makes images of."""
     channels_last: ClassVar[bool] = False
@@ -222,6 +225,8 @@ class Checkpoint(ABC):
             batch.after_step(step + 1, pipe.num_timesteps)
             return {} if change is None else {"latents": change(pipe, step, tensors["latents"])}
 
+        vae: Any = self.part(VAE)
+        vae.use_tiling = vae.use_slicing = max(batch.width, batch.height) > self.tiled_above
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in batch.seeds]
         images: NDArray[np.floating[Any]] = pipe(
             **{"generator": generators, **self.call(pipe, batch)},

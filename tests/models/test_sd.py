@@ -404,3 +404,15 @@ class TestSingleFile:
 
         monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", again)
         assert sd.load(config, store).identity == found.identity
+
+
+def test_large_images_are_decoded_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = builders.model()
+    whole = builders.picture(base)
+    assert not base.part("vae").use_tiling
+    monkeypatch.setattr(sd.StableDiffusion, "tiled_above", 16)
+    tiled = builders.picture(base)
+    assert base.part("vae").use_tiling and base.part("vae").use_slicing
+    assert tiled.shape == whole.shape and np.isfinite(tiled).all()
+    monkeypatch.undo()
+    assert np.array_equal(builders.picture(base), whole), "smaller ones are as before"
