@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 _READ_BYTES = 1 << 20
+_MARK = b"sha256:"
+_DIGEST = hashlib.sha256().digest_size
+_TAIL = len(_MARK) + _DIGEST
 
 
 def file_hash(path: Path) -> str:
@@ -18,6 +21,25 @@ def file_hash(path: Path) -> str:
         while block := file.read(_READ_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def with_hash(data: bytes) -> bytes:
+    """Bytes with their sha256 behind them, for files that nothing else vouches for."""
+    return data + _MARK + hashlib.sha256(data).digest()
+
+
+def without_hash(data: bytes) -> bytes:
+    """What `with_hash` was given. Bytes without a hash, of older versions, are believed.
+
+    Raises:
+        ValueError: the hash is that of other bytes.
+    """
+    content, mark, digest = data[:-_TAIL], data[-_TAIL:-_DIGEST], data[-_DIGEST:]
+    if mark != _MARK:
+        return data
+    if digest != hashlib.sha256(content).digest():
+        raise ValueError("its bytes are not those that were saved")
+    return content
 
 
 def key_of(inputs: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import logging
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 
 from dbexp.core.errors import first_line
 from dbexp.core.files import write_atomic
+from dbexp.core.hashing import with_hash, without_hash
 
 log = logging.getLogger(__name__)
-
-_MARK = b"sha256:"
-_TAIL = len(_MARK) + hashlib.sha256().digest_size
 
 
 class FeatureCache(Protocol):
@@ -84,7 +82,9 @@ class DiskCache:
         Raises:
             OSError: the disk is full or not writable.
         """
-        _write(self.path(key), lambda stream: _save(stream, array))
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        _write(self.path(key), with_hash(buffer.getvalue()))  # behind the array, where other readers do not look
 
     def put_all(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Remember arrays that were computed in one batch.
@@ -96,41 +96,31 @@ class DiskCache:
             return
         digest = hashlib.sha256("\n".join(sorted(arrays)).encode()).hexdigest()
         pending = self.root / "pending" / f"{digest}.npz"
-        _write(pending, lambda stream: np.savez(stream, **arrays))  # type: ignore[arg-type]  # stubs take every name for an option
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # stubs take every name for an option
+        _write(pending, buffer.getvalue())
         for key, array in arrays.items():
             self.put(key, array)
         pending.unlink(missing_ok=True)
-
-
-def _save(stream: io.BytesIO, array: NDArray[Any]) -> None:
-    """A .npy file with the sha256 of its bytes behind it, where other readers do not look."""
-    np.save(stream, array, allow_pickle=False)
-    stream.write(_MARK + hashlib.sha256(stream.getvalue()).digest())
 
 
 def _checked(data: bytes) -> NDArray[Any]:
     """The array of a file's bytes.
 
     Raises:
-        ValueError: they are not those that were saved. Files of older versions, without a hash, are believed.
+        ValueError: they are not those that were saved.
     """
-    content, digest = data[:-_TAIL], data[len(_MARK) - _TAIL :]
-    if data[-_TAIL:].startswith(_MARK):
-        if digest != hashlib.sha256(content).digest():
-            raise ValueError("its bytes are not those that were saved")
-        data = content
-    stream = io.BytesIO(data)
+    content = without_hash(data)
+    stream = io.BytesIO(content)
     try:
         array: NDArray[Any] = np.load(stream, allow_pickle=False)
     except Exception as error:  # a header that does not parse raises what Python's own parsers do
         raise ValueError(first_line(error)) from error
-    if stream.tell() != len(data):
+    if stream.tell() != len(content):
         raise ValueError("its bytes are not those that were saved")
     return array
 
 
-def _write(path: Path, save: Callable[[io.BytesIO], None]) -> None:
+def _write(path: Path, data: bytes) -> None:
     """Write a file whole or not at all. Not durable: a file that a loss of power damages is computed again."""
-    buffer = io.BytesIO()
-    save(buffer)
-    write_atomic(path, buffer.getvalue(), durable=False)
+    write_atomic(path, data, durable=False)

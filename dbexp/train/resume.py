@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -18,9 +19,12 @@ from typing import Any
 
 import torch
 
+from dbexp.core.errors import first_line
 from dbexp.core.files import TEMPORARY, write_atomic
-from dbexp.core.hashing import key_of
+from dbexp.core.hashing import key_of, with_hash, without_hash
 from dbexp.core.store import PACKS, Store, lock_of
+
+log = logging.getLogger(__name__)
 
 _VERSION = 1
 
@@ -54,7 +58,7 @@ class PackState:
         torch.save(dict(zip(self.lanes, states, strict=True)), buffer)
         with _alone(store):
             self._describe(store)  # anew: who prunes the store sees by its time that it is in use
-            write_atomic(_states(self.path(store)), buffer.getvalue())
+            write_atomic(_states(self.path(store)), with_hash(buffer.getvalue()))
 
     def end(self, store: Store) -> None:
         """Forget it: all of its runs are where they will stay. So are those of others, perhaps."""
@@ -149,10 +153,15 @@ def _states(path: Path) -> Path:
 
 
 def _load(path: Path, device: torch.device) -> dict[str, dict[str, Any]]:
-    """States by lane; none where nothing was saved yet."""
+    """States by lane; none where nothing was saved yet, or what was saved is damaged."""
     if not path.exists():
         return {}
-    loaded: dict[str, dict[str, Any]] = torch.load(path, map_location=device, weights_only=True)
+    try:
+        content = io.BytesIO(without_hash(path.read_bytes()))
+        loaded: dict[str, dict[str, Any]] = torch.load(content, map_location=device, weights_only=True)
+    except Exception as error:  # a damaged file raises whatever it makes torch stumble over
+        log.warning("%s is damaged (%s): what it was to go on from starts over", path, first_line(error))
+        return {}
     return loaded
 
 

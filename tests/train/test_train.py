@@ -539,6 +539,24 @@ class TestResuming:
         assert_identical(resumed, whole)
         assert resumed.record["seconds_cover_steps"] == 4
 
+    @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied"])
+    def test_a_damaged_state_is_dropped_with_a_word(
+        self, store: Store, whole: Trained, caplog: pytest.LogCaptureFixture, damage: str
+    ) -> None:
+        with pytest.raises(Interrupted, match="at step 3 of 7"):
+            stop = self.stopped_at(3, lambda: os.kill(os.getpid(), signal.SIGINT))
+            run([training(**self.SETTINGS)], store, on_rows=stop)
+        (states,) = (store.root / "packs").glob("*.pt")
+        data = states.read_bytes()
+        middle = len(data) // 2
+        flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+        states.write_bytes({"cut": data[:middle], "flipped": flipped, "emptied": b""}[damage])
+        (resumed,) = run([training(**self.SETTINGS)], store)
+        assert f"{states} is damaged (" in caplog.text and "starts over" in caplog.text
+        assert "weights_only" not in caplog.text
+        assert_identical(resumed, whole)
+        assert resumed.record["seconds_cover_steps"] == 7
+
     def test_a_signal_within_an_accumulation(
         self, store: Store, whole: Trained, monkeypatch: pytest.MonkeyPatch
     ) -> None:
