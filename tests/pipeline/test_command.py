@@ -281,4 +281,4 @@ def test_the_config_is_shown_from_anywhere_without_torch(tmp_path: Path) -> None
 def test_tab_completion(tmp_path: Path) -> None:
     assert "complete -o nospace" in python("-m", "dbexp", "-sc", "install=bash", cwd=tmp_path)
     offered = python("-m", "dbexp", "-sc", "query=bash", cwd=tmp_path, COMP_LINE="dbexp model=sd", COMP_POINT="14")
-    assert offered.split() == ["model=sd15", "model=sd21", "model=sd21base"]
+    assert offered.split() == ["model=sd15", "model=sd21", "model=sd21base", "model=sdxl"]
