@@ -133,7 +133,8 @@ CLONEOFSIMO = {
     "lr_schedule.horizon": None,
     "train.lr": 5e-4,
     "train.text_encoder_lr": 6e-5,
-    "train.grad_accum": 1,
+    "train.grad_accum": 1,  # more of them are no accumulation in that script
+    "train.remainder": "carry",
 }
 DIFFUSERS = {
     "lora.sites": "attention",
@@ -144,6 +145,7 @@ DIFFUSERS = {
     "train.text_encoder_lr": None,
     "train.steps": 500,
     "train.grad_accum": 2,
+    "train.remainder": "step",
     "prior.weight": 1.0,
     "prior.count": 200,
 }
@@ -221,6 +223,13 @@ def test_the_schedule_of_2023_ends_at_half(checked: Checked) -> None:
     cfg = checked("experiment=reference/diffusers/polynomial")
     last = lr_schedule.factor(cfg.train.steps, cfg.lr_schedule, steps=cfg.train.steps, peak_lr=cfg.train.lr)
     assert last == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", OPTIONS["train"])
+def test_what_follows_a_script_on_accelerate_steps_as_it_does(checked: Checked, name: str) -> None:
+    text = (CONF / "train" / f"{name}.yaml").read_text(encoding="utf-8")
+    follows = re.search(r"script|train_\w+\.py of diffusers", text) is not None and name != "cloneofsimo"
+    assert checked(f"train={name}", "lora.text_encoder=true").train.remainder == ("step" if follows else "carry")
 
 
 # -- sweeps ------------------------------------------------------------------------------------------------------------

@@ -33,6 +33,10 @@ OPTIMIZERS = {
     "adamw8bit": "needs bitsandbytes and a GPU",
     "prodigy": "needs prodigyopt; its usual lr is 1",
 }
+REMAINDERS = {
+    "carry": "the next epoch fills them up",
+    "step": "they make one, still divided by grad_accum, as in scripts on accelerate",
+}
 TIMES = {
     "checkpoint": "as is usual for the family",
     "uniform": "every amount alike",
@@ -166,6 +170,8 @@ class TrainConfig:
     """Pictures of the subject per forward pass (as many class images again with prior preservation)."""
     grad_accum: int = bounded(1, at_least=1)
     """Forward passes whose mean gradient makes one optimizer step."""
+    remainder: str = newer(choice("carry", REMAINDERS), neutral="carry")
+    """With `grad_accum`: what becomes of the last passes of an epoch where they are too few for a step."""
     lr: float = bounded(1e-4, above=0)
     """Peak learning rate of the denoiser's adapters."""
     text_encoder_lr: float | None = bounded(None, above=0)

@@ -11,8 +11,11 @@ import torch
 
 from dbexp.config.families import Family
 from dbexp.config.schema import LoraConfig, LrScheduleConfig, SeedsConfig, TrainConfig
+from dbexp.core.device import processes
 from dbexp.core.store import Store
 from dbexp.models import VAE, Conditioning, Model
+from dbexp.train import accumulation
+from dbexp.train.accumulation import Accumulation
 from dbexp.train.latents import Bank, encode
 
 
@@ -46,6 +49,17 @@ class Training:
     def prompts(self) -> list[str]:
         """Captions: of the subject, and of its class under prior preservation."""
         return [self.prompt, self.class_prompt] if self.prior_weight > 0 else [self.prompt]
+
+    @property
+    def accumulation(self) -> Accumulation:
+        """Which passes make its optimizer steps."""
+        priors = len(self.class_images) if self.prior_weight > 0 else 0
+        return accumulation.of(self.cfg, len(self.images), priors, processes()[1])
+
+    @property
+    def leaves_remainder(self) -> bool:
+        """Whether an epoch has passes that fill no optimizer step, so that `train.remainder` matters."""
+        return self.accumulation.epoch % (self.cfg.grad_accum * processes()[1]) > 0
 
     def ranks(self, family: Family) -> dict[str, int]:
         """Part -> rank of its adapters, the denoiser first; only the parts that are trained."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dbexp.core.device import mean_over_processes, processes
 from dbexp.core.hashing import seed_of
 from dbexp.models import Model
-from dbexp.train import lr_schedule, optimizer
+from dbexp.train import accumulation, lr_schedule, optimizer
 from dbexp.train.adapter import Adapter, AdapterSlots
 from dbexp.train.data import Training, TrainingData
 
@@ -71,6 +71,7 @@ class Lane:
 
     Attributes:
         training, cfg: settings.
+        accumulation: which passes make a step.
         micro: microbatches done, on this process.
         history: a row per optimizer step whose losses have come from the device.
         diverged_at: step whose loss or gradient was not finite; None: in good health.
@@ -82,6 +83,7 @@ class Lane:
         self.data, self.adapter, self._model = data, adapter, model
         self._process, self._processes = process, processes
         self.training, self.cfg = data.training, data.training.cfg
+        self.accumulation = accumulation.of(self.cfg, len(data.instance), len(data.prior or ()), processes)
         self.parameters: list[nn.Parameter] = [p for part in adapter.ranks for p in adapter.parameters(part)]
         self.optimizer = optimizer.build(self.cfg, [adapter.parameters(part) for part in adapter.ranks])
         self.scaler = optimizer.build_scaler(model.device, model.dtype)
@@ -99,7 +101,7 @@ class Lane:
     @property
     def step(self) -> int:
         """Optimizer steps done."""
-        return self.micro // self.cfg.grad_accum
+        return self.accumulation.steps(self.micro)
 
     @property
     def running(self) -> bool:
@@ -109,7 +111,7 @@ class Lane:
     @property
     def between_steps(self) -> bool:
         """Whether it stands, in good health, between two optimizer steps."""
-        return self.diverged_at is None and self.micro % self.cfg.grad_accum == 0
+        return self.diverged_at is None and self.accumulation.between(self.micro)
 
     # -- data -------------------------------------------------------------------------------------------------------
 
@@ -117,7 +119,8 @@ class Lane:
         """The next microbatch."""
         seeds, micro = self.training.seeds, self.micro * self._processes + self._process
         instance, prior = self.data.instance, self.data.prior
-        pairs = schedule_of_pictures(micro, len(instance), len(prior or ()), self.cfg.batch_size, seeds.data)
+        microbatch = self.accumulation.microbatch(self.micro, self._process, self._processes)
+        pairs = schedule_of_pictures(microbatch, len(instance), len(prior or ()), self.cfg.batch_size, seeds.data)
         banks = [("instance", instance, [picture for picture, _ in pairs])]
         if prior is not None:
             banks.append(("prior", prior, [picture for _, picture in pairs]))
@@ -161,7 +164,7 @@ class Lane:
             Whether a step was made.
         """
         self.micro += 1
-        if self.micro % self.cfg.grad_accum:
+        if not self.accumulation.between(self.micro):
             return False
         optimizer.set_lr(self.optimizer, self._lr_factor(self.step))
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
@@ -185,10 +188,14 @@ class Lane:
             The new rows. If loss or gradient of one is not finite, the lane is marked as diverged and the rest dropped.
         """
         self._losses += losses
-        accum, rows = self.cfg.grad_accum, []
-        while len(self._losses) >= accum and self.diverged_at is None:
-            group, self._losses = self._losses[:accum], self._losses[accum:]
-            row = self._row(len(self.history) + 1, group)
+        rows: list[Row] = []
+        while self.diverged_at is None:
+            step = len(self.history) + 1
+            passes = self.accumulation.of_step(step)
+            if len(self._losses) < passes:
+                break
+            group, self._losses = self._losses[:passes], self._losses[passes:]
+            row = self._row(step, group)
             # without a loss scaler, which skips such steps, a gradient that is not finite has ruined the weights
             ruined = not self.scaler.is_enabled() and not math.isfinite(row["grad_norm"])
             if ruined or not math.isfinite(row["loss"]):
@@ -211,7 +218,7 @@ class Lane:
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on from the last microbatch, exactly; its losses must have come from the device."""
-        accumulating = self.micro % self.cfg.grad_accum > 0
+        accumulating = not self.accumulation.between(self.micro)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         return {
             "micro": self.micro,

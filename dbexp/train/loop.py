@@ -66,7 +66,7 @@ class Loop:
 
     def to_step_boundary(self) -> None:
         """Finish optimizer steps whose accumulation has begun, so that there is a state to save."""
-        while unfinished := [lane for lane in self.lanes if lane.running and lane.micro % lane.cfg.grad_accum]:
+        while unfinished := [lane for lane in self.lanes if lane.running and not lane.between_steps]:
             self.microbatch(unfinished)
         self.flush()
 

@@ -105,7 +105,7 @@ def _peak(training: Training, count: int, model: Model, store: Store) -> int:
     release_memory()
     torch.cuda.reset_peak_memory_stats(model.device)
     with _lanes(training, count, model, store) as (slots, lanes):
-        _train(slots, lanes, model, training.cfg.grad_accum)
+        _train(slots, lanes, model, training.accumulation.passes(1))
     return torch.cuda.max_memory_allocated(model.device)
 
 

@@ -47,6 +47,8 @@ def inputs_of(training: Training, model: Model) -> dict[str, Any]:
     cfg = keyed(training.cfg)
     for unrelated in ("log_every", "gradient_checkpointing"):
         cfg.pop(unrelated)
+    if not training.leaves_remainder:
+        cfg.pop("remainder", None)
     prior = training.prior_weight > 0
     return {
         "version": VERSION,
@@ -104,7 +106,7 @@ class Trajectory:
     @property
     def passes(self) -> int:
         """Microbatches until the end."""
-        return self.training.cfg.steps * self.training.cfg.grad_accum
+        return self.training.accumulation.passes(self.training.cfg.steps)
 
 
 def is_main() -> bool:

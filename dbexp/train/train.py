@@ -176,7 +176,7 @@ def _begin(
 ) -> Lane:
     """The lane of a slot, at its last state if there is one that its nearest finish line can be reached from."""
     lane = enter(slots, slot, data, model)
-    if state is not None and state["micro"] <= trajectory.lines[0].steps * lane.cfg.grad_accum:
+    if state is not None and state["micro"] <= lane.accumulation.passes(trajectory.lines[0].steps):
         lane.load_state(state)
         log.info("train: going on from step %d of %d", lane.step, lane.steps)
     counts = adapter.parameter_count(lane.adapter).items()
