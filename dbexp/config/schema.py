@@ -71,7 +71,7 @@ class ModelConfig:
     resolution: int = bounded(512, at_least=8)
     """Width and height in pixels of training images and samples."""
     precision: str = choice("auto", PRECISIONS)
-    """Of the frozen weights and of autocast; auto: bf16 or fp16 on a GPU that has it, else fp32. LoRA weights are always fp32."""
+    """Of the frozen weights and of what is computed with them; auto: bf16 or fp16 on a GPU that has it, else fp32. LoRA weights are always fp32."""
     quantize: str | None = newer(choice(None, QUANTISATIONS), neutral=None)
     """Store the denoiser's frozen weights in fewer bits, while all is computed in `precision`; null: no."""
     device: str = "auto"

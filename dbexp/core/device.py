@@ -84,13 +84,6 @@ def pick_dtype(precision: str, device: torch.device, *, fp16: bool = True) -> to
     return dtype
 
 
-def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
-    """Mixed precision for a forward pass; does nothing in fp32."""
-    if dtype == torch.float32:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=dtype)
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory did not suffice; on a CPU torch has no class of its own for it."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):

@@ -102,8 +102,9 @@ class SlotLinear(nn.Module):
     def _update(self, x: Tensor, first: int, last: int) -> Tensor:
         """The adapters' part for the rows of slots first..last-1."""
         lanes = x.reshape(last - first, -1, x.shape[-1])
-        inner = torch.bmm(lanes, self.down[first:last].transpose(1, 2)) * self.scale[first:last]
-        return torch.bmm(inner, self.up[first:last]).reshape(*x.shape[:-1], -1)
+        inner = torch.bmm(lanes, self.down[first:last].to(x.dtype).transpose(1, 2))
+        up = (self.up[first:last] * self.scale[first:last]).to(x.dtype)
+        return torch.bmm(inner, up).reshape(*x.shape[:-1], -1)
 
 
 @dataclass(frozen=True)

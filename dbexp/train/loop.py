@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dbexp.core import cores
-from dbexp.core.device import autocast, mean_of_numbers
+from dbexp.core.device import mean_of_numbers
 from dbexp.core.progress import Bar
 from dbexp.models import SIZES, Conditioning, Model
 from dbexp.train import loss
@@ -79,9 +79,8 @@ class Loop:
         noise = torch.cat([draw.noise for draw in draws.values()]).to(device, non_blocking=True)
         latents = self._latents(draws)
         self._assign_rows(model.family.denoiser, {slot: len(draw) for slot, draw in draws.items()})
-        with autocast(device, model.dtype):
-            conditioning = self._conditioning(draws)
-            prediction = model.predict(model.add_noise(latents, noise, times), times, conditioning)
+        # in the base's own precision: autocast would have every norm answer in fp32, and cast what it answered back
+        prediction = model.predict(model.add_noise(latents, noise, times), times, self._conditioning(draws))
         lanes = [self.lanes[slot] for slot, draw in draws.items() for _ in range(len(draw))]
         return loss.of_rows(model, lanes, prediction, latents, noise, times)
 
