@@ -32,6 +32,7 @@ class Change:
         is_small: whether that part is below `SMALL`, or, for a column without it, whether the spread between seeds is
             larger than the difference.
         scope: what the interval speaks of.
+        estimate: the difference and the ends of its interval, NaN where there is none; None where there is no number.
     """
 
     column: str
@@ -41,6 +42,7 @@ class Change:
     share: str = ""
     is_small: bool = False
     scope: str = ""
+    estimate: tuple[float, float, float] | None = None
 
     @property
     def text(self) -> str:
@@ -82,6 +84,7 @@ def change(column: str, difference: EffectEstimate, scale: Scale | None = None, 
         "" if math.isnan(share) else percent(share),
         is_small,
         scope_of(column, difference),
+        (difference.value, difference.low, difference.high),
     )
 
 

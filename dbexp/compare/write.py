@@ -29,7 +29,7 @@ class ComparisonFiles:
 
 
 def write_comparison(
-    sweeps: Sequence[Path], objective: str | None = None, folder: Path | None = None
+    sweeps: Sequence[Path], objective: str | None = None, folder: Path | None = None, is_running: bool = False
 ) -> ComparisonFiles:
     """Read sweeps and write what they say.
 
@@ -37,6 +37,7 @@ def write_comparison(
         sweeps: folders of sweeps, or of single runs.
         objective: the column that ranks; None: the runs' own.
         folder: where the files go; None: the sweep's own, which there must then be one of.
+        is_running: whether runs are still to come.
 
     Raises:
         ConfigError: a folder holds no run, or there is no such column.
@@ -52,5 +53,5 @@ def write_comparison(
     write_atomic(files.pictures, comparison.pictures.csv())
     write_atomic(files.effects, effects_csv(comparison))
     write_atomic(files.markdown, markdown(comparison))
-    write_atomic(files.page, page(comparison, folder))
+    write_atomic(files.page, page(comparison, folder, is_running=is_running))
     return files

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Run:
         report: the metric table; None unless finished.
         error: why it failed.
         parameters: of its LoRA; None when it is not on record.
+        provenance: code, libraries, machine and time, as on record; its values may be of any type.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class Run:
     report: Report | None
     error: str | None
     parameters: int | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def number(self) -> int:
@@ -168,7 +170,10 @@ def _read_unchanged(files: RunFolder, *_states: tuple[int, int, int] | None) -> 
     total = sum(parameters.values()) if isinstance(parameters, dict) else parameters
     if not foreign.fits(total, int | None):
         raise ValueError("train.parameters is no number")
-    return Run(folder, name, status, tuple(overrides), flatten(record["config"]), report, None, total)
+    provenance = record.get("provenance")
+    if not isinstance(provenance, dict):
+        provenance = {}
+    return Run(folder, name, status, tuple(overrides), flatten(record["config"]), report, None, total, provenance)
 
 
 def ranked(runs: Iterable[Run], objective: str) -> list[Run]:

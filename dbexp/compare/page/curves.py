@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from dbexp.runs.folder import RunFolder
 
 POINTS = 150
 """Most points of a curve."""
-_NAMES = ("loss", "lr")
+LOSSES = {"loss": "all", "loss_instance": "the subject's images", "loss_prior": "class images"}
+"""Losses of a training step: key of the history -> whose they are."""
+_NAMES = (*LOSSES, "lr")
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,13 @@ class Curve:
 
     steps: tuple[int, ...]
     values: tuple[float, ...]
+
+
+def smooth(values: Sequence[float], width: int) -> list[float]:
+    """Centred moving means over `width` values, over those that there are at the ends."""
+    half = width // 2
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    return [float(f"{math.fsum(window) / len(window):.5g}") for window in windows]
 
 
 def curves(folder: Path, points: int = POINTS) -> dict[str, Curve]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbexp.compare.comparison import Comparison
+from dbexp.compare.numbers import display
 from dbexp.compare.ranking import RankedRun
 from dbexp.evaluate.columns import COLUMNS
 from dbexp.evaluate.report import ImageScores
@@ -17,6 +18,7 @@ from dbexp.runs.folder import RunFolder
 EXTREMES = ("dino", "clip_i", "clip_t", "pres")
 """Columns with a value per picture."""
 _MOST_EXTREMES, _MOST_COPIES = 6, 24
+_MOST_OPENING, _OPENING_LINES = 8, 2
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,54 @@ class CopyPair:
     sample: GalleryImage
     original: Path
     similarity: float
+
+
+@dataclass(frozen=True)
+class OpeningColumn:
+    """A setting in the opening: the run that stands for it, and what is written above its pictures."""
+
+    run: str
+    title: str
+    scores: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The first pictures of a page: a photograph, the base model and settings on the same prompts and seeds.
+
+    Attributes:
+        columns: settings, best first.
+        lines: positions of prompts in the first sheet.
+        base: scores of the base model, as `OpeningColumn.scores`.
+    """
+
+    columns: tuple[OpeningColumn, ...]
+    lines: tuple[int, ...]
+    base: tuple[str, ...]
+
+
+def opening(comparison: Comparison, sheets: Sequence[Sheet]) -> Opening | None:
+    """Settings beside each other; prompts are taken by their place in the list, never by how their pictures look."""
+    if not sheets:
+        return None
+    sheet = sheets[0]
+    columns = []
+    for standing in comparison.standings:
+        run = next((entry.id for entry in standing.entries if entry.id in sheet.runs), None)
+        if run is not None:
+            means = {column: moments.mean for column, moments in standing.moments.items()}
+            columns.append(OpeningColumn(run, standing.title, _scores(means)))
+    if len(columns) > _MOST_OPENING:
+        columns = [*columns[: _MOST_OPENING - 1], columns[-1]]
+    base = next((reference.columns for reference in comparison.references if reference.key == "base"), {})
+    step = -(-len(sheet.prompts) // (_OPENING_LINES if len(columns) > 1 else 2 * _OPENING_LINES))
+    lines = tuple(range(0, len(sheet.prompts), step or 1))
+    return Opening(tuple(columns), lines, _scores({column: estimate.value for column, estimate in base.items()}))
+
+
+def _scores(values: Mapping[str, float]) -> tuple[str, ...]:
+    shown = [column for column in ("dino", "clip_t", "pres") if math.isfinite(values.get(column, math.nan))]
+    return tuple(f"{COLUMNS[column].title} {display(column, values[column])}" for column in shown)
 
 
 def sheets(comparison: Comparison) -> list[Sheet]:

@@ -6,6 +6,7 @@ and pictures lie in the page as data, and are drawn when the reader comes to the
 
 from __future__ import annotations
 
+import math
 import os
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -21,12 +22,13 @@ from dbexp.compare.changes import SMALL
 from dbexp.compare.comparison import MEASURES, Comparison
 from dbexp.compare.numbers import DASH, best, display, exact, interval, spread
 from dbexp.compare.page import gallery
-from dbexp.compare.page.charts import PALETTE, charts
-from dbexp.compare.page.gallery import CopyPair, GalleryImage, Sheet
+from dbexp.compare.page.charts import charts
+from dbexp.compare.page.figure import PALETTE
+from dbexp.compare.page.gallery import CopyPair, GalleryImage, Opening, Sheet
 from dbexp.compare.page.pictures import BUDGET, EmbeddedImages, embed
-from dbexp.compare.statements import is_tied, statements
+from dbexp.compare.page.question import question
+from dbexp.compare.statements import Statement, is_tied, statements
 from dbexp.compare.statistics import Moments, moments
-from dbexp.core.errors import count, listed
 from dbexp.evaluate.columns import COLUMNS, REFERENCES, heading
 from dbexp.evaluate.functional import Estimate
 
@@ -43,25 +45,29 @@ _VERDICTS = {
 """Verdict on a change -> what it means."""
 
 
-def page(comparison: Comparison, folder: Path, budget: int = BUDGET) -> str:
+def page(comparison: Comparison, folder: Path, budget: int = BUDGET, is_running: bool = False) -> str:
     """The page as HTML.
 
     Args:
         comparison: what to show.
         folder: where the page will be, which links to files start from.
         budget: characters of all pictures together.
+        is_running: whether runs are still to come: the page then reads itself anew now and then.
     """
     sheets, extremes, copies = gallery.sheets(comparison), gallery.extremes(comparison), gallery.copies(comparison)
     images = embed(gallery.by_importance(sheets, extremes, copies), budget)
-    plots = charts(comparison)
+    opening = gallery.opening(comparison, sheets)
+    plots, sentences = charts(comparison), statements(comparison)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.lstrip_blocks = True
     return environment.from_string(_asset("page.html")).render(
         comparison=comparison,
-        title=" and ".join(sweep.name for sweep in comparison.sweeps.values()),
-        heading=_heading(comparison),
-        statements=statements(comparison),
-        measures=MEASURES,
+        question=question(comparison),
+        is_running=is_running,
+        statements=sentences,
+        reach=_reach(sentences),
+        opening=opening,
+        measures=tuple(column for column in MEASURES if column in comparison.columns),
         others=tuple(column for column in comparison.columns if column not in MEASURES),
         columns=COLUMNS,
         column_heading=heading,
@@ -85,7 +91,7 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET) -> str:
         extremes=extremes,
         copies=copies,
         left_out=images.left_out,
-        data=_Data(comparison, images, folder).of(sheets, extremes, copies),
+        data=_Data(comparison, images, folder).of(sheets, extremes, copies, opening),
         figures={chart.key: {"figure": chart.figure, "choices": chart.choices} for chart in plots},
         pictures=list(images.uris),
         css=_asset("page.css"),
@@ -99,18 +105,16 @@ def _asset(name: str) -> str:
     return (resources.files("dbexp.compare.page") / "assets" / name).read_text(encoding="utf-8")
 
 
-def _heading(comparison: Comparison) -> str:
-    """How many runs of what."""
-    finished, all_runs = len(comparison.finished), len(comparison.entries)
-    subjects = list(dict.fromkeys(str(entry.run.config.get("dataset.name")) for entry in comparison.finished))
-    models = list(dict.fromkeys(str(entry.run.config.get("model.name")) for entry in comparison.finished))
-    rest = f", {all_runs - finished} without a result" if all_runs > finished else ""
-    of = f" of {_few(subjects, 'subject')} on {_few(models, 'model')}" if subjects else ""
-    return f"{count(finished, 'run')}{of}{rest}"
-
-
-def _few(names: Sequence[str], noun: str) -> str:
-    return listed(names) if len(names) < 4 else count(len(names), noun)
+def _reach(sentences: Sequence[Statement]) -> dict[str, float]:
+    """Column title -> the largest end of an interval, which the bars of that column are drawn to."""
+    changes = [
+        change for sentence in sentences for change in (*sentence.changes, *(c for _, at in sentence.cases for c in at))
+    ]
+    reach: dict[str, float] = {}
+    for change in changes:
+        ends = [abs(value) for value in change.estimate or () if math.isfinite(value)]
+        reach[change.column] = max([reach.get(change.column, 0.0), *ends])
+    return reach
 
 
 def _best_means(comparison: Comparison) -> dict[str, str | None]:
@@ -159,12 +163,14 @@ class _Data:
         sheets: Sequence[Sheet],
         extremes: Mapping[str, tuple[list[GalleryImage], list[GalleryImage]]],
         copies: Sequence[CopyPair],
+        opening: Opening | None,
     ) -> dict[str, Any]:
-        """Sheets, extremes and copies, beside the runs and what differs between them."""
+        """Sheets, extremes, copies and the opening, beside the runs and what differs between them."""
         return {
             "runs": {entry.id: dict(entry.settings) for entry in self.comparison.entries},
             "factors": [asdict(factor) for factor in self.comparison.factors],
             "sheets": [self._sheet(sheet) for sheet in sheets],
+            "opening": asdict(opening) if opening else None,
             "extremes": {
                 column: [
                     [{**self._image(image), "value": display(column, image.values[column])} for image in images]

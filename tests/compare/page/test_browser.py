@@ -20,6 +20,7 @@ from selenium.webdriver import ActionChains
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
@@ -128,14 +129,81 @@ def test_pictures_change_with_the_seed_and_are_enlarged(browser: webdriver.Chrom
     assert not find(browser, "#large[open]")
 
 
+def test_arrow_keys_flip_through_a_row_and_between_prompts(browser: webdriver.Chrome, files: ComparisonFiles) -> None:
+    """Photograph, base model and runs at one prompt and seed: the caption says which."""
+    show(browser, "[data-lazy='sheet']")
+    wait(browser, lambda b: find(b, "#sheet tbody tr img"))
+    find(browser, "#sheet tbody tr:first-child .shot")[0].click()
+    wait(browser, lambda b: find(b, "#large[open]"))
+    (large,) = find(browser, "#large")
+
+    def words() -> str:
+        return find(browser, "#large figcaption")[0].text
+
+    assert words().startswith("base model") and find(browser, "#large .count")[0].text == "2 of 6"
+    seen = []
+    for _ in range(6):
+        large.send_keys(Keys.ARROW_RIGHT)
+        seen.append(words().split(" · ")[0].removesuffix(" the file"))
+    best_first = [entry.title for entry in files.comparison.finished]
+    assert seen == [*best_first, "a photograph of the subject", "base model"]
+    large.send_keys(Keys.ARROW_DOWN)
+    assert sweeps.PROMPTS[1] in words() and words().startswith("base model")
+    large.send_keys(Keys.ARROW_UP)
+    large.send_keys(Keys.ARROW_UP)
+    assert sweeps.PROMPTS[-1] in words(), "the first row is followed by the last"
+    large.send_keys(Keys.ESCAPE)
+    wait(browser, lambda b: not find(b, "#large[open]"))
+
+
+def test_the_opening_shows_every_setting_on_the_same_prompt(browser: webdriver.Chrome, files: ComparisonFiles) -> None:
+    show(browser, "#opening")
+    wait(browser, lambda b: find(b, "#opening tbody tr img"))
+    headings = [element.text.replace("\n", " ") for element in find(browser, "#opening thead th")]
+    assert headings[1:3] == ["photograph", "base model " + headings[2].removeprefix("base model ")]
+    assert len(headings) == 1 + 2 + len(files.comparison.standings)
+    for heading, standing in zip(headings[3:], files.comparison.standings, strict=True):
+        assert standing.title in heading and f"DINO {standing.moments['dino'].mean:.3f}" in heading
+    assert len(find(browser, "#opening tbody tr:first-child .shot")) == 6
+
+
+def test_ticked_runs_stand_side_by_side_and_in_the_address(browser: webdriver.Chrome, files: ComparisonFiles) -> None:
+    show(browser, "[data-lazy='sheet']")
+    wait(browser, lambda b: find(b, "#sheet tbody tr img"))
+    chosen = [entry.id for entry in files.comparison.finished][1:3]
+    for run in chosen:
+        show(browser, f".choose[value='{run}']").click()
+    shown = [h.get_attribute("data-run") for h in find(browser, "#sheet thead th[data-run]") if h.is_displayed()]
+    assert shown == chosen
+    assert len(runs_shown(browser)) == 4, "the others can still be ticked"
+    assert f"#run={chosen[0]}&run={chosen[1]}" in browser.current_url
+    show(browser, "#clear").click()
+    assert "run=" not in browser.current_url
+    assert all(heading.is_displayed() for heading in find(browser, "#sheet thead th[data-run]"))
+
+
+def test_an_address_brings_its_view_back(browser: webdriver.Chrome, files: ComparisonFiles) -> None:
+    browser.execute_script("location.hash = 'hide=lora.rank%3D8&menu=seed-choice%3D1'")
+    ranks = {entry.id: entry.settings["lora.rank"] for entry in files.comparison.finished}
+    wait(browser, lambda b: {ranks[run] for run in runs_shown(b)} == {"4"})
+    assert Select(find(browser, "#seed-choice")[0]).first_selected_option.get_attribute("value") == "1"
+    browser.execute_script("location.hash = ''")
+    wait(browser, lambda b: len(runs_shown(b)) == 4)
+    assert Select(find(browser, "#seed-choice")[0]).first_selected_option.get_attribute("value") == "0"
+
+
 def test_the_heat_map_changes_its_column(browser: webdriver.Chrome) -> None:
     menu = Select(show(browser, "select[data-chart='prompts']"))
     wait(browser, lambda b: find(b, ".plot[data-key='prompts'].js-drawn"))
     menu.select_by_index(1)
-    visible = browser.execute_script(
-        "return document.querySelector('.plot[data-key=prompts]').data.map((trace) => trace.visible)"
-    )
+    data = "document.querySelector('.plot[data-key=prompts]').data"
+    visible = browser.execute_script(f"return {data}.map((trace) => trace.visible)")
     assert visible[1] is True and not any(visible[:1] + visible[2:])
+    level = show(browser, "#filter button[data-factor='lora.rank'][data-level='8']")
+    level.click()
+    assert browser.execute_script(f"return [{data}[1].x.length, {data}[1].z[0].length]") == [2, 2]
+    level.click()
+    assert browser.execute_script(f"return {data}[1].x.length") == 4
 
 
 def test_on_a_telephone_nothing_sticks_out_and_axes_keep_their_distance(browser: webdriver.Chrome) -> None:

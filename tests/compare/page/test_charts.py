@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
+from pathlib import Path
+
 import pytest
 
 from dbexp.compare.comparison import Comparison
 from dbexp.compare.gather import compare
-from dbexp.compare.page.charts import Chart, charts, plain
+from dbexp.compare.page.charts import charts
+from dbexp.compare.page.curves import smooth
+from dbexp.compare.page.figure import Chart, plain
 from tests.compare import sweeps
 
 
@@ -25,17 +30,34 @@ def test_every_chart_is_there(plots: dict[str, Chart]) -> None:
     assert list(plots) == ["front", "parallel", *effects, "prompts", "loss", "lr"]
 
 
-def test_a_point_per_run_where_its_scores_are(comparison: Comparison, plots: dict[str, Chart]) -> None:
-    points = {trace["meta"]["run"]: trace for trace in plots["front"].figure["data"] if "meta" in trace}
+def test_a_small_point_per_run_and_a_large_one_per_setting(comparison: Comparison, plots: dict[str, Chart]) -> None:
+    traces = [trace for trace in plots["front"].figure["data"] if "meta" in trace]
+    points = {trace["meta"]["run"]: trace for trace in traces if "run" in trace["meta"]}
     assert set(points) == {entry.id for entry in comparison.finished} and len(points) == 12
     for entry in comparison.finished:
         point = points[entry.id]
         assert point["x"] == [pytest.approx(entry.run.value("clip_t"))]
         assert point["y"] == [pytest.approx(entry.run.value("dino"))]
-        assert (point["marker"]["symbol"] == "diamond") == entry.on_front
+    settings = {tuple(trace["meta"]["runs"]): trace for trace in traces if "runs" in trace["meta"]}
+    assert len(settings) == 4
+    means = {key: (trace["x"][0], trace["y"][0]) for key, trace in settings.items()}
+    for standing in comparison.standings:
+        key = tuple(entry.id for entry in standing.entries)
+        assert means[key] == pytest.approx((standing.moments["clip_t"].mean, standing.moments["dino"].mean), abs=1e-5)
+        beaten = any(other[0] > means[key][0] and other[1] > means[key][1] for other in means.values())
+        assert (settings[key]["marker"]["symbol"] == "diamond") == (not beaten)
+        assert settings[key]["marker"]["size"] > 2 * points[key[0]]["marker"]["size"]
     colours = plots["front"].figure["layout"]["coloraxis"]
     pres = [entry.run.value("pres") for entry in comparison.finished]
     assert (colours["cmin"], colours["cmax"]) == (pytest.approx(min(pres)), pytest.approx(max(pres)))
+
+
+def test_without_seeds_every_run_has_its_own_point(tmp_path: Path) -> None:
+    comparison = compare([sweeps.sweep(tmp_path, {"lora.rank": (4, 8)}, side=8)])
+    front = next(chart for chart in charts(comparison) if chart.key == "front")
+    points = {trace["meta"]["run"]: trace for trace in front.figure["data"] if "meta" in trace}
+    for entry in comparison.finished:
+        assert (points[entry.id]["marker"]["symbol"] == "diamond") == entry.on_front
 
 
 def test_means_per_value(comparison: Comparison, plots: dict[str, Chart]) -> None:
@@ -53,10 +75,34 @@ def test_a_cell_per_prompt_and_run(comparison: Comparison, plots: dict[str, Char
     assert [row[0] for row in first["z"]] == [pytest.approx(scores[prompt]) for prompt in first["y"]]
 
 
-def test_a_learning_rate_over_its_steps(plots: dict[str, Chart]) -> None:
-    trace = plots["lr"].figure["data"][0]
+def test_one_line_for_a_learning_rate_that_all_share(comparison: Comparison, plots: dict[str, Chart]) -> None:
+    (trace,) = plots["lr"].figure["data"]
     assert trace["x"] == list(range(1, 61))
     assert trace["y"] == pytest.approx([1e-3 * (1 - step / 80) for step in trace["x"]], rel=1e-4)
+    assert set(trace["meta"]["runs"]) == {entry.id for entry in comparison.finished}
+    assert plots["lr"].figure["layout"]["yaxis"]["rangemode"] == "tozero"
+
+
+def test_losses_are_smooth_lines_over_what_they_are_made_from(comparison: Comparison, plots: dict[str, Chart]) -> None:
+    traces, choices = plots["loss"].figure["data"], plots["loss"].choices
+    assert len(choices["whole loss"]) == 2 * len(comparison.finished)
+    thin, thick = (traces[position] for position in choices["whole loss"][:2])
+    assert thin["opacity"] < 1 and thin["meta"] == thick["meta"]
+    assert len(thin["y"]) == len(thick["y"]) == 60
+    assert thick["y"][30] == pytest.approx(sum(thin["y"][23:38]) / 15, rel=1e-3)
+    assert statistics.stdev(thick["y"]) <= statistics.stdev(thin["y"])
+
+
+def test_a_moving_mean_keeps_its_ends() -> None:
+    assert smooth([0.0, 3.0, 6.0, 3.0], 3) == [1.5, 3.0, 4.0, 4.5]
+
+
+def test_lines_through_one_value_do_not_hide_each_other(comparison: Comparison, plots: dict[str, Chart]) -> None:
+    (trace,) = plots["parallel"].figure["data"]
+    rank = trace["dimensions"][0]
+    assert len(set(rank["values"])) == len(comparison.finished)
+    assert {round(value) for value in rank["values"]} == set(rank["tickvals"])
+    assert trace["meta"]["each"] == [entry.id for entry in comparison.finished]
 
 
 def test_text_is_no_markup_for_plotly() -> None:

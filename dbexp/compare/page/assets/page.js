@@ -7,7 +7,8 @@
   const data = read("data");
   let figures = null;
   let pictures = null;
-  const hidden = new Set(); // runs that the filter leaves out
+  const filtered = new Set(); // runs that the values chosen above leave out
+  const hidden = new Set(); // these, and the runs that are not ticked while others are
 
   const make = (tag, attributes = {}, ...children) => {
     const node = document.createElement(tag);
@@ -79,18 +80,28 @@
   }
 
   // ------------------------------------------------------------------------------------------------- filtering
+  const runs = Object.keys(data.runs);
+  const ticked = () => new Set($$(".choose:checked").map((box) => box.value));
   const filter = () => {
     const off = $$("#filter button[aria-pressed='false']").map((button) => button.dataset);
+    const chosen = ticked();
+    filtered.clear();
     hidden.clear();
-    for (const [run, settings] of Object.entries(data.runs)) {
-      if (off.some(({ factor, level }) => settings[factor] === level)) hidden.add(run);
+    for (const run of runs) {
+      if (off.some(({ factor, level }) => data.runs[run][factor] === level)) filtered.add(run);
+      if (filtered.has(run) || (chosen.size && !chosen.has(run))) hidden.add(run);
     }
-    $$("[data-run]").forEach((node) => { node.hidden = hidden.has(node.dataset.run); });
+    $$("[data-run]").forEach((node) => {
+      const stays = node.closest("#runs"); // a run that cannot be seen cannot be ticked
+      node.hidden = (stays ? filtered : hidden).has(node.dataset.run);
+      node.classList.toggle("aside", hidden.has(node.dataset.run));
+    });
     $$("[data-runs]").forEach((node) => { node.hidden = node.dataset.runs.split(" ").every((run) => hidden.has(run)); });
-    const shown = Object.keys(data.runs).length - hidden.size;
     const count = $("#count");
-    if (count) count.textContent = hidden.size ? `${shown} of ${Object.keys(data.runs).length} runs shown` : "";
-    $$(".plot.js-drawn").forEach(visible);
+    if (count) count.textContent = hidden.size ? `${runs.length - hidden.size} of ${runs.length} runs shown` : "";
+    $("#clear") && ($("#clear").hidden = !chosen.size);
+    $$(".plot.js-drawn").forEach(restrict);
+    remember();
   };
   for (const button of $$("#filter button")) {
     button.onclick = () => {
@@ -98,12 +109,38 @@
       filter();
     };
   }
-  const visible = (node) => {
-    const traces = figures[node.dataset.key].figure.data;
-    const indices = traces.map((_, index) => index).filter((index) => traces[index].meta?.run !== undefined);
-    if (indices.length) {
-      Plotly.restyle(node, { visible: indices.map((index) => !hidden.has(traces[index].meta.run)) }, indices);
+  $$(".choose").forEach((box) => { box.onchange = filter; });
+  if ($("#clear")) $("#clear").onclick = () => { $$(".choose").forEach((box) => { box.checked = false; }); filter(); };
+
+  // What is shown stands in the address, so that a view can be sent.
+  const remember = () => {
+    const view = new URLSearchParams();
+    for (const { dataset } of $$("#filter button[aria-pressed='false']")) view.append("hide", `${dataset.factor}=${dataset.level}`);
+    for (const run of ticked()) view.append("run", run);
+    for (const menu of $$("select")) {
+      const first = menu.options[0]?.value;
+      if (menu.value !== first) view.append("menu", `${menu.id || menu.dataset.chart}=${menu.value}`);
     }
+    history.replaceState(null, "", view.size ? `#${view}` : location.pathname + location.search);
+  };
+  const recall = () => {
+    const view = new URLSearchParams(location.hash.slice(1));
+    const [hide, ticks] = ["hide", "run"].map((name) => new Set(view.getAll(name)));
+    for (const button of $$("#filter button")) {
+      button.setAttribute("aria-pressed", !hide.has(`${button.dataset.factor}=${button.dataset.level}`));
+    }
+    $$(".choose").forEach((box) => { box.checked = ticks.has(box.value); });
+    const menus = new Map(view.getAll("menu").map((text) => text.split(/=(.*)/s).slice(0, 2)));
+    for (const menu of $$("select")) {
+      const options = [...menu.options].map((option) => option.value);
+      const value = menus.get(menu.id || menu.dataset.chart);
+      const next = options.includes(value) ? value : options[0];
+      if (next !== undefined && next !== menu.value) {
+        menu.value = next;
+        menu.onchange?.();
+      }
+    }
+    filter();
   };
 
   // ----------------------------------------------------------------------------------------------------- plots
@@ -111,22 +148,43 @@
     if (!window.Plotly) document.head.append(make("script", {}, $("#plotly").textContent));
     figures ??= read("figures");
   };
+  // A trace is there when its menu shows it and a run of it is not hidden; one that holds all runs loses the hidden ones.
+  const restricted = (node) => {
+    const { figure, choices } = figures[node.dataset.key];
+    const menu = $$("select[data-chart]").find((select) => select.dataset.chart === node.dataset.key);
+    const chosen = menu ? new Set(choices[menu.value]) : null;
+    return figure.data.map((trace, index) => {
+      const copy = structuredClone(trace);
+      const members = trace.meta?.runs ?? (trace.meta?.run === undefined ? [] : [trace.meta.run]);
+      copy.visible = (chosen ? chosen.has(index) : true) && !(members.length && members.every((run) => hidden.has(run)));
+      const each = trace.meta?.each;
+      if (each) {
+        const keep = (values) => values.filter((_, place) => !hidden.has(each[place]));
+        if (copy.dimensions) {
+          copy.dimensions.forEach((dimension) => { dimension.values = keep(dimension.values); });
+          copy.line.color = keep(copy.line.color);
+        } else {
+          copy.x = keep(copy.x);
+          copy.z = copy.z.map(keep);
+        }
+      }
+      return copy;
+    });
+  };
+  const restrict = (node) => Plotly.react(node, restricted(node), themed(figures[node.dataset.key].figure.layout));
   const chart = (node) => {
     plotly();
     const { figure } = figures[node.dataset.key];
     // nothing hovers over a touch screen, so the buttons would lie on the plot's legend for good
     const displayModeBar = matchMedia("(hover: none)").matches ? false : "hover";
-    Plotly.newPlot(node, structuredClone(figure.data), themed(figure.layout), { responsive: true, displaylogo: false, displayModeBar });
+    Plotly.newPlot(node, restricted(node), themed(figure.layout), { responsive: true, displaylogo: false, displayModeBar });
     node.classList.add("js-drawn");
-    visible(node);
   };
   for (const menu of $$("select[data-chart]")) {
     menu.onchange = () => {
-      plotly();
-      const { figure, choices } = figures[menu.dataset.chart];
-      const visible = new Set(choices[menu.value]);
       const node = $$(".plot").find((plot) => plot.dataset.key === menu.dataset.chart);
-      if (node.classList.contains("js-drawn")) Plotly.restyle(node, { visible: figure.data.map((_, index) => visible.has(index)) });
+      if (node.classList.contains("js-drawn")) restrict(node);
+      remember();
     };
   }
 
@@ -136,39 +194,103 @@
     image.onload = () => image.classList.toggle("blocks", image.naturalWidth <= 128); // every pixel a sharp block
     return image;
   };
-  const thumbnail = ({ picture, file }, caption) => {
-    const button = make("button", { type: "button", class: "shot", title: caption });
-    const src = source(picture);
-    if (src) button.append(sharp(make("img", { src, alt: caption, loading: "lazy" })));
-    button.onclick = () => enlarge(src, caption, file);
+  const caption = ({ title, prompt, number, scores }) => [title, prompt, `picture ${number + 1}`, scores].filter(Boolean).join(" · ");
+  // A thumbnail opens the row that it belongs to: `row()` lists what the arrow keys flip through.
+  const thumbnail = (image, words, row = () => [[image, words]], turn = null) => {
+    const button = make("button", { type: "button", class: "shot", title: words });
+    const src = source(image.picture);
+    if (src) button.append(sharp(make("img", { src, alt: words, loading: "lazy" })));
+    button.onclick = () => {
+      const shots = row();
+      enlarge(shots, Math.max(0, shots.findIndex(([other]) => other === image)), turn);
+    };
     return button;
   };
-  const enlarge = (src, caption, file) => {
-    const box = $("#large");
-    const image = sharp($("img", box));
-    if (src) image.src = src;
-    else image.removeAttribute("src");
-    $("figcaption", box).replaceChildren(caption, " ", make("a", { href: file }, "the file"));
-    box.onclick = (event) => { if (event.target.tagName !== "A") box.close(); };
-    box.showModal();
+
+  const box = $("#large");
+  let open = { shots: [], index: 0, turn: null };
+  const enlarge = (shots, index, turn) => {
+    open = { shots, index, turn };
+    const [image, words] = shots[index];
+    const node = sharp($("img", box));
+    const src = source(image.picture);
+    if (src) node.src = src;
+    else node.removeAttribute("src");
+    node.alt = words;
+    $("figcaption", box).replaceChildren(words, " ", make("a", { href: image.file }, "the file"));
+    $$("[data-step]", box).forEach((button) => { button.hidden = shots.length < 2; });
+    $$("[data-line]", box).forEach((button) => { button.hidden = !turn; });
+    $(".count", box).textContent = shots.length > 1 ? `${index + 1} of ${shots.length}` : "";
+    if (!box.open) box.showModal();
   };
-  const caption = ({ title, prompt, number, scores }) => [title, prompt, `picture ${number + 1}`, scores].filter(Boolean).join(" · ");
-  const figure = (image, text) => make("figure", {}, thumbnail(image, caption(image)), make("figcaption", {}, text));
+  const flip = (step) => enlarge(open.shots, (open.index + step + open.shots.length) % open.shots.length, open.turn);
+  const turn = (step) => {
+    const next = open.turn?.(step);
+    if (next) enlarge(next.shots, Math.min(open.index, next.shots.length - 1), next.turn);
+  };
+  box.onclick = (event) => { if (!event.target.closest("a, .controls")) box.close(); };
+  $$("[data-step]", box).forEach((button) => { button.onclick = () => flip(Number(button.dataset.step)); });
+  $$("[data-line]", box).forEach((button) => { button.onclick = () => turn(Number(button.dataset.line)); });
+  box.onkeydown = (event) => {
+    const move = { ArrowLeft: () => flip(-1), ArrowRight: () => flip(1), ArrowUp: () => turn(-1), ArrowDown: () => turn(1) }[event.key];
+    if (move) {
+      event.preventDefault();
+      move();
+    }
+  };
+
+  const strip = (images, words) => {
+    const row = () => images.map((image) => [image, caption(image)]);
+    return images.map((image) => make("figure", {}, thumbnail(image, caption(image), row), make("figcaption", {}, words(image))));
+  };
+
+  // One prompt and one seed: a photograph, the base model, the runs that can be seen.
+  const rowOf = ({ columns, prompts, real }, number, line) => ({
+    shots: [
+      ...real.slice(0, 1).map((image) => [image, "a photograph of the subject"]),
+      ...columns.filter((column) => !hidden.has(column.run)).flatMap((column) => {
+        const image = column.images[line][number];
+        return image ? [[image, caption(image)]] : [];
+      }),
+    ],
+    turn: (step) => rowOf({ columns, prompts, real }, number, (line + step + prompts.length) % prompts.length),
+  });
+  const cell = (chosen, number, line, column) => {
+    const image = column.images[line][number];
+    const { turn } = rowOf(chosen, number, line);
+    const attributes = column.run === "base" ? {} : { "data-run": column.run };
+    return make("td", attributes, image ? thumbnail(image, caption(image), () => rowOf(chosen, number, line).shots, turn) : "–");
+  };
 
   const currentSheet = () => data.sheets[Number($("#sheet-choice")?.value ?? 0)];
   const sheet = (node) => {
-    const { columns, prompts, real } = currentSheet();
+    const chosen = currentSheet();
     const number = $("#seed-choice").value;
-    const cells = (line) => columns.map((column) => {
-      const image = column.images[line][number];
-      return make("td", column.run === "base" ? {} : { "data-run": column.run }, image ? thumbnail(image, caption(image)) : "–");
-    });
-    const headings = columns.map((column) =>
+    const headings = chosen.columns.map((column) =>
       make("th", { scope: "col", ...(column.run === "base" ? {} : { "data-run": column.run }) }, ...breakable(column.title)));
-    const rows = prompts.map((prompt, line) => make("tr", {}, make("th", { scope: "row" }, prompt), ...cells(line)));
+    const rows = chosen.prompts.map((prompt, line) => make("tr", {}, make("th", { scope: "row" }, prompt),
+      ...chosen.columns.map((column) => cell(chosen, number, line, column))));
     node.replaceChildren(make("table", {}, make("thead", {}, make("tr", {}, make("th"), ...headings)), make("tbody", {}, ...rows)));
-    $("#real").replaceChildren(...real.map((image) => thumbnail(image, "photograph of the subject")));
+    const photographs = () => chosen.real.map((image) => [image, "a photograph of the subject"]);
+    $("#real").replaceChildren(...chosen.real.map((image) => thumbnail(image, "a photograph of the subject", photographs)));
     filter();
+  };
+  const opening = (node) => {
+    const chosen = data.sheets[0];
+    const [number] = Object.keys(chosen.columns.at(-1).images.find((images) => Object.keys(images).length) ?? { 0: null });
+    const base = chosen.columns.find((column) => column.run === "base");
+    const shown = data.opening.columns.map((about) => ({ about, column: chosen.columns.find(({ run }) => run === about.run) }));
+    if (base) shown.unshift({ about: { title: "base model", scores: data.opening.base }, column: base });
+    const words = (title, scores) => make("th", { scope: "col" },
+      ...title.split(" ").map((word) => make("span", { class: "word" }, ...breakable(word))), ...scores.map((text) => make("small", {}, text)));
+    const photograph = chosen.real[0];
+    const rows = data.opening.lines.map((line, place) => make("tr", {}, make("th", { scope: "row" }, chosen.prompts[line]),
+      ...(photograph ? [make("td", {}, thumbnail(chosen.real[place % chosen.real.length], "a photograph of the subject",
+        () => chosen.real.map((image) => [image, "a photograph of the subject"])))] : []),
+      ...shown.map(({ column }) => cell(chosen, number, line, column))));
+    const heads = [make("th"), ...(photograph ? [words("photograph", [])] : []), ...shown.map(({ about }) => words(about.title, about.scores))];
+    node.replaceChildren(make("table", {}, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows)));
+    $$("[data-run]", node).forEach((part) => part.removeAttribute("data-run")); // it stays whole, whatever is filtered
   };
   const seeds = () => {
     const numbers = new Set(currentSheet().columns.flatMap((column) => column.images.flatMap((images) => Object.keys(images))));
@@ -184,28 +306,37 @@
   const extremes = (node) => {
     const [best, worst] = data.extremes[$("#extreme-choice").value];
     const line = (name, images) => [make("h3", {}, name),
-      make("div", { class: "strip" }, ...images.map((image) => figure(image, `${image.value} · ${image.title} ${image.prompt}`)))];
+      make("div", { class: "strip" }, ...strip(images, (image) => `${image.value} · ${image.title} ${image.prompt}`))];
     node.replaceChildren(...line("best", best), ...line("worst", worst));
   };
-  if ($("#extreme-choice")) $("#extreme-choice").onchange = () => extremes($("[data-lazy='extremes']"));
-  const copies = (node) => node.replaceChildren(...data.copies.map(({ sample, original, similarity }) =>
-    make("figure", { class: "pair" }, thumbnail(sample, caption(sample)), thumbnail(original, "the photograph"),
-      make("figcaption", {}, `${similarity} · ${sample.title}`))));
+  if ($("#extreme-choice")) $("#extreme-choice").onchange = () => { extremes($("[data-lazy='extremes']")); remember(); };
+  const copies = (node) => node.replaceChildren(...data.copies.map(({ sample, original, similarity }) => {
+    const row = () => [[sample, caption(sample)], [original, "the photograph"]];
+    return make("figure", { class: "pair" }, thumbnail(sample, caption(sample), row), thumbnail(original, "the photograph", row),
+      make("figcaption", {}, `${similarity} · ${sample.title}`));
+  }));
 
   // ------------------------------------------------------------------------------------------------------ lazy
-  const draw = { chart, sheet, extremes, copies };
+  const draw = { chart, sheet, opening, extremes, copies };
+  const fill = (target) => {
+    watch.unobserve(target);
+    draw[target.dataset.lazy](target);
+    target.dataset.filled = "yes";
+  };
   const watch = new IntersectionObserver((entries) => {
-    for (const { isIntersecting, target } of entries) {
-      if (isIntersecting) {
-        watch.unobserve(target);
-        draw[target.dataset.lazy](target);
-      }
-    }
+    for (const { isIntersecting, target } of entries) if (isIntersecting) fill(target);
   }, { rootMargin: "200px" });
   const start = () => {
+    recall();
     $$("[data-lazy]").forEach((node) => watch.observe(node));
     document.documentElement.dataset.ready = "yes";
   };
+  addEventListener("hashchange", recall);
+  addEventListener("beforeprint", () => $$("[data-lazy]:not([data-filled])").forEach(fill));
+  if (document.documentElement.dataset.running) {
+    const again = () => (box.open ? setTimeout(again, 5000) : location.reload());
+    setTimeout(again, 30000);
+  }
   // figures and pictures lie below this script, so that tables can be sorted before they are read
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();
