@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +102,100 @@ def run(cfg: Config | DictConfig | Sequence[str], folder: str | Path | None = No
         raise ConfigError(f"folder={path}: {error.strerror}; choose another place") from None
     dbexp.pipeline.run.run(config, path, overrides)
     return record.read(path)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that has ended, as its folder tells it.
+
+    Attributes:
+        folder: of the sweep, with results.csv, effects.csv, pictures.csv and report.html.
+        runs: in the order of their numbers, those that failed too: `status`, `report`, `error`.
+    """
+
+    folder: Path
+    runs: tuple[Run, ...]
+
+    @property
+    def results(self) -> pandas.DataFrame:
+        """A row per run, best first: see `load_results`."""
+        return load_results(self.folder)
+
+    @property
+    def effects(self) -> pandas.DataFrame:
+        """A row per difference that the page speaks of: see `load_effects`."""
+        return load_effects(self.folder)
+
+    @property
+    def statements(self) -> tuple[str, ...]:
+        """What the runs support, in sentences: the best, what each parameter changes, what is chance."""
+        from dbexp.compare.gather import compare
+        from dbexp.compare.statements import statements
+
+        return tuple(statement.sentence for statement in statements(compare([self.folder])))
+
+    @property
+    def page(self) -> Path:
+        """The page to open in a browser."""
+        from dbexp.compare.page.page import PAGE
+
+        return self.folder / PAGE
+
+    def _repr_html_(self) -> str:
+        """The table and the sentences, where a notebook shows the sweep."""
+        sentences = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.statements)
+        return f"{sentences}{self.results.to_html(index=False, na_rep='')}<p>{html.escape(str(self.page))}</p>"
+
+
+def sweep(
+    overrides: Sequence[str] = (), folder: str | Path | None = None, config_dir: str | Path | None = None
+) -> Sweep:
+    """What `dbexp -m` does: every combination of comma-separated values, trained together in packs.
+
+    Args:
+        overrides: as on the command line, one a string: "lora.rank=4,16", "seed=1,2,3".
+        folder: of the sweep; None: multirun/DATE/TIME. A folder of an earlier call goes on where that ended.
+        config_dir: a folder of options of your own, as --config-dir.
+
+    Returns:
+        The sweep; a run that failed is one of its `runs`, and stops no other.
+
+    Raises:
+        ConfigError: what is wrong with the runs, all at once, before anything is computed.
+        Interrupted: by Ctrl-C; the same call goes on.
+    """
+    from dbexp.pipeline import command
+    from dbexp.runs import record
+
+    path = Path(folder or folders.fresh(Path("multirun") / f"{datetime.now():%Y-%m-%d/%H-%M-%S}")).expanduser()
+    place = str(path).replace("\\", "\\\\").replace("'", "\\'")  # as Hydra's grammar has it between quotes
+    words = ["-m", *(["--config-dir", str(config_dir)] if config_dir else []), f"hydra.sweep.dir='{place}'"]
+    try:
+        command.start([*words, *(str(word) for word in overrides)])
+    except (HydraException, OmegaConfBaseException) as error:
+        if not path.is_dir() or not record.scan(path):  # no run of it has begun; one that failed has said so itself
+            raise ConfigError(explain(error)) from None
+    return Sweep(path, tuple(record.scan(path)))
+
+
+def load_effects(sweep: str | Path) -> pandas.DataFrame:
+    """What each step of a parameter changes: the numbers of a sweep's effects.csv.
+
+    Args:
+        sweep: folder of the sweep.
+
+    Returns:
+        A row per difference: `parameter`, `from`, `to`, `where`, `metric`, `value`, `low`, `high`, `significant`,
+        `speaks_of` and more; see docs/intervals.md.
+
+    Raises:
+        ConfigError: pandas is not installed, or the folder holds no run.
+    """
+    _pandas()
+    from dbexp.compare.effects_table import effects_csv
+    from dbexp.compare.gather import compare
+
+    return _table(effects_csv(compare([Path(sweep).expanduser()])))
 
 
 def load_results(sweep: str | Path) -> pandas.DataFrame:

@@ -21,6 +21,7 @@ from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError
 from dbexp.runs import record
 from tests import builders, run_folders
+from tests.sweeps import tiny
 
 
 def test_importing_dbexp_costs_nothing() -> None:
@@ -75,6 +76,35 @@ class TestCompose:
         with pytest.raises(ConfigError) as caught:
             dbexp.compose(overrides)
         assert says in str(caught.value)
+
+
+class TestSweep:
+    def test_is_the_commands_sweep(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        before = list(sys.argv)
+        words = [*tiny(tmp_path / "store"), "train.steps=2"]
+        swept = dbexp.sweep([*words, "lora.rank=2,4"], "it's a sweep")
+        assert [run.status for run in swept.runs] == ["finished", "finished"]
+        assert set(swept.results["lora.rank"]) == {2, 4}
+        assert (tmp_path / "it's a sweep" / "results.csv").is_file() and swept.page.is_file()
+        effects = swept.effects
+        assert {"lora.rank"} == set(effects.loc[effects["kind"] == "effect", "parameter"])
+        assert any(sentence.startswith("lora.rank 2 → 4") for sentence in swept.statements)
+        assert "lora.rank" in swept._repr_html_()
+        assert sys.argv == before and not GlobalHydra.instance().is_initialized()
+
+    def test_every_problem_before_anything_is_computed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ConfigError, match=r"(?s)lora.rank=0.*lora.rank=-1"):
+            dbexp.sweep(["lora.rank=0,-1,4"], "sweep")
+        with pytest.raises(ConfigError, match="ranc"):
+            dbexp.sweep(["lora.ranc=1,2"])
+
+    def test_a_run_that_fails_is_one_of_its_runs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        words = [*tiny(tmp_path / "store"), "train.steps=2", "train.lr=1e-3,1e9"]
+        swept = dbexp.sweep(words, "sweep")
+        assert [run.status for run in swept.runs] == ["finished", "diverged"]
 
 
 class TestRun:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -32,14 +33,31 @@ _RAISE = "HYDRA_FULL_ERROR"
 _WAIT = "OMP_WAIT_POLICY"
 
 
-def main() -> None:
-    """Run the command line. Exit status: 0 done, 1 bad input or a failed job, 130 by Ctrl-C, 143 by SIGTERM."""
+def start(words: Sequence[str]) -> None:
+    """Do what a command line says; what goes wrong is raised, and worded by whoever asked.
+
+    Args:
+        words: behind the command's name.
+
+    Raises:
+        ConfigError, TrainingDiverged, HydraException, OmegaConfBaseException: bad input, or jobs that failed.
+        Interrupted, SystemExit: a signal stopped it, or nothing was to be done but to show something.
+    """
     help.register()
     os.environ.setdefault(_RAISE, "1")
     os.environ.setdefault(_WAIT, "PASSIVE")
-    sys.argv[1:] = switches_first(sys.argv[1:])
+    before, sys.argv = sys.argv, [sys.argv[0], *switches_first(words)]  # Hydra reads its words there and nowhere else
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+    finally:
+        sys.argv = before
+        folders.release_all()
+
+
+def main() -> None:
+    """Run the command line. Exit status: 0 done, 1 bad input or a failed job, 130 by Ctrl-C, 143 by SIGTERM."""
+    try:
+        start(sys.argv[1:])
     except (ConfigError, TrainingDiverged, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"dbexp: {explain(error)}")
     except ValueError as error:  # Hydra's own, for switches that exclude each other and the like
@@ -55,8 +73,6 @@ def main() -> None:
         sys.exit(_stopped(stop))
     except KeyboardInterrupt:
         sys.exit(130)
-    finally:
-        folders.release_all()
 
 
 def job(cfg: DictConfig) -> float | tuple[float, ...] | None:
