@@ -9,13 +9,14 @@ In Python, and so in notebooks, the same as on the command line:
     table = dbexp.load_results("multirun/2026-11-22/10-00-00")
     pictures = dbexp.load_pictures("multirun/2026-11-22/10-00-00", "dino")
     gain = dbexp.effect(pictures, "lora.rank", 4, 16)
+    advice = dbexp.recommend("multirun/2026-11-22/10-00-00")
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dbexp.api import Sweep, compose, load_effects, load_pictures, load_results, run, sweep
+    from dbexp.api import Sweep, compose, load_effects, load_pictures, load_results, recommend, run, sweep
     from dbexp.compare.inference.effect import effect
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __all__ = [
     "load_effects",
     "load_pictures",
     "load_results",
+    "recommend",
     "run",
     "sweep",
 ]

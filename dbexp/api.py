@@ -29,6 +29,7 @@ from dbexp.core.hashing import key_of
 if TYPE_CHECKING:
     import pandas
 
+    from dbexp.compare.recommendation import Recommendation
     from dbexp.runs.record import Run
 
 _overrides: dict[str, list[str]] = {}
@@ -199,7 +200,7 @@ def load_effects(sweep: str | Path) -> pandas.DataFrame:
 
 
 def load_results(sweep: str | Path) -> pandas.DataFrame:
-    """The table of a sweep: the numbers of its results.csv, best run first.
+    """The table of a sweep: the numbers of its results.csv, best run first by its objective; by DINO for `recommend`.
 
     Args:
         sweep: folder of the sweep, or of one run.
@@ -255,6 +256,21 @@ def load_pictures(sweep: str | Path, metric: str | None = None) -> pandas.DataFr
         return table
     table = table.dropna(subset=[metric]).rename(columns={metric: "value"}).reset_index(drop=True)
     return table[[name for name in (*pictures.labels, "value") if name != "job"]]
+
+
+def recommend(*sweeps: str | Path) -> Recommendation:
+    """Which setting of one or more sweeps to take, by the rule in `dbexp.evaluate.objective`.
+
+    Returns:
+        `settings`, `score` and `shares` of the setting, the other `standings`, `not_told_apart`, `front`, `knee`,
+        `rule`; where there is none, `lacks` says what would have to be measured.
+
+    Raises:
+        ConfigError: a folder holds no run.
+    """
+    from dbexp.compare.gather import compare
+
+    return compare([Path(sweep).expanduser() for sweep in sweeps]).recommendation
 
 
 def _table(text: str) -> pandas.DataFrame:

@@ -11,7 +11,7 @@ from dbexp.compare.inference.estimate import EffectEstimate
 from dbexp.compare.numbers import interval, percent, signed
 from dbexp.compare.scores import CLASS_IMAGE
 from dbexp.compare.statistics import Moments
-from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.columns import column_of
 
 SMALL = 0.05
 """A significant difference is called a little below this part of the way from the base model to real images."""
@@ -71,13 +71,13 @@ def change(column: str, difference: EffectEstimate, scale: Scale | None = None, 
     elif not difference.is_significant:
         verdict = "same"
     else:
-        verdict = "better" if (difference.value > 0) == (COLUMNS[column].better == "higher") else "worse"
+        verdict = "better" if (difference.value > 0) == (column_of(column).better == "higher") else "worse"
     share = math.nan if scale is None else scale.part(difference.value)
     is_small = abs(share) < SMALL  # False for NaN
     if math.isnan(share) and noise is not None:
         is_small = abs(difference.value) < noise.deviation
     return Change(
-        COLUMNS[column].title,
+        column_of(column).title,
         signed(column, difference.value),
         interval(column, difference.low, difference.high),
         verdict,

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from dbexp.compare.comparison import Comparison
 
 _DESCRIPTION = """\
-Rebuild the comparison of one or more sweeps from disk: results.csv, pictures.csv, effects.csv, results.md (ready to
-paste) and report.html (one page, works offline). They are written into the sweep's folder; for several sweeps into
---output."""
+Rebuild the comparison of one or more sweeps from disk: results.csv, pictures.csv, effects.csv, recommendation.csv,
+results.md (ready to paste) and report.html (one page, works offline). They are written into the sweep's folder; for
+several sweeps into --output."""
+_OBJECTIVE = "what ranks: recommend, dino, dino+clip_t, '0.5*dino+0.5*clip_t'; default: the runs' own"
 _SEVERAL = Path("comparison")
 
 
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("dbexp-compare", description=_DESCRIPTION)
     parser.add_argument("sweeps", nargs="*", type=Path, metavar="SWEEP", help="folder of a sweep, or of one run")
-    parser.add_argument("--objective", metavar="COLUMN", help="column that ranks, such as dino; default: the runs' own")
+    parser.add_argument("--objective", metavar="OBJECTIVE", help=_OBJECTIVE)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the files go")
     parser.add_argument("--open", action="store_true", help="show the page in a browser")
     parser.add_argument("--sync", action="store_true", help="upload to Weights & Biases what it lacks of these sweeps")
@@ -109,7 +110,7 @@ def _compare(options: argparse.Namespace) -> None:
     show_statements(comparison)
     table.print_plain(
         f"\ntable          {files.csv}\npictures       {files.pictures}\neffects        {files.effects}\n"
-        f"to paste       {files.markdown}\npage           {files.page}\n"
+        f"recommendation {files.recommendation}\nto paste       {files.markdown}\npage           {files.page}\n"
     )
     if options.sync:
         for sweep in options.sweeps:

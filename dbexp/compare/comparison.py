@@ -11,35 +11,17 @@ from dbexp.compare.inference.estimate import EffectEstimate
 from dbexp.compare.inference.multiple import Interaction
 from dbexp.compare.numbers import best
 from dbexp.compare.ranking import RankedRun
+from dbexp.compare.recommendation import Recommendation
 from dbexp.compare.references import Reference
 from dbexp.compare.scores import PictureScores
+from dbexp.compare.standing import Standing
 from dbexp.compare.statistics import Moments
-from dbexp.evaluate.columns import PAPER
+from dbexp.evaluate.columns import PAPER, RECOMMEND
 
 MEASURES = PAPER
 """The columns that are compared."""
 FRONT = ("clip_t", "dino")
-"""x and y of the Pareto front: does it follow the prompt, is it the subject."""
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Runs of one setting, whatever their seeds and subjects, among others.
-
-    Attributes:
-        entries: one or more.
-        title: what tells them from the others.
-        settings: factor -> value as written, seeds and subjects left out.
-        moments: column -> mean over subjects of the mean over seeds, and the deviation over seeds.
-        behind: how much higher the objective is than in the best, its interval made for all settings at once; None for
-            the best, and where there are no pairs.
-    """
-
-    entries: tuple[RankedRun, ...]
-    title: str
-    settings: Mapping[str, str]
-    moments: Mapping[str, Moments]
-    behind: EffectEstimate | None
+"""x and y of the Pareto front, unless the objective names others: does it follow the prompt, is it the subject."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +72,8 @@ class Comparison:
 
     Attributes:
         sweeps: name -> folder.
-        objective: the column that ranks.
+        objective: what ranks.
+        recommendation: which setting to take; its axes are those of the Pareto front, x and y first.
         factors: what differs.
         entries: finished runs, best first; then the others.
         standings: settings, best first.
@@ -107,6 +90,7 @@ class Comparison:
 
     sweeps: Mapping[str, Path]
     objective: str
+    recommendation: Recommendation
     factors: tuple[Factor, ...]
     entries: tuple[RankedRun, ...]
     standings: tuple[Standing, ...]
@@ -128,7 +112,8 @@ class Comparison:
     @property
     def best(self) -> dict[str, str | None]:
         """Column -> its best value as written; None where no run beats another."""
-        return {name: best(name, [entry.run.value(name) for entry in self.finished]) for name in self.columns}
+        names = (RECOMMEND, *self.columns)
+        return {name: best(name, [entry.run.value(name) for entry in self.finished]) for name in names}
 
     @property
     def names(self) -> dict[Path, str]:

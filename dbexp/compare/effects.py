@@ -1,19 +1,19 @@
-"""What finished runs support: settings over their seeds, what a step of each parameter changes, what is chance."""
+"""What finished runs support: what a step of each parameter changes, and what is chance."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 
-from dbexp.compare.comparison import MEASURES, Effect, Scale, Standing
-from dbexp.compare.factors import Factor, words
+from dbexp.compare.comparison import MEASURES, Effect, Scale
+from dbexp.compare.factors import Factor
 from dbexp.compare.inference.effect import Evidence, gather, step_effect
 from dbexp.compare.inference.estimate import CONFIDENCE, Rule
-from dbexp.compare.inference.multiple import Interaction, all_interactions, behind_first, flip
+from dbexp.compare.inference.multiple import Interaction, all_interactions, flip
 from dbexp.compare.ranking import Group, RankedRun
 from dbexp.compare.scores import PictureScores
-from dbexp.compare.statistics import Moments, matched, moments, pooled_deviation
-from dbexp.evaluate.columns import COLUMNS
+from dbexp.compare.statistics import Moments, matched, pooled_deviation
+from dbexp.evaluate.columns import RECOMMEND
 
 _CEILINGS = {"dino": "dino", "clip_i": "clip_i", "pres": "dino"}
 """Column -> column of the real images that bounds it: PRES is a similarity of DINO too."""
@@ -23,58 +23,9 @@ _SHORTEST = 0.05  # a way from base to real that is shorter makes parts of it me
 
 
 def evidence_of(pictures: PictureScores, objective: str) -> dict[str, Evidence]:
-    """Column -> what its pictures tell, of the columns that are compared and that pictures have."""
-    columns = {column: pictures.of(column) for column in dict.fromkeys((*MEASURES, objective))}
+    """Column or objective -> what its pictures tell, of those that are compared and that pictures have."""
+    columns = {column: pictures.of(column) for column in dict.fromkeys((*MEASURES, RECOMMEND, objective))}
     return {column: gather(scores) for column, scores in columns.items() if scores is not None}
-
-
-def standings(
-    finished: Sequence[RankedRun], pictures: PictureScores, evidence: Evidence | None, objective: str,
-    swept: Sequence[Factor], confidence: float,
-) -> list[Standing]:  # fmt: skip
-    """Runs gathered by their settings, best mean first, each with its paired distance from the best.
-
-    Args:
-        finished: runs, any order.
-        pictures, evidence: of them; None: no picture has the objective.
-        objective: the column that ranks.
-        swept: what differs between them.
-        confidence: of all distances together.
-    """
-    subjects = pictures.subjects
-    members: dict[tuple[str, ...], list[RankedRun]] = {}
-    for entry in sorted(finished, key=lambda entry: entry.run.number):
-        members.setdefault(tuple(entry.settings[name] for name in pictures.parameters), []).append(entry)
-    columns = {setting: _moments(entries, subjects) for setting, entries in members.items()}
-
-    def key(setting: tuple[str, ...]) -> float:
-        mean = columns[setting][objective].mean if objective in columns[setting] else math.nan
-        return math.inf if math.isnan(mean) else -COLUMNS[objective].sign * mean
-
-    order = sorted(members, key=key)
-    finite = [setting for setting in order if math.isfinite(key(setting))]
-    behind = behind_first(evidence, finite, confidence) if evidence and finite else {}
-    rows = []
-    for setting in order:
-        entries, settings = members[setting], dict(zip(pictures.parameters, setting, strict=True))
-        title = words(settings, swept) or (entries[0].title if len(entries) == 1 else "all runs")
-        rows.append(Standing(tuple(entries), title, settings, columns[setting], behind.get(setting)))
-    return rows
-
-
-def _moments(entries: Sequence[RankedRun], subjects: Mapping[str, str]) -> dict[str, Moments]:
-    """Column -> mean over subjects of the mean over runs; NaN where a run has no value, for no mean would say so."""
-    groups: dict[str, list[RankedRun]] = {}
-    for entry in entries:
-        groups.setdefault(subjects[entry.id], []).append(entry)
-    result = {}
-    for column in COLUMNS:
-        if all(entry.run.report and column in entry.run.report.rows["run"] for entry in entries):
-            values = [[entry.run.value(column) for entry in group] for group in groups.values()]
-            means = [math.fsum(group) / len(group) for group in values]
-            spread = moments(values[0]) if len(values) == 1 else pooled_deviation(values)
-            result[column] = Moments(math.fsum(means) / len(means), spread.deviation, len(entries))
-    return result
 
 
 def confidence_of(finished: Sequence[RankedRun]) -> float:

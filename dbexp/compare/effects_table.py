@@ -12,6 +12,7 @@ from dbexp.compare.changes import scope_of
 from dbexp.compare.comparison import Comparison
 from dbexp.compare.inference.estimate import EffectEstimate
 from dbexp.compare.numbers import exact
+from dbexp.evaluate.columns import RECOMMEND
 
 EFFECTS = "effects.csv"
 COLUMNS = (
@@ -19,7 +20,7 @@ COLUMNS = (
     "seeds", "prompts", "subjects", "contexts", "runs", "pictures", "speaks_of", "depends_on",
 )  # fmt: skip
 """kind: effect; effect at, one value of a parameter that it depends on; interaction, how much those two differ; behind,
-the objective of a setting minus that of the best. speaks_of: what the interval is an interval for."""
+the objective of a setting, or its recommendation, minus that of the best. speaks_of: what the interval speaks of."""
 
 Cell: TypeAlias = str | float | int | bool | None
 
@@ -27,10 +28,12 @@ Cell: TypeAlias = str | float | int | bool | None
 def rows(comparison: Comparison) -> list[list[Cell]]:
     """A cell per column; None for what there is not."""
     lines = [*_effects(comparison)]
-    for standing in comparison.standings:
-        if standing.behind is not None:
-            head = ("behind", "", comparison.standings[0].title, standing.title, "", comparison.objective)
-            lines.append([*head, *_numbers(comparison.objective, standing.behind, math.nan), ""])
+    by = {RECOMMEND: comparison.recommendation.standings, comparison.objective: comparison.standings}
+    for objective, standings in by.items():
+        for standing in standings:
+            if standing.behind is not None:
+                head = ("behind", "", standings[0].title, standing.title, "", objective)
+                lines.append([*head, *_numbers(objective, standing.behind, math.nan), ""])
     return lines
 
 

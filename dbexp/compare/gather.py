@@ -10,12 +10,16 @@ from dbexp.compare import effects
 from dbexp.compare.comparison import FRONT, Comparison
 from dbexp.compare.factors import Factor, factors, words
 from dbexp.compare.ranking import RankedRun, front, over_seeds
+from dbexp.compare.recommendation import recommendation
 from dbexp.compare.references import references
 from dbexp.compare.scores import picture_scores
+from dbexp.compare.standing import Standing, standings
+from dbexp.config.values import objectives
 from dbexp.core.errors import ConfigError
-from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.columns import RECOMMEND
+from dbexp.evaluate.objective import problem
 from dbexp.runs.names import matters, setting
-from dbexp.runs.record import Run, job_name, objective_of, ranked, scan
+from dbexp.runs.record import Run, columns_of, job_name, objectives_of, ranked, ranking, scan
 
 
 def compare(sweeps: Sequence[Path], objective: str | None = None) -> Comparison:
@@ -23,7 +27,7 @@ def compare(sweeps: Sequence[Path], objective: str | None = None) -> Comparison:
 
     Args:
         sweeps: folders of sweeps, or of single runs.
-        objective: the column that ranks; None: the runs' own.
+        objective: what ranks, as on the command line; None: the runs' own.
 
     Raises:
         ConfigError: a folder holds no run, or there is no such column; all problems at once.
@@ -31,16 +35,14 @@ def compare(sweeps: Sequence[Path], objective: str | None = None) -> Comparison:
     runs = {sweep: scan(sweep) for sweep in dict.fromkeys(sweeps)}
     all_runs = [run for members in runs.values() for run in members]
     problems = [_nothing(sweep) for sweep, members in runs.items() if not members]
-    column = objective or objective_of(all_runs)
-    if column not in COLUMNS or not COLUMNS[column].sign:
-        ranking = ", ".join(name for name, about in COLUMNS.items() if about.sign)
-        problems.append(f"objective={column}: is no column that ranks runs; choose one of {ranking}")
+    names = tuple(objectives(objective)) or objectives_of(all_runs)
+    problems += [complaint for name in names if (complaint := problem(name, columns_of(all_runs)))]
     if problems:
         raise ConfigError(problems)
-    names = {_letter(number) if len(runs) > 1 else "": sweep for number, sweep in enumerate(runs)}
-    ids = {run.folder: f"{name}{job_name(run.folder, sweep)}" for name, sweep in names.items() for run in runs[sweep]}
+    folders = {_letter(number) if len(runs) > 1 else "": sweep for number, sweep in enumerate(runs)}
+    ids = {run.folder: f"{name}{job_name(run.folder, sweep)}" for name, sweep in folders.items() for run in runs[sweep]}
     distinct, notes = _without_repeats(all_runs, ids)
-    return _compare(names, column, distinct, ids, notes)
+    return _compare(folders, names, distinct, ids, notes)
 
 
 def _nothing(sweep: Path) -> str:
@@ -70,32 +72,42 @@ def _without_repeats(runs: Sequence[Run], ids: Mapping[Path, str]) -> tuple[list
 
 
 def _compare(
-    sweeps: Mapping[str, Path], objective: str, runs: Sequence[Run], ids: Mapping[Path, str], notes: list[str]
+    sweeps: Mapping[str, Path],
+    objectives: Sequence[str],
+    runs: Sequence[Run],
+    ids: Mapping[Path, str],
+    notes: list[str],
 ) -> Comparison:
-    swept = factors(runs)
+    swept, objective = factors(runs), ranking(runs, objectives[0])
+    axes = (objectives[1], objectives[0], *objectives[2:]) if len(objectives) > 1 else FRONT
     order = [*ranked(runs, objective), *(run for run in runs if run.report is None)]
-    unbeaten = {run.folder for run in front(order, FRONT)}
+    unbeaten = {run.folder for run in front(order, axes)}
     entries = [_entry(run, swept, ids[run.folder], run.folder in unbeaten) for run in order]
     finished = [entry for entry in entries if entry.run.report]
-    pictures = picture_scores(finished, swept)
+    pictures = picture_scores(finished, swept, tuple(dict.fromkeys((RECOMMEND, *objectives))))
     evidence = effects.evidence_of(pictures, objective)
     confidence = effects.confidence_of(finished)
     steps = effects.effects(finished, evidence, swept, confidence)
-    standings = effects.standings(finished, pictures, evidence.get(objective), objective, swept, confidence)
-    columns = [name for name in COLUMNS if any(e.run.report and name in e.run.report.rows["run"] for e in finished)]
+
+    def stand(by: str) -> list[Standing]:
+        return standings(finished, pictures, evidence.get(by), by, swept, confidence)
+
+    ranked_settings = stand(objective)
+    by_score = ranked_settings if objective == RECOMMEND else stand(RECOMMEND)
     return Comparison(
         sweeps=dict(sweeps),
         objective=objective,
+        recommendation=recommendation(by_score, ranked_settings, pictures.subjects, axes),
         factors=tuple(swept),
         entries=tuple(entries),
-        standings=tuple(standings),
+        standings=tuple(ranked_settings),
         effects=tuple(steps),
         confidence=confidence,
         pictures=pictures,
         noise=effects.noise(over_seeds(entry.run for entry in finished)),
         references=tuple(references([(entry.title, entry.run.report) for entry in finished if entry.run.report])),
         scales=effects.scales(finished),
-        columns=tuple(columns),
+        columns=columns_of(entry.run for entry in finished),
         labels=tuple(dict.fromkeys(label for e in finished if (label := _label(e.run)))),
         notes=(*notes, *_notes(finished, swept)),
     )

@@ -9,8 +9,9 @@ from dbexp.compare.comparison import MEASURES, Comparison
 from dbexp.compare.numbers import DASH, display, interval, spread
 from dbexp.compare.statements import statements
 from dbexp.core.errors import first_line
-from dbexp.evaluate.columns import heading
+from dbexp.evaluate.columns import RECOMMEND, heading
 from dbexp.evaluate.functional import Estimate
+from dbexp.evaluate.objective import with_score
 
 MARKDOWN = "results.md"
 
@@ -43,33 +44,38 @@ def markdown(comparison: Comparison) -> str:
 
 
 def _runs(comparison: Comparison) -> str:
-    best = comparison.best
+    best, columns = comparison.best, _columns(comparison)
     lines = []
     for entry in comparison.finished:
         assert entry.run.report is not None
         settings = [_escaped(entry.settings.get(factor.name, DASH)) for factor in comparison.factors]
-        lines.append([entry.id, *settings, *_cells(entry.run.report.rows["run"], best)])
+        lines.append([entry.id, *settings, *_cells(with_score(entry.run.report.rows), columns, best)])
     for reference in comparison.references:
         settings = [""] * len(comparison.factors)
-        lines.append([f"*{_escaped(reference.title)}*", *settings, *_cells(reference.columns, {})])
-    return _grid(["run", *(factor.title for factor in comparison.factors), *map(heading, MEASURES)], lines)
+        lines.append([f"*{_escaped(reference.title)}*", *settings, *_cells(reference.columns, columns, {})])
+    return _grid(["run", *(factor.title for factor in comparison.factors), *map(heading, columns)], lines)
+
+
+def _columns(comparison: Comparison) -> tuple[str, ...]:
+    """The paper's, and the recommendation where there is one."""
+    return (*MEASURES, RECOMMEND) if comparison.recommendation.first else MEASURES
 
 
 def _standings(comparison: Comparison) -> str:
-    lines = []
+    lines, columns = [], _columns(comparison)
     for standing in comparison.standings:
-        moments = [(column, standing.moments.get(column)) for column in MEASURES]
+        moments = [(column, standing.moments.get(column)) for column in columns]
         values = [
             f"{display(column, of.mean)} {spread(column, of.deviation)}" if of else DASH for column, of in moments
         ]
         lines.append([_escaped(standing.title), str(len(standing.entries)), *map(str.strip, values)])
-    return _grid(["setting", "seeds", *map(heading, MEASURES)], lines)
+    return _grid(["setting", "seeds", *map(heading, columns)], lines)
 
 
-def _cells(row: Mapping[str, Estimate], best: Mapping[str, str | None]) -> list[str]:
-    """The paper's columns of a row."""
+def _cells(row: Mapping[str, Estimate], columns: Sequence[str], best: Mapping[str, str | None]) -> list[str]:
+    """Some columns of a row."""
     cells = []
-    for column in MEASURES:
+    for column in columns:
         estimate = row.get(column, Estimate.missing(""))
         text = display(column, estimate.value)
         text = f"**{text}**" if text == best.get(column) else text

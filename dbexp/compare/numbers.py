@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.columns import column_of
 
 DASH = "–"
 MINUS = "−"
@@ -50,7 +50,7 @@ def spread(column: str, deviation: float) -> str:
 
 def best(column: str, values: Iterable[float]) -> str | None:
     """The best value of a column as written, so that a tie on paper is a tie; None where no value beats another."""
-    sign = COLUMNS[column].sign
+    sign = column_of(column).sign
     numbers = [value for value in values if not math.isnan(value)]
     if not sign or len({display(column, value) for value in numbers}) < 2:
         return None

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dbexp.compare.statistics import pareto
-from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.columns import RECOMMEND, column_of
 from dbexp.runs.names import is_seed, matters
-from dbexp.runs.record import Run
+from dbexp.runs.record import Run, columns_of
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ def over_seeds(runs: Iterable[Run]) -> list[Group]:
 def _moments(runs: Sequence[Run]) -> tuple[dict[str, float], dict[str, float]]:
     """A mean over seeds of which one has no value is NaN: a mean over the others would not say so."""
     mean, deviation = {}, {}
-    for column in COLUMNS:
-        values = [run.value(column) for run in runs if run.report and column in run.report.rows["run"]]
-        if values:
+    for column in (*columns_of(runs), RECOMMEND):
+        values = [run.value(column) for run in runs if run.report]
+        if not all(map(math.isnan, values)):
             mean[column] = sum(values) / len(values)
             squares = sum((value - mean[column]) ** 2 for value in values)
             deviation[column] = math.sqrt(squares / (len(values) - 1)) if len(values) > 1 else math.nan
@@ -73,12 +73,12 @@ def by_mean(groups: Iterable[Group], objective: str) -> list[Group]:
 
     def rank(group: Group) -> float:
         mean = group.mean.get(objective, math.nan)
-        return math.inf if math.isnan(mean) else -COLUMNS[objective].sign * mean
+        return math.inf if math.isnan(mean) else -column_of(objective).sign * mean
 
     return sorted(groups, key=rank)
 
 
 def front(runs: Sequence[Run], columns: Sequence[str]) -> list[Run]:
     """The runs that no other beats: that is as good in all columns and better in one. A run without a value is none."""
-    points = [[COLUMNS[column].sign * run.value(column) for column in columns] for run in runs]
+    points = [[column_of(column).sign * run.value(column) for column in columns] for run in runs]
     return [run for run, on_front in zip(runs, pareto(points), strict=True) if on_front]

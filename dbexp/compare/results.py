@@ -9,9 +9,9 @@ from pathlib import Path
 
 from dbexp.compare.numbers import exact
 from dbexp.core.files import write_atomic
-from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.columns import PAPER, RECOMMEND
 from dbexp.runs.names import differing, setting
-from dbexp.runs.record import UNFINISHED, Run, job_name, ranked, scan
+from dbexp.runs.record import UNFINISHED, Run, columns_of, job_name, ranked, scan
 
 RESULTS = "results.csv"
 
@@ -23,12 +23,12 @@ def csv_text(runs: Sequence[Run], objective: str, names: Mapping[Path, str] | No
 
     Args:
         runs: of one sweep.
-        objective: the column that ranks.
+        objective: what ranks; the paper's first column where that is the recommendation, which is no column here.
         names: folder -> name of a job, where they are of several sweeps; None: the folder's own.
     """
     settings = differing(run.config for run in runs)
-    columns = [name for name in COLUMNS if any(run.report and name in run.report.rows["run"] for run in runs)]
-    finished = ranked(runs, objective)
+    columns = columns_of(runs)
+    finished = ranked(runs, PAPER[0] if objective == RECOMMEND else objective)
     ends = [
         (column, end)
         for column in columns
@@ -61,7 +61,7 @@ def write_results(sweep: Path, objective: str) -> list[Run]:
 
     Args:
         sweep: its folder.
-        objective: column that ranks the runs.
+        objective: as in `csv_text`.
 
     Returns:
         The runs, damaged ones among them.

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from dbexp.compare.factors import Factor, words
 from dbexp.compare.numbers import exact
 from dbexp.compare.ranking import RankedRun
-from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.columns import in_order
+from dbexp.evaluate.objective import slopes as slopes_of
+from dbexp.evaluate.objective import value
 from dbexp.evaluate.report import Report
 
 PICTURES = "pictures.csv"
@@ -63,12 +65,15 @@ class PictureScores:
         return buffer.getvalue()
 
 
-def picture_scores(finished: Sequence[RankedRun], swept: Sequence[Factor]) -> PictureScores:
+def picture_scores(
+    finished: Sequence[RankedRun], swept: Sequence[Factor], objectives: Sequence[str] = ()
+) -> PictureScores:
     """The pictures of finished runs.
 
     Args:
         finished: any order.
         swept: what differs between them.
+        objectives: get a column too, if they are none of the table: see `_shares_of_objective`.
     """
     parameters = tuple(f.name for f in swept if not (f.is_seed or f.is_subject))
     subjects = _subjects(finished, swept)
@@ -79,11 +84,15 @@ def picture_scores(finished: Sequence[RankedRun], swept: Sequence[Factor]) -> Pi
         run |= {name: entry.settings[name] for name in parameters}
         run["seed"], sample_seed = _seeds(entry, swept)
         assert entry.run.report is not None
-        for (prompt, number), values in _pictures(entry.run.report).items():
+        pictures = _pictures(entry.run.report)
+        for objective in objectives:
+            _shares_of_objective(objective, entry.run.report, pictures)
+        for (prompt, number), values in pictures.items():
             rows.append(run | {"prompt": prompt, "image": f"{sample_seed}{number}"})
             scores.append(values)
     names = ("job", "subject", *parameters, "seed", "prompt", "image")
-    metrics = [metric for metric in COLUMNS if any(metric in values for values in scores)]
+    metrics = in_order(metric for values in scores for metric in values)
+    metrics += [name for name in objectives if name not in metrics and any(name in values for values in scores)]
     return PictureScores(
         parameters,
         subjects,
@@ -92,7 +101,28 @@ def picture_scores(finished: Sequence[RankedRun], swept: Sequence[Factor]) -> Pi
     )
 
 
-def _pictures(report: Report) -> dict[PictureKey, Mapping[str, float]]:
+def _shares_of_objective(objective: str, report: Report, pictures: dict[PictureKey, dict[str, float]]) -> None:
+    """Give the samples of a run their shares of its objective, whose mean over prompts is the objective.
+
+    A picture's share is the value of the run, plus what each column of the picture is above the run's mean, times how
+    fast the objective rises with that column there: the influence values of the infinitesimal jackknife (Jaeckel, Bell
+    Laboratories memorandum 72-1215-11, 1972; Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982,
+    chapter 6). A column that samples lack, such as PRES, is the run's own in all of them: it moves with the seed alone.
+    """
+    whole, slopes = value(report.rows, objective), slopes_of(report.rows, objective)
+    if math.isnan(whole) or not slopes:
+        return
+    means = {name: estimate.value for name, estimate in report.rows["run"].items()}
+    of_prompt = {scores.prompt: scores.values for scores in report.prompts if scores.row == "run"}
+    for (prompt, _), values in pictures.items():
+        if prompt in of_prompt:
+            known = {**of_prompt[prompt], **{k: v for k, v in values.items() if k not in _OF_PROMPTS}}
+            values[objective] = whole + math.fsum(
+                slope * (known[name] - means[name]) for name, slope in slopes.items() if name in known
+            )
+
+
+def _pictures(report: Report) -> dict[PictureKey, dict[str, float]]:
     """Prompts' pictures, adapter on, then those of the class."""
     images = {(image.prompt, image.index): dict(image.values) for image in report.images if image.row == "run"}
     for scores in report.prompts:
@@ -100,7 +130,7 @@ def _pictures(report: Report) -> dict[PictureKey, Mapping[str, float]]:
             whole = {name: value for name, value in scores.values.items() if name in _OF_PROMPTS}
             images.setdefault((scores.prompt, 0), {}).update(whole)
     of_class = [image for image in report.class_images if image.row == "run"]
-    return images | {(f"{CLASS_IMAGE} {image.index}", 0): image.values for image in of_class}
+    return images | {(f"{CLASS_IMAGE} {image.index}", 0): dict(image.values) for image in of_class}
 
 
 def _subjects(finished: Sequence[RankedRun], swept: Sequence[Factor]) -> dict[str, str]:

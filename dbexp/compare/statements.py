@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dbexp.compare.changes import WAY, Change, change, judgement, scope_of, sentence
-from dbexp.compare.comparison import Comparison, Effect, Standing
+from dbexp.compare.comparison import Comparison, Effect
 from dbexp.compare.effects import MOST_LEVELS
 from dbexp.compare.factors import Factor
 from dbexp.compare.inference.estimate import EffectEstimate
 from dbexp.compare.numbers import display, interval, percent, signed
+from dbexp.compare.recommendation import Recommendation
 from dbexp.compare.scores import CLASS_IMAGE
+from dbexp.compare.standing import Standing
 from dbexp.compare.statistics import by_level
 from dbexp.core.errors import count, listed
-from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.columns import RECOMMEND, column_of
 
 MORE_SEEDS = "seed=1,2,3"
+LEADS = ("best", "recommended", "front")
+"""Verdicts of the sentences that come first."""
+_NAMED = 4
+"""So many settings are named one by one."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,8 @@ class Statement:
 
 
 def statements(comparison: Comparison) -> list[Statement]:
-    """The best first, then a statement per step of each parameter, then chance."""
-    sentences = [_best(comparison)] if comparison.standings else []
+    """The best first and what to take, then a statement per step of each parameter, then chance."""
+    sentences = [*_leads(comparison)] if comparison.standings else []
     for factor in comparison.factors:
         steps = [effect for effect in comparison.effects if effect.factor == factor]
         sentences += [_effect(effect, comparison) for effect in steps] or _no_effect(factor, comparison)
@@ -61,7 +67,7 @@ def _chance(comparison: Comparison) -> list[Statement]:
         text += f"the same sweep with {MORE_SEEDS} tells effects from luck."
         return [Statement("Chance", text)] if len(comparison.standings) > 1 else []
     spread = [
-        Change(COLUMNS[column].title, f"± {display(column, moments.deviation)}", "", "spread")
+        Change(column_of(column).title, f"± {display(column, moments.deviation)}", "", "spread")
         for column, moments in comparison.noise.items()
     ]
     text = "runs that differ in their seed alone have a standard deviation of "
@@ -70,26 +76,83 @@ def _chance(comparison: Comparison) -> list[Statement]:
     return [Statement("Chance", text, tuple(spread), "how far seeds alone move a run", count(n, "run"))]
 
 
+def _leads(comparison: Comparison) -> Iterator[Statement]:
+    if comparison.objective != RECOMMEND:
+        yield _best(comparison)
+    yield _recommended(comparison)
+    if len(comparison.standings) > 1:
+        yield _front(comparison.recommendation)
+
+
+def _recommended(comparison: Comparison) -> Statement:
+    of = comparison.recommendation
+    if of.first is None:
+        text = f"none, for it needs {listed(of.lacks)}." if of.lacks else "none, for no run has all of its columns."
+        return Statement("Recommendation", text, verdict="recommended")
+    score, first = column_of(RECOMMEND).title, of.first
+    share = {name: percent(part).lstrip("+") for name, part in of.shares[0].items()}
+    what = f"{share['subject']} of the subject gained, {share['prompt']} of the prompt"
+    what += f" and {share['class']} of the class kept"
+    runs = f", {_members(first)}" if comparison.factors else ""
+    text = f"{first.title} with {score} {display(RECOMMEND, of.score)}: {what}{runs}."
+    text += _rivals(of.standings, RECOMMEND)
+    if of.not_told_apart:
+        text += f" Not told apart from it: {_titles(of.not_told_apart)}."
+    return Statement("Recommendation", text + _collapsed(of), verdict="recommended", basis=of.rule)
+
+
+def _collapsed(of: Recommendation) -> str:
+    """What the setting with the highest DINO pays for it, where that is another one."""
+    means = [standing.moments["dino"].mean if "dino" in standing.moments else math.nan for standing in of.standings]
+    highest = max(range(len(means)), key=lambda number: -math.inf if math.isnan(means[number]) else means[number])
+    if highest == 0:
+        return ""
+    kept = {name: percent(of.shares[highest][name]).lstrip("+") for name in ("prompt", "class")}
+    value = f"{column_of('dino').title}, {display('dino', means[highest])}"
+    setting = of.standings[highest].title
+    return f" The highest {value}, has {setting}: {kept['prompt']} of the prompt and {kept['class']} of the class kept."
+
+
+def _front(of: Recommendation) -> Statement:
+    titles = listed([column_of(axis).title for axis in of.axes])
+    text = f"in {titles} no setting beats {_titles(of.front)}."
+    if of.knee:
+        text += f" Its knee, farthest beyond the line between its ends (Das, 1999), is {of.knee.title}."
+    elif len(of.axes) == 2:
+        text += " It has no knee: no setting lies beyond the line between its ends."
+    if all(len(standing.entries) == 1 for standing in of.front):
+        text += f" Each was trained once: {MORE_SEEDS} makes them means."
+    return Statement("Pareto front", text, verdict="front")
+
+
+def _titles(standings: Sequence[Standing]) -> str:
+    return listed([standing.title for standing in standings], _NAMED) or "any"
+
+
+def _members(standing: Standing) -> str:
+    if len(standing.entries) > 1:
+        return f"mean of runs {listed([entry.id for entry in standing.entries])}"
+    return f"run {standing.entries[0].id}"
+
+
 def _best(comparison: Comparison) -> Statement:
     column, best = comparison.objective, comparison.standings[0]
     moments = best.moments.get(column)
     if moments is None or math.isnan(moments.mean):
-        return Statement(f"Best by {COLUMNS[column].title}", "no run has a value.")
+        return Statement(f"Best by {column_of(column).title}", "no run has a value.")
     value = display(column, moments.mean)
-    if len(best.entries) > 1:
-        runs = f"mean of runs {listed([entry.id for entry in best.entries])}"
-    else:
-        estimate = best.entries[0].run.report
-        ends = estimate.rows["run"][column] if estimate else None
-        value = " ".join(part for part in (value, ends and interval(column, ends.low, ends.high)) if part)
-        runs = f"run {best.entries[0].id}, its interval for other prompts alone"
+    runs = _members(best)
+    if len(best.entries) == 1 and (report := best.entries[0].run.report) and column in report.rows["run"]:
+        ends = report.rows["run"][column]
+        value = " ".join(part for part in (value, interval(column, ends.low, ends.high)) if part)
+        runs += ", its interval for other prompts alone"
     scale = comparison.scales.get(column)
     if scale:
         value += f", {percent(scale.position(moments.mean)).lstrip('+')} {WAY}"
     if comparison.factors:
         value += f" ({runs})"
     return Statement(
-        f"Best by {COLUMNS[column].title}",
+        f"Best by {column_of(column).title}",
         f"{best.title} with {value}.{_rivals(comparison.standings, column)}",
         verdict="best",
     )
@@ -134,7 +197,7 @@ def _effect(effect: Effect, comparison: Comparison) -> Statement:
     depends = []
     for column, interactions in effect.interactions.items():
         names = listed(list(dict.fromkeys(titles[test.other] for test in interactions)))
-        changes[column] = Change(COLUMNS[column].title, "depends", f"on {names}", "depends")
+        changes[column] = Change(column_of(column).title, "depends", f"on {names}", "depends")
         sides = []
         for test in interactions:
             for level, estimate in ((test.other_low, test.at_low), (test.other_high, test.at_high)):
@@ -163,7 +226,7 @@ def _basis(effect: Effect, objective: str) -> str:
     ]
     means = {column: mean for column, mean in differences.items() if mean.is_significant}
     disagreements = [
-        COLUMNS[column].title
+        column_of(column).title
         for column, mean in means.items()
         if mean.agreeing < mean.counts.runs and column not in effect.interactions
     ]
@@ -183,7 +246,7 @@ def _advice(column: str, difference: EffectEstimate) -> list[str]:
     more = difference.half_width_with(3)
     if seeds > 2 or math.isnan(more):
         return []
-    title = COLUMNS[column].title
+    title = column_of(column).title
     return [f"a third seed would make {title} ±{display(column, width)} about ±{display(column, more)}"]
 
 
@@ -208,5 +271,5 @@ def _subjects(factor: Factor, comparison: Comparison) -> Statement:
     text = f"effects are means over {count(len(means), 'subject')}, which count alike."
     if len(order) > 1:
         low, high = (f"{display(column, means[level].mean)} ({level})" for level in (order[0], order[-1]))
-        text += f" Mean {COLUMNS[column].title} from {low} to {high}."
+        text += f" Mean {column_of(column).title} from {low} to {high}."
     return Statement(factor.name, text, verdict="subjects")

@@ -71,3 +71,27 @@ def pareto(points: Sequence[Sequence[float]]) -> list[bool]:
 
     complete = [point for point in points if all(math.isfinite(value) for value in point)]
     return [point in complete and not any(beats(other, point) for other in complete) for point in points]
+
+
+def knee(points: Sequence[Sequence[float]]) -> int | None:
+    """The knee of a front in two coordinates, higher being better in both: where giving up either buys least.
+
+    It is the point farthest beyond the line between the two ends of the front, each coordinate being counted from one
+    end to the other (Das, "On characterizing the knee of the Pareto curve based on normal-boundary intersection",
+    Structural Optimization 18, 1999).
+
+    Args:
+        points: of the front, none beaten by another.
+
+    Returns:
+        The number of the point; None where no point lies beyond the line, as of fewer than three.
+    """
+    if len(points) < 3:
+        return None
+    right, top = max(points, key=lambda point: point[0]), max(points, key=lambda point: point[1])
+    width, height = right[0] - top[0], top[1] - right[1]
+    if width <= 0 or height <= 0:
+        return None
+    beyond = [(x - top[0]) / width + (y - right[1]) / height - 1 for x, y in points]
+    farthest = max(range(len(points)), key=beyond.__getitem__)
+    return farthest if beyond[farthest] > 1e-9 else None

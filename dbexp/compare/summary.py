@@ -12,12 +12,14 @@ from typing import Any
 
 from dbexp import tracking
 from dbexp.compare import effects_table
-from dbexp.compare.comparison import FRONT, Comparison
+from dbexp.compare.comparison import Comparison
 from dbexp.compare.ranking import RankedRun
+from dbexp.compare.recommendation import Recommendation
 from dbexp.compare.statements import statements
 from dbexp.core.errors import first_line
-from dbexp.evaluate.columns import COLUMNS, heading
+from dbexp.evaluate.columns import RECOMMEND, column_of, heading
 from dbexp.evaluate.functional import Estimate
+from dbexp.evaluate.objective import with_score
 from dbexp.runs.folder import RunFolder
 from dbexp.runs.names import differing
 
@@ -54,7 +56,8 @@ def summary(comparison: Comparison, sweep: Path) -> tracking.Summary:
     finished = comparison.finished
     best = _run_row(finished[0]) if finished else {}
     columns, rows = _table(comparison)
-    scores = [(entry, [entry.run.value(column) for column in FRONT]) for entry in finished]
+    axes = comparison.recommendation.axes[:2]
+    scores = [(entry, [entry.run.value(column) for column in axes]) for entry in finished]
     sheets = [(entry, RunFolder(entry.run.folder).contact_sheet) for entry in finished]
     return tracking.Summary(
         objective=comparison.objective,
@@ -64,13 +67,28 @@ def summary(comparison: Comparison, sweep: Path) -> tracking.Summary:
         label=_label(finished[0]) if finished else None,
         columns=columns,
         rows=rows,
-        axes=[COLUMNS[column].title for column in FRONT],
+        axes=[column_of(column).title for column in axes],
         points=[[entry.title, *xy, entry.on_front] for entry, xy in scores if not any(map(math.isnan, xy))],
         sheets=[[entry.title, path.relative_to(sweep).as_posix()] for entry, path in sheets if path.is_file()],
         effect_columns=[*effects_table.COLUMNS],
         effects=effects_table.rows(comparison),
+        recommendation=_recommendation(comparison.recommendation),
         statements=[[statement.subject, statement.sentence] for statement in statements(comparison)],
     )
+
+
+def _recommendation(of: Recommendation) -> dict[str, Any]:
+    """Numbers and words for the summary of the W&B run; empty without one."""
+    if of.first is None:
+        return {}
+    return {
+        "setting": of.first.title,
+        "score": of.score,
+        **of.shares[0],
+        "not told apart": "; ".join(standing.title for standing in of.not_told_apart),
+        "knee": of.knee.title if of.knee else None,
+        "rule": of.rule,
+    }
 
 
 def _table(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
@@ -78,7 +96,8 @@ def _table(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
     entries, references = comparison.entries, comparison.references
     settings = differing(entry.run.config for entry in entries)
     estimates = [*map(_run_row, entries), *(reference.columns for reference in references)]
-    numbers = [(column, "value") for column in comparison.columns]
+    scored = [RECOMMEND] if comparison.recommendation.first else []
+    numbers = [(column, "value") for column in (*comparison.columns, *scored)]
     numbers += [  # what is counted has no interval
         (column, end)
         for column in comparison.columns
@@ -102,7 +121,7 @@ def _table(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
 
 
 def _run_row(entry: RankedRun) -> Mapping[str, Estimate]:
-    return entry.run.report.rows["run"] if entry.run.report else {}
+    return with_score(entry.run.report.rows) if entry.run.report else {}
 
 
 def _label(entry: RankedRun) -> str | None:

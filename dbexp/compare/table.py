@@ -21,11 +21,12 @@ from dbexp.compare.numbers import DASH, MINUS, best, display, spread
 from dbexp.compare.ranking import by_mean, over_seeds
 from dbexp.compare.references import references
 from dbexp.core.errors import first_line, listed
-from dbexp.evaluate.columns import COLUMNS, PAPER, heading
+from dbexp.evaluate.columns import PAPER, RECOMMEND, column_of, heading, in_order
 from dbexp.evaluate.functional import Estimate
+from dbexp.evaluate.objective import with_score
 from dbexp.evaluate.report import Report
 from dbexp.runs.names import is_seed, titles, what_differs
-from dbexp.runs.record import Run, ranked
+from dbexp.runs.record import Run, ranked, ranking
 
 _SHOWN_AS_ROWS = ("pres_base", "dino_real", "clip_i_real")  # the same numbers stand in the rows of the references
 _PLAINER = str.maketrans({"↑": "^", "↓": "v", DASH: "-", MINUS: "-", "…": "~", "→": "->", "±": "+-", "≈": "~"})
@@ -67,7 +68,7 @@ def show_runs(
 
     Args:
         runs: of one sweep, or of several.
-        objective: the column that ranks.
+        objective: what ranks.
         console: where to; None: standard output.
         names: folder -> title of a run; None: its number, and what it overrides that others do not.
     """
@@ -77,16 +78,17 @@ def show_runs(
     console = console or Console()
     names = names or titles({run.folder: run.overrides for run in finished})
     show([(names[run.folder], run.report) for run in finished if run.report], console)
-    groups = by_mean(over_seeds(finished), objective)
+    groups = by_mean(over_seeds(finished), ranking(finished, objective))
     if any(len(group.runs) > 1 for group in groups):
         overrides = [
             [word for word in group.runs[0].overrides if not is_seed(word.partition("=")[0])] for group in groups
         ]
         grid = Table()
-        for title in ("", "seeds", *map(heading, PAPER)):
+        columns = (*PAPER, *([RECOMMEND] if any(RECOMMEND in group.mean for group in groups) else []))
+        for title in ("", "seeds", *map(heading, columns)):
             grid.add_column(title, overflow="fold")
         for group, words in zip(groups, what_differs(overrides), strict=True):
-            moments = [(c, group.mean.get(c, math.nan), group.deviation.get(c, math.nan)) for c in PAPER]
+            moments = [(c, group.mean.get(c, math.nan), group.deviation.get(c, math.nan)) for c in columns]
             cells = [f"{display(column, mean)} {spread(column, deviation)}" for column, mean, deviation in moments]
             grid.add_row(Text(" ".join(words) or "all runs"), str(len(group.runs)), *map(str.strip, cells))
         console.print()
@@ -99,7 +101,7 @@ def line(run: Run) -> str:
         return f"{run.status}: {first_line(run.error)}"
     row = run.report.rows["run"]
     return "  ".join(
-        f"{COLUMNS[column].title} {display(column, row[column].value)}" for column in PAPER if column in row
+        f"{column_of(column).title} {display(column, row[column].value)}" for column in PAPER if column in row
     )
 
 
@@ -154,7 +156,7 @@ def _page(reports: Sequence[tuple[str, Report]], style: _Style) -> Group:
     """Title, the paper's columns with intervals, the other columns, and the reasons for dashes."""
     labels = list(dict.fromkeys(report.label for _, report in reports if report.label))
     rows = [
-        _Row(f"{name} ({report.label})" if len(labels) > 1 and report.label else name, report.rows["run"], True)
+        _Row(f"{name} ({report.label})" if len(labels) > 1 and report.label else name, with_score(report.rows), True)
         for name, report in reports
     ]
     rows += [_Row(reference.title, reference.columns, False) for reference in references(reports)]
@@ -163,8 +165,8 @@ def _page(reports: Sequence[tuple[str, Report]], style: _Style) -> Group:
         title.append(f"  ({'; '.join(labels)})", style="yellow")
     rest = [
         column
-        for column in COLUMNS
-        if column not in (*PAPER, *_SHOWN_AS_ROWS) and any(column in row.columns for row in rows)
+        for column in in_order(column for row in rows for column in row.columns)
+        if column not in (*PAPER, *_SHOWN_AS_ROWS)
     ]
     parts: list[Text | Table] = [title, Text(), _grid(rows, PAPER, style, intervals=True)]
     if rest:
@@ -217,7 +219,7 @@ def _reasons(rows: Sequence[_Row], columns: Iterable[str]) -> list[str]:
                 gaps.setdefault((column, estimate.reason or "no reason is on record"), []).append(row.name)
     lines: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (column, reason), names in gaps.items():
-        lines.setdefault((reason, tuple(names)), []).append(COLUMNS[column].title)
+        lines.setdefault((reason, tuple(names)), []).append(column_of(column).title)
     return [
         f"{DASH} {', '.join(columns)}: {reason} ({listed(names, _NAMES_SHOWN)})"
         for (reason, names), columns in lines.items()

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from dbexp.compare.changes import Change
 from dbexp.compare.comparison import MEASURES, Comparison
-from dbexp.compare.statements import Statement, statements
+from dbexp.compare.statements import LEADS, Statement, statements
 from dbexp.compare.table import print_grid, print_plain
-from dbexp.evaluate.columns import COLUMNS, heading
+from dbexp.evaluate.columns import column_of, heading
 
 _STYLES = {"better": "green", "worse": "red", "same": "dim", "once": "dim", "depends": "italic"}
 _MARKS = {"better": " *", "worse": " *"}
@@ -31,7 +31,7 @@ def show_statements(comparison: Comparison, console: Console | None = None) -> N
     remarks: list[str] = []
     effects: list[Statement] = []
     for statement in statements(comparison):
-        if statement.verdict == "best":
+        if statement.verdict in LEADS:
             print_plain(f"\n{statement.sentence}\n", console)
         elif any(change.interval for change in statement.changes):
             effects.append(statement)
@@ -71,7 +71,7 @@ def _grid(effects: Sequence[Statement], separator: str) -> Table:
         for where, changes in _rows(effect):
             by_title = {change.column: _cell(change, separator) for change in changes}
             name = Text(f"  at {where}") if where else Text(effect.subject, style="bold")
-            grid.add_row(name, *(by_title.get(COLUMNS[column].title, Text()) for column in MEASURES))
+            grid.add_row(name, *(by_title.get(column_of(column).title, Text()) for column in MEASURES))
     return grid
 
 

@@ -1,4 +1,4 @@
-"""The files of a comparison, rebuilt from disk: results.csv, pictures.csv, effects.csv, results.md and report.html."""
+"""The files of a comparison, rebuilt from disk: four tables, results.md and report.html."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dbexp.compare.comparison import Comparison
 from dbexp.compare.effects_table import EFFECTS, effects_csv
 from dbexp.compare.gather import compare
 from dbexp.compare.markdown import MARKDOWN, markdown
+from dbexp.compare.recommendation import RECOMMENDATION, recommendation_csv
 from dbexp.compare.results import RESULTS, csv_text
 from dbexp.compare.scores import PICTURES
 from dbexp.core.files import write_atomic
@@ -26,6 +27,7 @@ class ComparisonFiles:
     effects: Path
     markdown: Path
     page: Path
+    recommendation: Path
 
 
 def write_comparison(
@@ -35,7 +37,7 @@ def write_comparison(
 
     Args:
         sweeps: folders of sweeps, or of single runs.
-        objective: the column that ranks; None: the runs' own.
+        objective: what ranks; None: the runs' own.
         folder: where the files go; None: the sweep's own, which there must then be one of.
         is_running: whether runs are still to come.
 
@@ -48,10 +50,14 @@ def write_comparison(
     folder = folder or sweeps[0]
     comparison = compare(sweeps, objective)
     ended = [entry.run for entry in comparison.entries if entry.run.status != UNFINISHED]
-    files = ComparisonFiles(comparison, *(folder / name for name in (RESULTS, PICTURES, EFFECTS, MARKDOWN, PAGE)))
+    files = ComparisonFiles(
+        comparison, *(folder / name for name in (RESULTS, PICTURES, EFFECTS, MARKDOWN, PAGE, RECOMMENDATION))
+    )
     write_atomic(files.csv, csv_text(ended, comparison.objective, comparison.names))
     write_atomic(files.pictures, comparison.pictures.csv())
     write_atomic(files.effects, effects_csv(comparison))
+    of = comparison.recommendation
+    write_atomic(files.recommendation, recommendation_csv(of, comparison.finished, comparison.factors))
     write_atomic(files.markdown, markdown(comparison))
     write_atomic(files.page, page(comparison, folder, is_running=is_running))
     return files

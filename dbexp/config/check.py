@@ -68,7 +68,9 @@ def _check_family(config: Config, problems: Problems) -> None:
 def _check_together(config: Config, problems: Problems) -> None:
     """The rules that span several fields."""
     schedule, train, dataset = config.lr_schedule, config.train, config.dataset
-    problems.require(bool(config.objective), "objective=null: name a column of the metric table, objective=dino")
+    problems.require(
+        bool(config.objective), "objective=null: name a column of the metric table, objective=dino, or recommend"
+    )
     horizon = schedule.horizon or train.steps
     decays = schedule.name in ("linear", "cosine", "polynomial")
     problems.require(

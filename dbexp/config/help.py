@@ -49,7 +49,7 @@ _MIN_WIDTH, _MAX_WIDTH = 72, 120
 class _Typed(schema.Config):
     """A config as a user types it: an objective may be a list, or words with + between them."""
 
-    objective: Any = "dino"
+    objective: Any = "recommend"
 
 
 def register() -> None:

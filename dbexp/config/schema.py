@@ -388,7 +388,7 @@ class Config:
     """The seed that the five of `seeds` follow unless given."""
     seeds: SeedsConfig = field(default_factory=SeedsConfig)
     """One seed per source of randomness."""
-    objective: list[str] = field(default_factory=lambda: ["dino"])
-    """Column of the metric table that the run returns to a sweeper; several for a search with as many objectives: dino+clip_t or [dino,clip_t]."""
+    objective: list[str] = field(default_factory=lambda: ["recommend"])
+    """What ranks runs, and what a run returns to a sweeper. recommend: subject, prompt and class weighed on their ways between base model and real images; a column of the metric table; a trade-off such as '0.5*dino+0.5*clip_t'; several for a Pareto front, or a search with as many objectives: dino+clip_t or [dino,clip_t]."""
     store: str | None = None
     """Folder of the content-addressed cache; null: dbexp in the user's cache directory."""

@@ -40,11 +40,16 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def objectives(value: object) -> list[str]:
-    """The columns that an objective names, as a user may write it: dino, dino+clip_t, or a list."""
+    """What an objective names, as a user may write it: dino, dino+clip_t, a list, or trade-offs such as 0.5*dino-pres.
+
+    A plus sign is between two objectives, unless there is a `*` or a minus sign, which only a trade-off has.
+    """
     if value is None:
         return []
-    words = value if isinstance(value, (list, ListConfig)) else str(value).replace("+", ",").split(",")
-    return [str(word).strip() for word in words]
+    words = [str(word) for word in value] if isinstance(value, (list, ListConfig)) else str(value).split(",")
+    if not isinstance(value, (list, ListConfig)):
+        words = [each for word in words for each in ([word] if {"*", "-"} & set(word) else word.split("+"))]
+    return ["".join(word.split()) for word in words]
 
 
 _START, _MARK = "${", "$\0{"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 
@@ -56,6 +59,13 @@ COLUMNS: dict[str, Column] = {
     "n_blank": Column("blank", "lower", 0, math.inf, "All-black pictures, excluded from every mean."),
 }
 
+RECOMMEND = "recommend"
+"""Of runs in place of one column: what `dbexp.evaluate.objective` recommends by."""
+
+_SCORE = Column(
+    "recommendation", "higher", 0, 1, "Harmonic mean of subject gained, prompt kept and class kept, each from 0 to 1."
+)
+
 PAPER = ("dino", "clip_i", "clip_t", "pres", "div")
 """The columns of the paper's tables, in the order shown."""
 
@@ -63,8 +73,55 @@ REFERENCES = {"base": "base model", "oracle": "true subject", "real": "real imag
 """Rows that no training run owns: key in a report -> name shown."""
 
 _ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
+_TERM = re.compile(r"\s*([+-])?\s*(?:(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*\*\s*)?([a-z]\w*)\s*", re.IGNORECASE)
 
 
-def heading(column: str) -> str:
+@cache
+def column_of(name: str) -> Column:
+    """What is to be known of a column of the table, of `recommend`, or of a trade-off of columns.
+
+    Raises:
+        KeyError: there is no such column.
+    """
+    if name == RECOMMEND:
+        return _SCORE
+    weights = terms(name)
+    if not weights:
+        return COLUMNS[name]
+    parts = [
+        f"{'−' if weight < 0 else '+'} {abs(weight):g} {column_of(each).title}" for each, weight in weights.items()
+    ]
+    title = " ".join(parts).removeprefix("+ ")
+    return Column(title, "higher", -math.inf, math.inf, "A trade-off: the higher the better.")
+
+
+def terms(name: str) -> dict[str, float]:
+    """Column -> its weight in a trade-off such as `0.5*dino - 0.2*pres`; empty for anything else.
+
+    Args:
+        name: a sum with at least one `*` or minus sign, for `dino+clip_t` is two objectives.
+    """
+    if "*" not in name and "-" not in name:
+        return {}
+    weights: dict[str, float] = {}
+    position = 0
+    while position < len(name):
+        term = _TERM.match(name, position)
+        if term is None or (position and term[1] is None):
+            return {}
+        weight = float(term[2] or 1) * (-1 if term[1] == "-" else 1)
+        weights[term[3]] = weights.get(term[3], 0.0) + weight
+        position = term.end()
+    return weights
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Each once: the columns of `COLUMNS` as they stand there, then the others as they come."""
+    present = list(dict.fromkeys(names))
+    return [*(name for name in COLUMNS if name in present), *(name for name in present if name not in COLUMNS)]
+
+
+def heading(name: str) -> str:
     """Title of a column with the arrow of its better direction."""
-    return COLUMNS[column].title + _ARROWS[COLUMNS[column].better]
+    about = column_of(name)
+    return about.title + _ARROWS[about.better]

@@ -131,7 +131,8 @@ def evaluate(
     of_run = scorer.columns(scores["run"]) | scorer.class_columns(run, base) | of_real | run.counts()
     table = {
         "run": {column: of_run[column] for column in COLUMNS},
-        "real": {column.removesuffix("_real"): estimate for column, estimate in of_real.items()},
+        "real": {column.removesuffix("_real"): estimate for column, estimate in of_real.items()}
+        | {"clip_t": scorer.real_prompt_fidelity(pictures.samples)},
     }
     if base.expected:
         table["base"] = scorer.columns(scores["base"]) | scorer.class_columns(base, None) | base.counts()

@@ -60,7 +60,8 @@ class Report:
     """Everything that `evaluate` found.
 
     `rows` holds the columns of three rows: `run` (adapter on), `base` (adapter off, when its samples were given) and
-    `real` (`dino` and `clip_i` of the real images among themselves: the upper bound).
+    `real`: `dino` and `clip_i` of the real images among themselves, the upper bound; `clip_t` of these under the
+    prompts, as of samples that show the subject and nothing of the prompt.
     """
 
     label: str | None

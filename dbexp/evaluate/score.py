@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -220,6 +220,15 @@ class Scorer:
             else:
                 columns[column] = estimate_pairs(mean_to_others(space.of(self.real)), self.how)
         return columns
+
+    def real_prompt_fidelity(self, prompts: Iterable[str]) -> Estimate:
+        """CLIP-T of the real images under each prompt: what a run has that shows them whatever the prompt says."""
+        reason = self.reasons["clip_t"] or self.reasons["clip_i"]
+        if reason:
+            return Estimate.missing(reason)
+        mean = self.clip.of(self.real).mean(axis=0)
+        texts = [self.texts.vectors[without_token(prompt, self.token)] for prompt in sorted(prompts)]
+        return estimate_mean([float(mean @ text) for text in texts], self.how, reason="no samples")
 
     def copies(self, images: Sequence[ImageScores]) -> tuple[Copy, ...]:
         """The samples that `copy_rate` counts, nearest first."""

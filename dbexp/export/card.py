@@ -15,7 +15,7 @@ from dbexp.config.families import FAMILIES
 from dbexp.config.template import fill
 from dbexp.config.values import plain
 from dbexp.core.provenance import public
-from dbexp.evaluate.columns import COLUMNS, PAPER, REFERENCES, heading
+from dbexp.evaluate.columns import PAPER, REFERENCES, column_of, heading
 from dbexp.evaluate.functional import Estimate
 from dbexp.export.compare import LEAST_PSNR, Comparison, decibel
 from dbexp.export.formats import FORMATS
@@ -62,7 +62,7 @@ def _front_matter(facts: Facts) -> str:
             dataset_type=dataset.source,
             dataset_name=dataset.name,
             metric_type=column,
-            metric_name=COLUMNS[column].title,
+            metric_name=column_of(column).title,
             metric_value=round(report.rows["run"][column].value, 4),
         )
         for column in PAPER

@@ -11,7 +11,7 @@ from omegaconf import MISSING
 from dbexp.config import fields
 from dbexp.config.fields import bounded, choice
 from dbexp.core.errors import Problems
-from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.columns import COLUMNS, RECOMMEND
 from dbexp.export.formats import FORMATS
 
 USAGE = """\
@@ -32,8 +32,8 @@ class ExportConfig:
 
     run: str = MISSING
     """Folder of a run. The folder of a sweep means its best run."""
-    objective: str | None = choice(None, tuple(COLUMNS))
-    """Column of the metric table that picks the best run of a sweep; null: the objective of the sweep."""
+    objective: str | None = choice(None, (*COLUMNS, RECOMMEND))
+    """What picks the best run of a sweep, a column of the metric table or recommend; null: the objective of the sweep."""
     format: list[str] = choice(list(FORMATS), {name: format.meaning for name, format in FORMATS.items()}, commas=True)
     """Files to write, comma separated."""
     card: bool = True

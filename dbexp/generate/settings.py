@@ -12,7 +12,7 @@ from dbexp.config.families import SAMPLERS, SIZE_MULTIPLE
 from dbexp.config.fields import bounded, choice, comma_list
 from dbexp.config.schema import PRECISIONS
 from dbexp.core.errors import Problems
-from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.columns import COLUMNS, RECOMMEND
 
 USAGE = """\
 dbexp-generate: pictures from trained runs
@@ -65,8 +65,8 @@ class GenerateConfig:
     """Pixels; null: likewise."""
     batch_size: int | None = bounded(None, at_least=1)
     """Pictures sampled at once, which does not change them beyond rounding; null: as the first run was sampled."""
-    objective: str | None = choice(None, tuple(COLUMNS))
-    """Column of the metric table that picks the best run of a sweep; null: the objective of the sweep."""
+    objective: str | None = choice(None, (*COLUMNS, RECOMMEND))
+    """What picks the best run of a sweep, a column of the metric table or recommend; null: the objective of the sweep."""
     model: str | None = None
     """Another base of the same architecture, such as an inpainting checkpoint: hub id, folder or file; null: the run's."""
     precision: str | None = choice(None, PRECISIONS)

@@ -82,7 +82,7 @@ def job(cfg: DictConfig) -> float | tuple[float, ...] | None:
         cfg: what Hydra composed, without its `hydra` node.
 
     Returns:
-        The value of the objective's column, or of each of several, for a sweeper to optimise; None in processes other
+        The value of the objective, or of each of several, for a sweeper to optimise; None in processes other
         than the first, which have no table.
 
     Raises:

@@ -11,8 +11,7 @@ from dbexp.core.device import memory_errors
 from dbexp.core.errors import ConfigError, Problems
 from dbexp.core.store import Store
 from dbexp.dataset import Subject
-from dbexp.evaluate import evaluate
-from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate import evaluate, objective
 from dbexp.evaluate.evaluate import Backbones
 from dbexp.models import Model
 from dbexp.pipeline.requests import prior_request, sample_request, training_request
@@ -28,8 +27,7 @@ def open_store(config: Config) -> Store:
 def check_inputs(config: Config) -> None:
     """Everything that is wrong and can be known without weights, in one message."""
     problems = Problems()
-    for name in config.objective:
-        problems.require(name in COLUMNS, f"objective={name}: choose one of {', '.join(COLUMNS)}")
+    problems.messages += [complaint for name in config.objective if (complaint := objective.problem(name))]
     problems.messages += dataset.problems(config.dataset)
     problems.messages += prior.problems(prior_request(config))
     try:

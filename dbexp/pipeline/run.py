@@ -19,7 +19,7 @@ from dbexp.config.schema import Config
 from dbexp.core.device import main_process_first, processes
 from dbexp.core.files import link_tree
 from dbexp.core.store import MANIFEST, Store
-from dbexp.evaluate import evaluate
+from dbexp.evaluate import evaluate, objective
 from dbexp.evaluate.report import Report, summary
 from dbexp.models import Model
 from dbexp.pipeline import prepare, view
@@ -62,7 +62,7 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
         sweep: name of the sweep that the run belongs to; its table tells of all runs, so this one prints none.
 
     Returns:
-        Column -> value of the metric table; empty in processes other than the first.
+        Column of the metric table, or objective -> value; empty in processes other than the first.
 
     Raises:
         ConfigError: what the user can mend; nothing was half-written.
@@ -97,7 +97,8 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
             tracker.result()
     if sweep is None:
         _print(outcome, report)
-    return summary(report)
+    objectives = {name: objective.value(report.rows, name) for name in config.objective}
+    return summary(report) | objectives
 
 
 def _warn(sentences: Iterable[str], *, again: bool) -> None:

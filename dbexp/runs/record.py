@@ -19,7 +19,8 @@ from dbexp.config.schema import Config
 from dbexp.config.values import flatten, objectives, structured
 from dbexp.core.errors import ConfigError, Problems, first_line
 from dbexp.core.hashing import file_hash
-from dbexp.evaluate.columns import COLUMNS, PAPER
+from dbexp.evaluate import objective as judged
+from dbexp.evaluate.columns import PAPER, RECOMMEND, column_of, in_order
 from dbexp.evaluate.report import Report
 from dbexp.runs import foreign
 from dbexp.runs.folder import RunFolder
@@ -62,11 +63,9 @@ class Run:
         """The run's number in its sweep, -1 for a folder that is called otherwise."""
         return int(self.folder.name) if self.folder.name.isdecimal() else -1
 
-    def value(self, column: str) -> float:
-        """Of the metric table; NaN for what the run lacks."""
-        if self.report is None or column not in self.report.rows["run"]:
-            return math.nan
-        return self.report.rows["run"][column].value
+    def value(self, name: str) -> float:
+        """Of a column of the metric table, or of another objective; NaN for what the run lacks."""
+        return math.nan if self.report is None else judged.value(self.report.rows, name)
 
 
 def load(sweep: Path) -> list[Run]:
@@ -177,19 +176,41 @@ def _read_unchanged(files: RunFolder, *_states: tuple[int, int, int] | None) -> 
 
 
 def ranked(runs: Iterable[Run], objective: str) -> list[Run]:
-    """Finished runs, best first by a column of the metric table; runs without a value last; ties by number."""
+    """Finished runs, best first by an objective; runs without a value last; ties by number.
+
+    By the paper's first column where it is the recommendation that no run has.
+    """
+    finished = [run for run in runs if run.report]
+    name = ranking(finished, objective)
+    sign = column_of(name).sign
 
     def key(run: Run) -> tuple[bool, float, int]:
-        value = run.value(objective)
-        return math.isnan(value), 0.0 if math.isnan(value) else -COLUMNS[objective].sign * value, run.number
+        value = run.value(name)
+        return math.isnan(value), 0.0 if math.isnan(value) else -sign * value, run.number
 
-    return sorted((run for run in runs if run.report), key=key)
+    return sorted(finished, key=key)
+
+
+def ranking(runs: Iterable[Run], objective: str) -> str:
+    """What ranks runs by an objective: itself, or the paper's first column for a recommendation that no run has."""
+    can = objective != RECOMMEND or any(not math.isnan(run.value(objective)) for run in runs)
+    return objective if can else PAPER[0]
+
+
+def objectives_of(runs: Iterable[Run]) -> tuple[str, ...]:
+    """What the first run names that names any; else the recommendation."""
+    named = (tuple(objectives(run.config.get("objective"))) for run in runs)
+    return next((names for names in named if names), (RECOMMEND,))
 
 
 def objective_of(runs: Iterable[Run]) -> str:
-    """The column that ranks runs, unless somebody asks for another: the first that they name."""
-    named = (name for run in runs for name in objectives(run.config.get("objective")))
-    return next(named, PAPER[0])
+    """What ranks runs, unless somebody asks for another: the first objective that they name."""
+    return objectives_of(runs)[0]
+
+
+def columns_of(runs: Iterable[Run]) -> tuple[str, ...]:
+    """The columns that finished runs have, in the order of the table."""
+    return tuple(in_order(name for run in runs if run.report for name in run.report.rows["run"]))
 
 
 # -- runs whose LoRA is to be used ------------------------------------------------------------------------------------
@@ -267,15 +288,17 @@ def _best(sweep: Path, objective: str | None) -> TrainedRun:
         raise ConfigError(
             "holds neither a run nor a sweep; give a folder such as outputs/DATE/TIME or multirun/DATE/TIME"
         )
-    column = objective or objective_of(runs)
-    if column not in COLUMNS:
-        raise ConfigError(f"its objective {column} is no column of the table; give objective={next(iter(COLUMNS))}")
-    finished = ranked(runs, column)
+    name = objective or objective_of(runs)
+    if complaint := judged.problem(name, columns_of(runs)):
+        raise ConfigError(f"its {complaint}")
+    finished = ranked(runs, name)
     if not finished:
         raise ConfigError(f"none of its {len(runs)} runs is finished")
-    value = finished[0].value(column)
+    name = ranking(finished, name)
+    value = finished[0].value(name)
     score = "" if math.isnan(value) else f" of {value:.3f}"
-    return replace(_trained(finished[0].folder), chosen=f"the best {column}{score} among {len(finished)} runs")
+    what = column_of(name).title if name == RECOMMEND else name
+    return replace(_trained(finished[0].folder), chosen=f"the best {what}{score} among {len(finished)} runs")
 
 
 def _trained(folder: Path) -> TrainedRun:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from dbexp.evaluate.columns import COLUMNS, PAPER, REFERENCES, heading
+from dbexp.evaluate.columns import COLUMNS, PAPER, REFERENCES, heading, in_order
+from dbexp.evaluate.objective import with_score
 from dbexp.evaluate.report import Report, summary
 from dbexp.runs.foreign import within
 
@@ -22,8 +23,8 @@ PICTURE_PX = 512
 
 
 def scalars(report: Report) -> dict[str, float]:
-    """metrics/, base/ and real/ with every column that has a value."""
-    rows = {"metrics": report.rows["run"]} | {key: report.rows[key] for key in REFERENCES if key in report.rows}
+    """metrics/, base/ and real/ with every column that has a value, and the recommendation among metrics/."""
+    rows = {"metrics": with_score(report.rows)} | {key: report.rows[key] for key in REFERENCES if key in report.rows}
     return {
         f"{section}/{column}": estimate.value
         for section, columns in rows.items()
@@ -46,9 +47,10 @@ def metric_table(report: Report, name: str) -> wandb.Table:
     for key, title in REFERENCES.items():
         if key in report.rows:
             rows.append((title, {column: estimate.value for column, estimate in report.rows[key].items()}))
+    columns = in_order([*COLUMNS, *run])
     return wandb.Table(
-        columns=["row", "label", *map(heading, COLUMNS)],
-        data=[[title, report.label, *(number(values.get(column)) for column in COLUMNS)] for title, values in rows],
+        columns=["row", "label", *map(heading, columns)],
+        data=[[title, report.label, *(number(values.get(column)) for column in columns)] for title, values in rows],
     )
 
 

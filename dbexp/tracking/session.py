@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dbexp.config.schema import Config
 from dbexp.core.errors import first_line
-from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.columns import COLUMNS, RECOMMEND, column_of
 from dbexp.tracking.records import Records, RunRecord
 
 if TYPE_CHECKING:
@@ -136,8 +136,8 @@ def open_run(record: RunRecord, mode: Mode, folder: Path) -> wandb.Run:
     )
     run.define_metric("train/step", hidden=True)
     run.define_metric("train/*", step_metric="train/step")
-    for name, column in COLUMNS.items():
-        run.define_metric(f"metrics/{name}", summary=_SUMMARY[column.better])
+    for name in (*COLUMNS, RECOMMEND):
+        run.define_metric(f"metrics/{name}", summary=_SUMMARY[column_of(name).better])
     return run
 
 

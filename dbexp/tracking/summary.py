@@ -44,6 +44,7 @@ class Summary:
         effect_columns: headings of the table of effects.
         effects: its cells, a row per difference.
         statements: what each sentence is about, and the sentence.
+        recommendation: the setting to take, its score and shares, who cannot be told from it; empty without one.
     """
 
     objective: str
@@ -59,6 +60,7 @@ class Summary:
     effect_columns: list[str] = field(default_factory=list)
     effects: list[list[Any]] = field(default_factory=list)
     statements: list[list[str]] = field(default_factory=list)
+    recommendation: dict[str, Any] = field(default_factory=dict)
 
 
 def summarise(sweep: Path, summary: Summary, runs: Sequence[Path]) -> None:
@@ -134,6 +136,9 @@ def write(writer: Writer, summary: Summary, sweep: Path) -> None:
             values = {f"best/{name}": value for name, value in summary.best.items()}
             writer.log(values)
             writer.summary({**values, "best/title": summary.title, "label": summary.label})
+    if summary.recommendation:
+        with writer.attempt("the recommendation"):
+            writer.summary({f"recommendation/{name}": value for name, value in summary.recommendation.items()})
     with writer.attempt("the comparison table"):
         writer.log({"tables/comparison": table(summary)})
     if summary.statements:

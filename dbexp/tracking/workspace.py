@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dbexp.config import explain, fields, words
 from dbexp.config.fields import choice, comma_list
 from dbexp.core.errors import ConfigError
-from dbexp.evaluate.columns import COLUMNS, PAPER, heading
+from dbexp.evaluate.columns import COLUMNS, PAPER, RECOMMEND, column_of, heading
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -32,8 +32,8 @@ class Settings:
     """W&B user or team."""
     project: str = "dbexp"
     """W&B project."""
-    objective: str = choice("dino", tuple(COLUMNS))
-    """Column of the metric table that sorts the runs."""
+    objective: str = choice("dino", (*COLUMNS, RECOMMEND))
+    """What sorts the runs: a column of the metric table, or recommend."""
     parameters: list[str] = comma_list(["lora.rank", "train.lr", "train.steps", "lr_schedule.name", "prior.weight"])
     """Axes of the parallel coordinates, before the columns of the metric table."""
     name: str = "dbexp"
@@ -54,7 +54,7 @@ def workspace(settings: Settings) -> Workspace:
         raise ConfigError("wandb-workspaces is not installed; pip install 'dbexp[workspace]'") from None
     if problems:
         raise ConfigError(problems)
-    lower = COLUMNS[settings.objective].better == "lower"
+    lower = column_of(settings.objective).better == "lower"
     bars = [wr.BarPlot(title=heading(column), metrics=[f"metrics/{column}"]) for column in PAPER]
     front = wr.ScatterPlot(
         title="subject fidelity against prompt fidelity, PRES as third axis",
@@ -115,7 +115,7 @@ def main() -> None:
             view.save()
         except Exception as error:  # whatever the server or the way to it has to say
             raise ConfigError(f"{settings.entity}/{settings.project}: the view was not saved: {error}") from error
-        print(f"{COLUMNS[settings.objective].title} sorts {view.url}")
+        print(f"{column_of(settings.objective).title} sorts {view.url}")
 
 
 if __name__ == "__main__":

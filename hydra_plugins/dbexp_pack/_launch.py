@@ -144,15 +144,16 @@ def _check_folder(cfg: DictConfig, sweep: Path, folder: Path, folders: dict[Path
 def wrong_directions(cfg: DictConfig) -> list[str]:
     """What is wrong with the directions of a sweeper that optimises: they must be those in which columns get better."""
     from dbexp.config.values import objectives
-    from dbexp.evaluate.columns import COLUMNS
+    from dbexp.evaluate.columns import column_of
+    from dbexp.evaluate.objective import problem
 
     setting = OmegaConf.select(cfg, "hydra.sweeper.direction")
     names = objectives(cfg.objective)
-    if setting is None or not set(names) <= set(COLUMNS):
+    if setting is None or any(map(problem, names)):
         return []
     listed = setting if OmegaConf.is_list(setting) else [setting]
     chosen = [str(getattr(direction, "name", direction)) for direction in listed]
-    better = ["minimize" if COLUMNS[name].better == "lower" else "maximize" for name in names]
+    better = ["minimize" if column_of(name).better == "lower" else "maximize" for name in names]
     if chosen == better:
         return []
     advice = better[0] if len(better) == 1 else f"[{','.join(better)}]"

@@ -21,7 +21,7 @@ from dbexp.compare.summary import summary
 from dbexp.compare.terminal import show_statements
 from dbexp.compare.write import ComparisonFiles, write_comparison
 from dbexp.core.errors import ConfigError
-from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.columns import COLUMNS, RECOMMEND
 from tests.compare import sweeps
 
 STEPS = {("lora.rank", "4", "8"), ("prior.weight", "0", "1")}
@@ -80,7 +80,7 @@ def test_each_says_what_it_speaks_of(files: ComparisonFiles) -> None:
         assert text.count(f"{scope}; PRES: 8 class images in place of prompts") == len(STEPS)
         assert f"{scope}, 4 settings compared at once" in text
     scopes = {row["metric"]: row["speaks_of"] for row in cells(summary(files.comparison, files.csv.parent))}
-    assert scopes == dict.fromkeys(MEASURES, scope) | {"pres": of_class}
+    assert scopes == dict.fromkeys((*MEASURES, RECOMMEND), scope) | {"pres": of_class}
     assert f"better: the interval excludes zero; {of_class}" in files.page.read_text()
 
 
@@ -149,7 +149,7 @@ def test_an_effect_that_depends_on_another_parameter_is_not_averaged(tilted: Com
 
 def test_effects_are_means_over_subjects_that_count_alike(tmp_path: Path) -> None:
     grid = {"dataset.name": ("dog", "cat", "owl"), "lora.rank": (4, 8), "seed": (1, 2)}
-    files = write_comparison([sweeps.sweep(tmp_path, grid, side=8)])
+    files = write_comparison([sweeps.sweep(tmp_path, grid, side=8)], "dino")
     assert [(standing.title, len(standing.entries)) for standing in files.comparison.standings] in (
         [("rank=8", 6), ("rank=4", 6)],
         [("rank=4", 6), ("rank=8", 6)],

@@ -25,7 +25,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     """Two ranks, two weights, three seeds."""
     folder = sweeps.sweep(tmp_path_factory.mktemp("sweep"))
     sweeps.failed(folder / "12", {"lora.rank": 4, "prior.weight": 2}, "it | failed\nsooner or later")
-    return compare([folder])
+    return compare([folder], "dino")
 
 
 def about(comparison: Comparison, subject: str) -> Statement:
@@ -130,7 +130,9 @@ def test_results_md_has_the_sentences_and_the_rows(comparison: Comparison) -> No
 def test_a_sweep_of_one_has_nothing_to_compare(tmp_path: Path) -> None:
     sweeps.run(tmp_path / "0", {}, sweeps.PROMPTS, 1, 8)
     sentences = statements(compare([tmp_path]))
-    assert [statement.subject for statement in sentences] == ["Best by DINO"]
+    assert [statement.subject for statement in sentences] == ["Recommendation"]
+    sentences = statements(compare([tmp_path], "dino"))
+    assert [statement.subject for statement in sentences] == ["Best by DINO", "Recommendation"]
 
 
 def test_the_values_of_a_search_are_not_compared_step_by_step(tmp_path: Path) -> None:

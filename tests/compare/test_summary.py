@@ -27,7 +27,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def comparison(sweep: Path) -> Comparison:
-    return compare([sweep])
+    return compare([sweep], "dino")
 
 
 def test_runs_are_best_first_then_failures_then_references(comparison: Comparison, sweep: Path) -> None:

@@ -22,6 +22,10 @@ from tests.config.test_check import good
         ("objective=dino+clip_t", ["dino", "clip_t"]),
         ("objective='dino, clip_t'", ["dino", "clip_t"]),
         ("objective=[dino,clip_t]", ["dino", "clip_t"]),
+        ("objective=recommend", ["recommend"]),
+        ("objective=0.5*dino+0.5*clip_t", ["0.5*dino+0.5*clip_t"]),
+        ("objective='dino - 0.5*pres, clip_t'", ["dino-0.5*pres", "clip_t"]),
+        ("objective=[dino-pres,div]", ["dino-pres", "div"]),
     ],
 )
 def test_an_objective_is_a_list_of_columns(

@@ -176,7 +176,9 @@ def test_base_and_real_rows_stand_beside_the_run(pictures: Pictures, stubs: Back
     g = [path for paths in (pictures.base_samples or {}).values() for path in paths]
     assert rows["base"]["dino"].value == pytest.approx(np.mean([cosine(a, r) for a in g for r in pictures.real]))
     assert rows["base"]["pres"].value == rows["run"]["pres_base"].value
-    assert rows["real"] == {"dino": rows["run"]["dino_real"], "clip_i": rows["run"]["clip_i_real"]}
+    among = {"dino": rows["run"]["dino_real"], "clip_i": rows["run"]["clip_i_real"]}
+    assert {name: rows["real"][name] for name in among} == among and set(rows["real"]) == {*among, "clip_t"}
+
     assert "pres_delta" not in rows["base"]
     without = evaluate(replace(pictures, base_samples=None, class_images_base=()), stubs, CFG)
     assert "base" not in without.rows
@@ -192,6 +194,25 @@ def test_the_oracle_is_a_row_and_nothing_else_changes(pictures: Pictures, stubs:
     assert "pres" not in report.rows["oracle"]
     assert {name: row for name, row in report.rows.items() if name != "oracle"} == plain.rows
     assert (report.images, report.prompts) == (plain.images, plain.prompts), "the run's pictures alone"
+
+
+def test_real_images_score_under_prompts_as_samples_would_that_are_copies_of_them(
+    pictures: Pictures, stubs: Backbones
+) -> None:
+    stubs = replace(stubs, clip=StubEncoder(texts={"a dog in the snow": (1, 2, 0), "a red dog": (5, 0, 1)}))
+    of_real = evaluate(pictures, stubs, CFG).rows["real"]["clip_t"]
+    copies = {
+        prompt: [
+            paint(path.parent / f"{len(prompt)}-{path.name}", tuple(int(c) for c in colour_of(path)), note=prompt)  # type: ignore[arg-type]  # three of them
+            for path in pictures.real
+        ]
+        for prompt in pictures.samples
+    }
+    shown = evaluate(replace(pictures, samples=copies), stubs, CFG).rows["run"]["clip_t"]
+    assert of_real.value == pytest.approx(shown.value, abs=1e-6) and of_real.n == shown.n == len(copies)
+    assert (of_real.low, of_real.high) == pytest.approx((shown.low, shown.high), abs=1e-6)
+    without = evaluate(replace(pictures, real=()), stubs, CFG).rows["real"]["clip_t"]
+    assert math.isnan(without.value) and without.reason == "no real images"
 
 
 def test_a_sample_equal_to_the_one_real_image_scores_one(tmp_path: Path, stubs: Backbones, pictures: Pictures) -> None:

@@ -177,6 +177,8 @@ def test_settings_reach_the_launcher_as_plain_values() -> None:
         ("pres", "maximize", "say hydra.sweeper.direction=minimize"),
         ("dino", ["maximize", "maximize"], "say hydra.sweeper.direction=maximize"),
         ("dino,pres", ["maximize", "maximize"], "say hydra.sweeper.direction=[maximize,minimize]"),
+        ("recommend", "maximize", None),
+        ("dino-pres,div", ["maximize", "minimize"], "say hydra.sweeper.direction=[maximize,maximize]"),
         ("nonsense", "maximize", None),  # which another check tells of
     ],
 )

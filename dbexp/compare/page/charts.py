@@ -15,8 +15,8 @@ from dbexp.compare.numbers import display
 from dbexp.compare.page.curve_charts import curve_charts
 from dbexp.compare.page.figure import LEGEND, PALETTE, SCALE, Chart, Figure, number, plain
 from dbexp.compare.statistics import Moments, by_level, pareto
-from dbexp.core.errors import count
-from dbexp.evaluate.columns import COLUMNS, heading
+from dbexp.core.errors import count, listed
+from dbexp.evaluate.columns import column_of, heading
 
 _LINES = [[0.0, "#3A7BBF"], [0.5, "#9A8FA0"], [1.0, "#D97706"]]
 """A scale without its ends, for thin lines that must be seen on white and on black."""
@@ -36,33 +36,37 @@ def charts(comparison: Comparison) -> list[Chart]:
 
 def _front(comparison: Comparison) -> Chart | None:
     """Settings at their means, their seeds as small points; without seeds, runs."""
-    x, y = FRONT
-    entries = [e for e in comparison.finished if all(math.isfinite(e.run.value(column)) for column in FRONT)]
+    axes = comparison.recommendation.axes
+    x, y = axes[:2]
+    entries = [e for e in comparison.finished if all(math.isfinite(e.run.value(column)) for column in axes)]
     if not entries:
         return None
-    settings = [s for s in comparison.standings if all(column in s.moments for column in FRONT)]
+    settings = [s for s in comparison.standings if all(column in s.moments for column in axes)]
     has_seeds = any(len(standing.entries) > 1 for standing in settings)
     traces: list[Figure] = []
     drifts = [e.run.value("pres") for e in entries]
     if has_seeds:
         means = [{column: of.mean for column, of in standing.moments.items()} for standing in settings]
-        unbeaten = pareto([[COLUMNS[column].sign * mean[column] for column in FRONT] for mean in means])
+        unbeaten = pareto([[column_of(column).sign * mean[column] for column in axes] for mean in means])
         members = {id(entry): standing.title for standing in settings for entry in standing.entries}
         for entry in entries:
             about = f"{plain(members.get(id(entry), ''))}<br>run {plain(entry.title)}"
-            traces.append(_point({c: entry.run.value(c) for c in MEASURES}, about, size=5, meta={"run": entry.id}))
+            values = {c: entry.run.value(c) for c in (*MEASURES, x, y)}
+            traces.append(_point(values, (x, y), about, size=5, meta={"run": entry.id}))
         for standing, mean, on_front in zip(settings, means, unbeaten, strict=True):
             about = f"<b>{plain(standing.title)}</b><br>mean of {count(len(standing.entries), 'run')}"
             text = plain(" · ".join(standing.settings.values())) if len(settings) <= LEGEND else ""
             meta = {"runs": [entry.id for entry in standing.entries]}
-            traces.append(_point(mean, about, size=12, on_front=on_front, text=text, meta=meta))
+            traces.append(_point(mean, (x, y), about, size=12, on_front=on_front, text=text, meta=meta))
         edge = [(mean[x], mean[y]) for mean, on_front in zip(means, unbeaten, strict=True) if on_front]
     else:
         for entry in entries:
-            values = {c: entry.run.value(c) for c in MEASURES}
+            values = {c: entry.run.value(c) for c in (*MEASURES, x, y)}
             text = plain(entry.id) if len(entries) <= LEGEND else ""
             about = f"<b>{plain(entry.title)}</b>"
-            traces.append(_point(values, about, size=11, on_front=entry.on_front, text=text, meta={"run": entry.id}))
+            traces.append(
+                _point(values, (x, y), about, size=11, on_front=entry.on_front, text=text, meta={"run": entry.id})
+            )
         edge = [(e.run.value(x), e.run.value(y)) for e in entries if e.on_front]
     traces.insert(0, _edge(sorted(edge)))
     layout: Figure = {
@@ -79,13 +83,15 @@ def _front(comparison: Comparison) -> Chart | None:
             "colorbar": {"title": {"text": heading("pres")}, "thickness": 14, "outlinewidth": 0},
         }
     what = "setting" if has_seeds else "run"
-    caption = (
-        f"Diamonds: no other {what} is better in both. Up is more like the subject, right is more like the prompt."
-    )
+    titles = listed([column_of(axis).title for axis in axes])
+    caption = f"Diamonds: in {titles} no other {what} beats them."
+    caption += " Up is more like the subject, right is more like the prompt." if axes == FRONT else ""
     if has_seeds:
         names = ", ".join(f.title for f in comparison.factors if f.name in settings[0].settings)
         caption += f" Labels: {names}. Small points are single runs."
-    return Chart("front", "Subject against prompt", caption, {"data": traces, "layout": layout}, {})
+    return Chart(
+        "front", f"{column_of(y).title} against {column_of(x).title}", caption, {"data": traces, "layout": layout}, {}
+    )
 
 
 def _edge(points: Sequence[tuple[float, float]]) -> Figure:
@@ -101,10 +107,16 @@ def _edge(points: Sequence[tuple[float, float]]) -> Figure:
 
 
 def _point(
-    values: Mapping[str, float], about: str, size: int, meta: Figure, on_front: bool = False, text: str = ""
+    values: Mapping[str, float],
+    axes: tuple[str, str],
+    about: str,
+    size: int,
+    meta: Figure,
+    on_front: bool = False,
+    text: str = "",
 ) -> Figure:
-    """A run or a setting among `FRONT`, coloured by the drift of its class."""
-    x, y = FRONT
+    """A run or a setting among two columns, coloured by the drift of its class."""
+    x, y = axes
     marker: Figure = {
         "size": size + 4 if on_front else size,
         "symbol": "diamond" if on_front else "circle",
@@ -113,7 +125,7 @@ def _point(
     drift = values.get("pres", math.nan)
     if math.isfinite(drift):
         marker |= {"color": [number(drift)], "coloraxis": "coloraxis"}
-    scores = "".join(f"<br>{COLUMNS[c].title} {display(c, values[c])}" for c in MEASURES if c in values)
+    scores = "".join(f"<br>{column_of(c).title} {display(c, values[c])}" for c in MEASURES if c in values)
     return {
         "type": "scatter",
         "mode": "markers+text" if text else "markers",
@@ -228,7 +240,7 @@ def _heat_map(comparison: Comparison) -> Chart | None:
                     "x": [plain(e.title) for e in entries],
                     "y": [plain(prompt) for prompt in prompts],
                     "colorscale": SCALE,
-                    "reversescale": COLUMNS[column].better == "lower",
+                    "reversescale": column_of(column).better == "lower",
                     "xgap": 1,
                     "ygap": 1,
                     "visible": not traces,

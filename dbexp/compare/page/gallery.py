@@ -10,7 +10,7 @@ from pathlib import Path
 from dbexp.compare.comparison import Comparison
 from dbexp.compare.numbers import display
 from dbexp.compare.ranking import RankedRun
-from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.columns import column_of
 from dbexp.evaluate.report import ImageScores
 from dbexp.runs import foreign
 from dbexp.runs.folder import RunFolder
@@ -115,7 +115,7 @@ def opening(comparison: Comparison, sheets: Sequence[Sheet]) -> Opening | None:
 
 def _scores(values: Mapping[str, float]) -> tuple[str, ...]:
     shown = [column for column in ("dino", "clip_t", "pres") if math.isfinite(values.get(column, math.nan))]
-    return tuple(f"{COLUMNS[column].title} {display(column, values[column])}" for column in shown)
+    return tuple(f"{column_of(column).title} {display(column, values[column])}" for column in shown)
 
 
 def sheets(comparison: Comparison) -> list[Sheet]:
@@ -193,7 +193,7 @@ def _best_first(comparison: Comparison, column: str) -> list[GalleryImage]:
         records = entry.run.report.class_images if column == "pres" else entry.run.report.images
         images += [_image(entry, scores) for scores in records if scores.row == "run" and _is_safe(entry, scores.path)]
     images = [image for image in images if math.isfinite(image.values.get(column, math.nan))]
-    return sorted(images, key=lambda image: -COLUMNS[column].sign * image.values[column])
+    return sorted(images, key=lambda image: -column_of(column).sign * image.values[column])
 
 
 def copies(comparison: Comparison) -> list[CopyPair]:

@@ -27,10 +27,12 @@ from dbexp.compare.page.figure import PALETTE
 from dbexp.compare.page.gallery import CopyPair, GalleryImage, Opening, Sheet
 from dbexp.compare.page.pictures import BUDGET, EmbeddedImages, embed
 from dbexp.compare.page.question import question
-from dbexp.compare.statements import Statement, is_tied, statements
+from dbexp.compare.statements import LEADS, Statement, is_tied, statements
 from dbexp.compare.statistics import Moments, moments
-from dbexp.evaluate.columns import COLUMNS, REFERENCES, heading
+from dbexp.core.errors import listed
+from dbexp.evaluate.columns import RECOMMEND, REFERENCES, column_of, heading
 from dbexp.evaluate.functional import Estimate
+from dbexp.evaluate.objective import with_score
 
 PAGE = "report.html"
 _VERDICTS = {
@@ -69,7 +71,11 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET, is_running:
         opening=opening,
         measures=tuple(column for column in MEASURES if column in comparison.columns),
         others=tuple(column for column in comparison.columns if column not in MEASURES),
-        columns=COLUMNS,
+        judged=(RECOMMEND,) if comparison.recommendation.first else (),
+        with_score=with_score,
+        leads=LEADS,
+        front=listed([column_of(axis).title for axis in comparison.recommendation.axes]),
+        column_of=column_of,
         column_heading=heading,
         display=display,
         exact=exact,
@@ -121,7 +127,7 @@ def _best_means(comparison: Comparison) -> dict[str, str | None]:
     """Column -> the best mean over seeds as written."""
     return {
         column: best(column, (s.moments[column].mean for s in comparison.standings if column in s.moments))
-        for column in MEASURES
+        for column in (RECOMMEND, *MEASURES)
     }
 
 
@@ -209,7 +215,7 @@ class _Data:
 
     def _image(self, image: GalleryImage) -> dict[str, Any]:
         scores = ", ".join(
-            f"{COLUMNS[column].title} {display(column, image.values[column])}"
+            f"{column_of(column).title} {display(column, image.values[column])}"
             for column in gallery.EXTREMES
             if column in image.values
         )
