@@ -40,6 +40,17 @@ def library(name: str) -> Any:
     return module
 
 
+def read_part(cls: Any, folder: Path, **settings: Any) -> Any:
+    """A module of diffusers or transformers from its files.
+
+    Args:
+        cls: of the module.
+        folder: with its configuration and its weights.
+        settings: of `from_pretrained`; `dtype` among them.
+    """
+    return cls.from_pretrained(folder, local_files_only=True, **settings)
+
+
 class Checkpoint(ABC):
     """A checkpoint; see the protocol in `dbexp.models`.
 
@@ -76,6 +87,8 @@ class Checkpoint(ABC):
     pixels is more than that of the denoiser. Tiles meet in a blend, so smaller images, which fit, are left whole."""
     output: ClassVar[str] = "np"
     """What pipelines are asked for: images, or `latent`, which `decode` makes images of."""
+    read: ClassVar[Callable[..., Any]] = staticmethod(read_part)
+    """How a part comes from its folder; a seam for whoever needs its shapes alone."""
     channels_last: ClassVar[bool] = False
     """Whether the convolutions are two-dimensional: the layout they want on tensor cores and on CPUs (oneDNN) alike."""
 
@@ -111,8 +124,8 @@ class Checkpoint(ABC):
     def _load(self, name: str) -> nn.Module:
         package, cls = self.classes[name].split(".")
         folder, dtype = (self._vae_folder, self.vae_dtype) if name == VAE else (self._folder / name, self.dtype)
-        loaded = getattr(library(package), cls).from_pretrained(
-            folder, variant=self._variant, dtype=dtype, local_files_only=True, **self._nf4(name)
+        loaded = self.read(
+            getattr(library(package), cls), folder, variant=self._variant, dtype=dtype, **self._nf4(name)
         )
         if self.quantize == "fp8" and name == self.family.denoiser:
             casting = importlib.import_module("diffusers.hooks.layerwise_casting")

@@ -22,9 +22,8 @@ from dbexp.core.errors import byte_size
 from dbexp.core.store import Store
 from dbexp.models import Model
 from dbexp.train import packing
-from dbexp.train.adapter import AdapterSlots
 from dbexp.train.data import Training, prepare
-from dbexp.train.lane import Lane, enter, open_slots
+from dbexp.train.lane import enter, open_slots
 from dbexp.train.loop import Loop
 
 log = logging.getLogger(__name__)
@@ -104,8 +103,9 @@ def _peak(training: Training, count: int, model: Model, store: Store) -> int:
     """Most bytes that are allocated on the GPU while so many lanes make an optimizer step."""
     release_memory()
     torch.cuda.reset_peak_memory_stats(model.device)
-    with _lanes(training, count, model, store) as (slots, lanes):
-        _train(slots, lanes, model, training.accumulation.passes(1))
+    with copies(training, count, model, store) as loop:
+        for _ in range(training.accumulation.passes(1)):
+            loop.microbatch()
     return torch.cuda.max_memory_allocated(model.device)
 
 
@@ -120,32 +120,28 @@ def _backward_bytes(training: Training, model: Model, store: Store) -> int:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with _lanes(training, 1, model, store) as (slots, lanes):
-        for part in slots.rows:
+    with copies(training, 1, model, store) as loop:
+        for part in training.ranks(model.family):
             module = model.part(part)
             weights = (weight for weight in chain(module.parameters(), module.buffers()) if not weight.requires_grad)
             frozen |= {weight.untyped_storage().data_ptr() for weight in weights}
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            _train(slots, lanes, model, 1)
-        trained = sum(weight.numel() * weight.element_size() for weight in lanes[0].parameters)
+            loop.microbatch()
+        trained = sum(weight.numel() * weight.element_size() for weight in loop.lanes[0].parameters)
     return sum(saved.values()) + _COPIES * trained
 
 
 @contextmanager
-def _lanes(training: Training, count: int, model: Model, store: Store) -> Iterator[tuple[AdapterSlots, list[Lane]]]:
-    """Copies of a lane, forgotten after the block."""
+def copies(training: Training, count: int, model: Model, store: Store) -> Iterator[Loop]:
+    """So many copies of a lane that are ready to step, and are forgotten after the block."""
     data = prepare([training] * count, model, store)
     try:
         with open_slots(data, model) as slots:
-            yield slots, [enter(slots, slot, entry, model) for slot, entry in enumerate(data)]
+            lanes = [enter(slots, slot, entry, model) for slot, entry in enumerate(data)]
+            with closing(Loop(lanes, slots, model, _Silent(), lambda slot, rows: None)) as loop:
+                yield loop
     finally:
         model.enable_gradient_checkpointing(False)
-
-
-def _train(slots: AdapterSlots, lanes: Sequence[Lane], model: Model, microbatches: int) -> None:
-    with closing(Loop(lanes, slots, model, _Silent(), lambda slot, rows: None)) as loop:
-        for _ in range(microbatches):
-            loop.microbatch()
 
 
 class _Silent:
