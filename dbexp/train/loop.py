@@ -60,7 +60,9 @@ class Loop:
         """
         active = [slot for slot, lane in enumerate(self.lanes) if lane.running and (lanes is None or lane in lanes)]
         draws = {slot: self.lanes[slot].draw() for slot in active}
+        self._slots.refresh()
         per_row = self._passes(draws)  # forward, loss, backward
+        self._slots.gather()
         steppers = [self.lanes[slot] for slot in active if self.lanes[slot].after_backward()]
         return self._log(per_row, draws, steppers)
 

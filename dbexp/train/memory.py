@@ -29,7 +29,9 @@ from dbexp.train.loop import Loop
 log = logging.getLogger(__name__)
 
 _COPIES = 4
-"""Of a lane's weights: themselves, their gradients, and two moments of the optimizer."""
+"""Of a lane's weights in fp32: themselves, their gradients, and two moments of the optimizer."""
+_WORKING_COPIES = 2
+"""Of the same in the precision of the base: what passes compute with, and its gradient."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +127,13 @@ def _backward_bytes(training: Training, model: Model, store: Store) -> int:
             module = model.part(part)
             weights = (weight for weight in chain(module.parameters(), module.buffers()) if not weight.requires_grad)
             frozen |= {weight.untyped_storage().data_ptr() for weight in weights}
+        stacks = [stack for lane in loop.lanes for stack in lane.adapter.stacks.values()]
+        frozen |= {stack.working.untyped_storage().data_ptr() for stack in stacks}
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             loop.microbatch()
-        trained = sum(weight.numel() * weight.element_size() for weight in loop.lanes[0].parameters)
-    return sum(saved.values()) + _COPIES * trained
+        trained = sum(row.numel() for row in loop.lanes[0].adapter.rows.values())
+        each = _COPIES * torch.float32.itemsize + _WORKING_COPIES * model.dtype.itemsize
+    return sum(saved.values()) + each * trained
 
 
 @contextmanager

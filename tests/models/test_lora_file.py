@@ -348,6 +348,7 @@ class TestMerged:
                 lanes.open(0, BOTH, ALPHAS, seed=0).load_state(adapter.state())
                 for rows in lanes.rows.values():
                     rows.set([2])
+                lanes.refresh()
                 expected = base.predict(noisy, steps, base.encode(tokens))
             with lora_file.merged(base, saved):
                 torch.testing.assert_close(

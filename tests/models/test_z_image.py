@@ -273,6 +273,7 @@ class TestFiles:
                 for slot in range(2):
                     slots.open(slot, ranks, alphas, seed=slot).load_state(state)
                 slots.rows["transformer"].set([1, 1])
+                slots.refresh()
                 torch.testing.assert_close(model.predict(noisy, times, text), expected, rtol=1e-4, atol=1e-4)
 
 

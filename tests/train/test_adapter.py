@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from torch import nn
 
 from dbexp.models import Model, random_weights
 from dbexp.models.sd import StableDiffusion
-from dbexp.train.adapter import Adapter, AdapterSlots, Rows, SlotLinear, parameter_count
+from dbexp.train.adapter import Adapter, AdapterSlots, parameter_count
+from dbexp.train.site import SlotLinear
 from tests import builders
 
 BOTH = {"unet": 4, "text_encoder": 3}
@@ -27,62 +27,6 @@ def base() -> Model:
 def adapter() -> Adapter:
     """Of both parts, with alpha unlike the rank, and strong enough to change pictures."""
     return builders.adapter(builders.model(), BOTH, ALPHAS)
-
-
-class TestRows:
-    @pytest.mark.parametrize(
-        ("counts", "segments", "total"),
-        [
-            ([2], [(0, 1, 0, 2)], 2),
-            ([2, 2, 2], [(0, 3, 0, 6)], 6),
-            ([2, 1, 1, 4], [(0, 1, 0, 2), (1, 3, 2, 4), (3, 4, 4, 8)], 8),
-            ([0, 2, 0, 0, 2], [(1, 2, 0, 2), (4, 5, 2, 4)], 4),
-            ([0, 0], [], 0),
-        ],
-    )
-    def test_segments(self, counts: list[int], segments: list[tuple[int, int, int, int]], total: int) -> None:
-        rows = Rows()
-        rows.set([9, 9, 9])
-        rows.set(counts)
-        assert (rows.segments, rows.total) == (segments, total)
-
-
-class TestSlotLinear:
-    """y = base(x) + scale (x A^T) B for the rows of each slot, checked slot by slot."""
-
-    COUNTS = (2, 1, 0, 1)
-
-    @pytest.fixture
-    def layer(self) -> SlotLinear:
-        torch.manual_seed(0)
-        layer = SlotLinear(nn.Linear(6, 5).requires_grad_(False), slots=4, rank=3, rows=Rows())
-        with torch.no_grad():
-            layer.down.normal_()
-            layer.up.normal_()
-            layer.scale.copy_(torch.tensor([1.0, 0.5, 2.0, 3.0]).reshape(4, 1, 1))
-        layer.rows.set(self.COUNTS)
-        return layer
-
-    @pytest.mark.parametrize("between", [(), (7,), (2, 3)])
-    def test_forward_and_backward(self, layer: SlotLinear, between: tuple[int, ...]) -> None:
-        x = torch.randn(4, *between, 6, requires_grad=True)
-        y = layer(x)
-        owners = [slot for slot, count in enumerate(self.COUNTS) for _ in range(count)]
-        for row, slot in enumerate(owners):
-            expected = layer.base(x[row]) + layer.scale[slot, 0, 0] * (x[row] @ layer.down[slot].T @ layer.up[slot])
-            torch.testing.assert_close(y[row], expected)
-        weights = torch.randn_like(y)
-        (y * weights).sum().backward()
-        assert layer.up.grad is not None and layer.down.grad is not None
-        for slot in range(4):
-            mine = [row for row, owner in enumerate(owners) if owner == slot]
-            rows, sent = x[mine].detach().reshape(-1, 6), weights[mine].reshape(-1, 5) * layer.scale[slot, 0, 0]
-            torch.testing.assert_close(layer.up.grad[slot], (rows @ layer.down[slot].T).T @ sent, rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(layer.down.grad[slot], (sent @ layer.up[slot].T).T @ rows, rtol=1e-4, atol=1e-5)
-
-    def test_rows_must_match(self, layer: SlotLinear) -> None:
-        with pytest.raises(RuntimeError, match="3 rows came, but lanes own 4"):
-            layer(torch.zeros(3, 6))
 
 
 class TestAdapterSlots:
@@ -130,30 +74,38 @@ class TestAdapterSlots:
                         assert parameter.grad is not None
                         parameter.grad.fill_(torch.nan)
             adapter = lanes.open(1, {"unet": 3}, {"unet": 6.0}, seed=0)
-            for part in ("unet", "text_encoder"):
-                for layer in (m for m in base.part(part).modules() if isinstance(m, SlotLinear)):
-                    used = 3 if part == "unet" else 0
-                    assert not layer.up.any() and not layer.down[0].any() and not layer.down[1, used:].any()
-                    assert bool(layer.down[1, :used].any()) == (part == "unet")
-                    assert layer.down.grad is not None and not layer.down.grad.any()
-                    assert layer.up.grad is not None and not layer.up.grad.any()
-                    if used:
-                        assert layer.scale[1].item() == 2.0
+            lanes.refresh()
+            for part, stack in lanes.stacks.items():
+                used = 3 if part == "unet" else 0
+                for down, up in stack.sites(stack.weights).values():
+                    assert not up.any() and not down[0].any() and not down[1, used:].any()
+                    assert bool(down[1, :used].any()) == (part == "unet")
+                assert not stack.gradients.any() and not stack.arriving.any()
+                assert stack.working.isfinite().all()
+                if used:
+                    assert stack.scale[1].item() == 2.0
         assert parameter_count(adapter).keys() == {"unet"}
         assert adapter.parameters("text_encoder") == []
 
     def test_views_share_memory(self, base: Model) -> None:
         site = base.sites("unet", "attention")[0]
         with AdapterSlots(base, "attention", 2, {"unet": 4}) as lanes:
-            adapter = lanes.open(1, {"unet": 2}, {"unet": 2.0}, seed=0)
+            adapter, stack = lanes.open(1, {"unet": 2}, {"unet": 4.0}, seed=0), lanes.stacks["unet"]
             layer = base.part("unet").get_submodule(site)
-            assert isinstance(layer, SlotLinear) and layer.down.grad is not None
-            view = adapter.down[f"unet.{site}"]
+            assert isinstance(layer, SlotLinear)
+            down, up = adapter.down[f"unet.{site}"], adapter.up[f"unet.{site}"]
             with torch.no_grad():
-                view.add_(1)
-            layer.down.grad[1] = 7
-            assert torch.equal(layer.down[1, :2], view)
-            assert view.is_leaf and view.grad is not None and (view.grad == 7).all()
+                down.add_(1)
+                up.add_(1)
+            lanes.refresh()
+            assert torch.equal(layer.down[1, :2], down) and torch.equal(layer.up[1, :2], 2 * up)
+            layer.up_gradient[1] = 7
+            lanes.gather()
+            assert up.is_leaf and up.grad is not None and (up.grad == 14).all()
+            row = adapter.rows["unet"]
+            assert row.grad is not None and torch.equal(row, stack.weights[1]) and (row.grad == 14).sum() >= up.numel()
+            for view, parameter in zip(adapter.views("unet", row), adapter.parameters("unet"), strict=True):
+                assert torch.equal(view, parameter)
 
     def test_state_round_trip(self, base: Model, adapter: Adapter) -> None:
         state = adapter.state()
