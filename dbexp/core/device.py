@@ -129,6 +129,11 @@ def free_memory(device: torch.device) -> int:
     return max(0, min([int(psutil.virtual_memory().available), *limits]))
 
 
+def host_buffer(count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Memory of the host [count] that a GPU copies to and from while both go on; ordinary memory for other devices."""
+    return torch.empty(count, dtype=dtype, pin_memory=device.type == "cuda" and torch.cuda.is_available())
+
+
 def _left_of_limits() -> Iterator[int]:
     """What `ulimit -v` and `ulimit -d` leave."""
     if os.name != "posix":

@@ -50,6 +50,11 @@ class Adapter:
             if name.startswith(f"{part}.")
         ]
 
+    @property
+    def gradients(self) -> list[Tensor]:
+        """The slot's gradients, [P] of each part that any slot adapts; zero where this one does not."""
+        return [stack.gradients[self.slot] for stack in self.stacks.values()]
+
     def views(self, part: str, row: Tensor) -> list[Tensor]:
         """The same as views of a tensor [P] that is laid out like the part's row."""
         rank, pairs = self.ranks[part], self.stacks[part].sites(row).values()

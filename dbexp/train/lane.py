@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dbexp.core.device import mean_over_processes, processes
+from dbexp.core.device import processes
 from dbexp.core.hashing import seed_of
 from dbexp.models import Model
 from dbexp.train import accumulation, lr_schedule, optimizer
-from dbexp.train.adapter import Adapter, AdapterSlots
+from dbexp.train.adapter import Adapter, AdapterSlots, host_copy
 from dbexp.train.data import Training, TrainingData
 
 Row = dict[str, float]
@@ -75,6 +75,7 @@ class Lane:
         micro: microbatches done, on this process.
         history: a row per optimizer step whose losses have come from the device.
         diverged_at: step whose loss or gradient was not finite; None: in good health.
+        optimizer, loss_scale, limit: what `dbexp.train.step` steps it with: the last is the longest gradient, fp32 [].
     """
 
     def __init__(
@@ -85,13 +86,14 @@ class Lane:
         self.training, self.cfg = data.training, data.training.cfg
         self.accumulation = accumulation.of(self.cfg, len(data.instance), len(data.prior or ()), processes)
         self.parameters: list[nn.Parameter] = [p for part in adapter.ranks for p in adapter.parameters(part)]
-        self.optimizer = optimizer.build(self.cfg, [adapter.parameters(part) for part in adapter.ranks])
-        self.scaler = optimizer.build_scaler(model.device, model.dtype)
+        self.optimizer = optimizer.build(self.cfg, adapter)
+        self.loss_scale = optimizer.build_loss_scale(model.device, model.dtype)
+        self.limit = torch.tensor(self.cfg.max_grad_norm or math.inf, device=model.device)
         self.micro = 0
         self.history: list[Row] = []
         self.diverged_at: int | None = None
         self._losses: list[tuple[float, float]] = []
-        self._norms: list[Tensor] = []
+        self._norms: list[float] = []
 
     @property
     def steps(self) -> int:
@@ -158,36 +160,31 @@ class Lane:
     # -- steps ------------------------------------------------------------------------------------------------------
 
     def after_backward(self) -> bool:
-        """Count a microbatch whose gradient was added; make the optimizer step if it was the last of one.
-
-        Returns:
-            Whether a step was made.
-        """
+        """Count a microbatch whose gradient was added; whether it was the last of an optimizer step, which is due."""
         self.micro += 1
-        if not self.accumulation.between(self.micro):
-            return False
-        optimizer.set_lr(self.optimizer, self._lr_factor(self.step))
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        mean_over_processes(gradients)
-        self.scaler.unscale_(self.optimizer)
-        limit = self.cfg.max_grad_norm or math.inf
-        self._norms.append(nn.utils.clip_grad_norm_(self.parameters, limit))
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        torch._foreach_zero_(gradients)
-        return True
+        return self.accumulation.between(self.micro)
+
+    @property
+    def lr_factor(self) -> float:
+        """Factor of the peak learning rate at the optimizer step that is due."""
+        return self._lr_factor(self.step)
 
     def _lr_factor(self, step: int) -> float:
-        """Factor of the peak learning rate at a 1-based optimizer step."""
+        """The same at a 1-based optimizer step."""
         return lr_schedule.factor(step - 1, self.training.lr_schedule, steps=self.steps, peak_lr=self.cfg.lr)
 
-    def absorb(self, losses: list[tuple[float, float]]) -> list[Row]:
-        """Turn (instance, class) losses of microbatches, now on the host, into history rows of whole steps.
+    def absorb(self, losses: Sequence[tuple[float, float]], norms: Sequence[float]) -> list[Row]:
+        """Turn what came from the device into history rows of whole steps.
+
+        Args:
+            losses: (instance, class) of microbatches.
+            norms: of the gradients of optimizer steps.
 
         Returns:
             The new rows. If loss or gradient of one is not finite, the lane is marked as diverged and the rest dropped.
         """
         self._losses += losses
+        self._norms += norms
         rows: list[Row] = []
         while self.diverged_at is None:
             step = len(self.history) + 1
@@ -197,7 +194,7 @@ class Lane:
             group, self._losses = self._losses[:passes], self._losses[passes:]
             row = self._row(step, group)
             # without a loss scaler, which skips such steps, a gradient that is not finite has ruined the weights
-            ruined = not self.scaler.is_enabled() and not math.isfinite(row["grad_norm"])
+            ruined = self.loss_scale is None and not math.isfinite(row["grad_norm"])
             if ruined or not math.isfinite(row["loss"]):
                 self.diverged_at = int(row["step"])
             else:
@@ -212,35 +209,44 @@ class Lane:
         row: Row = {"step": step, "loss": instance + self.training.prior_weight * prior, "loss_instance": instance}
         if self.data.prior is not None:
             row["loss_prior"] = prior
-        return row | {"lr": self.cfg.lr * self._lr_factor(step), "grad_norm": float(self._norms.pop(0))}
+        return row | {"lr": self.cfg.lr * self._lr_factor(step), "grad_norm": self._norms.pop(0)}
 
     # -- state ------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on from the last microbatch, exactly; its losses must have come from the device."""
         accumulating = not self.accumulation.between(self.micro)
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         return {
             "micro": self.micro,
             "adapter": self.adapter.state(),
-            "gradients": [gradient.cpu().clone() for gradient in gradients] if accumulating else [],
+            "gradients": self._gradients() if accumulating else [],
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "scaler": {} if self.loss_scale is None else self.loss_scale.state_dict(),
             "history": self.history,
             "losses": self._losses,
             "diverged_at": self.diverged_at,
         }
 
+    def _gradients(self) -> list[Tensor]:
+        """Of `parameters`, on the CPU."""
+        return [view for part, row in self._gradient_rows() for view in self.adapter.views(part, host_copy(row))]
+
+    def _gradient_rows(self) -> list[tuple[str, Tensor]]:
+        return [(part, row.grad) for part, row in self.adapter.rows.items() if row.grad is not None]
+
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
         self.micro = int(state["micro"])
         self.adapter.load_state(state["adapter"])
-        with torch.no_grad():
-            gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-            for gradient, value in zip(gradients, state["gradients"], strict=False):  # none between two steps
-                gradient.copy_(value)
+        gradients = iter(state["gradients"])  # none between two steps
+        for part, row in self._gradient_rows() if state["gradients"] else ():
+            values = host_copy(row)
+            for view in self.adapter.views(part, values):
+                view.copy_(next(gradients))
+            row.copy_(values)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if self.loss_scale is not None:
+            self.loss_scale.load_state_dict(state["scaler"])
         self.history = list(state["history"])
         self._losses = [(float(instance), float(prior)) for instance, prior in state["losses"]]
         self.diverged_at = state["diverged_at"]

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from dbexp.core import cores
-from dbexp.core.device import mean_of_numbers
 from dbexp.core.progress import Bar
 from dbexp.models import SIZES, Conditioning, Model
 from dbexp.train import loss
 from dbexp.train.adapter import AdapterSlots
 from dbexp.train.lane import Draw, Lane, Row
+from dbexp.train.readings import Readings
+from dbexp.train.step import step
 
 
 class Loop:
@@ -41,7 +42,7 @@ class Loop:
     ) -> None:
         self.lanes = lanes
         self._slots, self._model, self._bar, self._on_rows = slots, model, bar, on_rows
-        self._pending: list[tuple[Tensor, list[tuple[int, int, int]]]] = []
+        self._readings = Readings(model.device)
         self._workers = cores.Workers(cores.count(model.device))
         self._weights = sum(weight.numel() for weight in model.part(model.family.denoiser).parameters())
 
@@ -56,15 +57,16 @@ class Loop:
             lanes: those that take part; None: all that are running.
 
         Returns:
-            Whether losses were read from the device.
+            Whether losses set out for the host.
         """
         active = [slot for slot, lane in enumerate(self.lanes) if lane.running and (lanes is None or lane in lanes)]
         draws = {slot: self.lanes[slot].draw() for slot in active}
         self._slots.refresh()
         per_row = self._passes(draws)  # forward, loss, backward
         self._slots.gather()
-        steppers = [self.lanes[slot] for slot in active if self.lanes[slot].after_backward()]
-        return self._log(per_row, draws, steppers)
+        due = [slot for slot in active if self.lanes[slot].after_backward()]
+        norms = step([self.lanes[slot] for slot in due]) if due else None
+        return self._log(per_row, draws, norms, due)
 
     def to_step_boundary(self) -> None:
         """Finish optimizer steps whose accumulation has begun, so that there is a state to save."""
@@ -124,9 +126,10 @@ class Loop:
         coefficients = torch.tensor([value for row in weights for value in row])
         coefficients = coefficients.to(per_row.device, non_blocking=True)
         if self._model.dtype == torch.float16:
-            unit = torch.ones((), device=per_row.device)
             scales = [
-                self.lanes[slot].scaler.scale(unit).expand(len(row)) for slot, row in zip(draws, weights, strict=True)
+                scale.scale.expand(len(row))
+                for slot, row in zip(draws, weights, strict=True)
+                if (scale := self.lanes[slot].loss_scale) is not None
             ]
             coefficients = coefficients * torch.cat(scales)
         # a lane whose loss is not finite must not reach the others through the sum
@@ -134,47 +137,41 @@ class Loop:
 
     # -- log --------------------------------------------------------------------------------------------------------
 
-    def _log(self, per_row: Tensor, draws: dict[int, Draw], steppers: Sequence[Lane]) -> bool:
-        """Note losses, still on the device, and read them where a lane is due; whether they were read."""
-        spans = [(slot, len(draw.instance), len(draw.prior)) for slot, draw in draws.items()]
-        self._pending.append((per_row, spans))
-        self._bar.advance(len(steppers))
+    def _log(self, per_row: Tensor, draws: dict[int, Draw], norms: Tensor | None, stepped: Sequence[int]) -> bool:
+        """Note losses and norms, still on the device, and send them where a lane is due; whether they were sent.
+
+        What a GPU sends is read a microbatch later: by then it has long been there, and the next one is under way.
+        """
+        self._readings.note(
+            per_row, [(n, len(draw.instance), len(draw.prior)) for n, draw in draws.items()], norms, stepped
+        )
+        self._bar.advance(len(stepped))
+        self._read()
+        steppers = [self.lanes[slot] for slot in stepped]
         due = any(lane.step % lane.cfg.log_every == 0 or not lane.running for lane in steppers)
         if due:
-            self.flush()
+            self._readings.send()
+            if self._readings.at_hand:
+                self._read()
         return due
 
     def flush(self) -> None:
-        """Bring pending losses to the host: one wait for the device for many steps."""
-        if not self._pending:
-            return
-        for slot, pairs in self._read().items():
-            rows = self.lanes[slot].absorb(pairs)
+        """Bring all losses to the host now."""
+        self._read()
+        self._readings.send()
+        self._read()
+
+    def _read(self) -> None:
+        """Hand what was sent to its lanes."""
+        readings = self._readings.take()
+        for slot, reading in readings.items():
+            rows = self.lanes[slot].absorb(reading.losses, reading.norms)
             if rows:
                 self._on_rows(slot, rows)
         latest = [lane.history[-1] for lane in self.lanes if lane.history and lane.diverged_at is None]
-        if latest:
+        if readings and latest:
             mean_loss = sum(row["loss"] for row in latest) / len(latest)
             self._bar.advance(0, loss=mean_loss, lr=max(row["lr"] for row in latest))
-
-    def _read(self) -> dict[int, list[tuple[float, float]]]:
-        """Slot -> (instance, class) losses of its pending microbatches; the means over rows and processes."""
-        values = torch.cat([per_row for per_row, _ in self._pending]).tolist()
-        slots: list[int] = []
-        means: list[float] = []  # instance, class, instance, class, ...
-        start = 0
-        for _, spans in self._pending:
-            for slot, instances, priors in spans:
-                instance, prior = values[start : start + instances], values[start + instances :][:priors]
-                slots.append(slot)
-                means += [sum(instance) / instances, sum(prior) / priors if priors else 0.0]
-                start += instances + priors
-        self._pending = []
-        means = mean_of_numbers(means, self._model.device)
-        losses: dict[int, list[tuple[float, float]]] = {}
-        for slot, pair in zip(slots, zip(means[::2], means[1::2], strict=True), strict=True):
-            losses.setdefault(slot, []).append(pair)
-        return losses
 
     # -- on the cores of a CPU --------------------------------------------------------------------------------------
 

@@ -102,13 +102,12 @@ def together(packs: Sequence[PackState], entries: Sequence[str]) -> list[list[in
     return list(owners_of.values())
 
 
-def resume(store: Store, fresh: PackState, device: torch.device) -> tuple[PackState, dict[str, dict[str, Any]]]:
+def resume(store: Store, fresh: PackState) -> tuple[PackState, dict[str, dict[str, Any]]]:
     """What a pack goes on from.
 
     Args:
         store: with what was begun.
         fresh: the pack as it would be if nothing had been begun; of lanes that have finished there is nothing in it.
-        device: of the lanes.
 
     Returns:
         The pack, with room for the ranks of those it was begun with, and key of a lane -> its latest state.
@@ -118,7 +117,7 @@ def resume(store: Store, fresh: PackState, device: torch.device) -> tuple[PackSt
     for pack in begun(store):
         if not set(pack.lanes) & set(fresh.lanes):
             continue
-        for lane, state in _load(_states(pack.path(store)), device).items():
+        for lane, state in _load(_states(pack.path(store))).items():
             if lane in fresh.lanes and state["micro"] > states.get(lane, {"micro": 0})["micro"]:
                 states[lane] = state
         if set(fresh.lanes) <= set(pack.lanes):
@@ -152,13 +151,13 @@ def _states(path: Path) -> Path:
     return path.with_suffix(".pt")
 
 
-def _load(path: Path, device: torch.device) -> dict[str, dict[str, Any]]:
-    """States by lane; none where nothing was saved yet, or what was saved is damaged."""
+def _load(path: Path) -> dict[str, dict[str, Any]]:
+    """States by lane, on the CPU; none where nothing was saved yet, or what was saved is damaged."""
     if not path.exists():
         return {}
     try:
         content = io.BytesIO(without_hash(path.read_bytes()))
-        loaded: dict[str, dict[str, Any]] = torch.load(content, map_location=device, weights_only=True)
+        loaded: dict[str, dict[str, Any]] = torch.load(content, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises whatever it makes torch stumble over
         log.warning("%s is damaged (%s): what it was to go on from starts over", path, first_line(error))
         return {}

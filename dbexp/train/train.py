@@ -125,7 +125,7 @@ def _train_pack(
 ) -> dict[int, Trained | Exception]:
     """Train a pack, lane k in slot k, from where it was interrupted if it was."""
     data = prepare([trajectory.training for trajectory in trajectories], model, store)
-    state, states = resume.resume(store, _state(trajectories, model, store), model.device)
+    state, states = resume.resume(store, _state(trajectories, model, store))
     try:
         with open_slots(data, model, state.ranks) as slots, Signals() as signals:
             lanes = [

@@ -15,6 +15,7 @@ from dbexp.train import loss
 from dbexp.train.data import TrainingData
 from dbexp.train.lane import Draw, Lane, schedule_of_pictures
 from dbexp.train.latents import Bank
+from dbexp.train.step import step
 from tests import builders
 
 
@@ -179,25 +180,24 @@ class TestSteps:
     def begun(self) -> Lane:
         return lane(priors=0, grad_accum=2, steps=3)
 
-    def gradient(self, begun: Lane, value: float) -> None:
+    def passed(self, begun: Lane, value: float = 0.1) -> list[float]:
+        """A microbatch with this gradient; the norm of a step's, if it made one."""
         for parameter in begun.parameters:
             assert parameter.grad is not None
             parameter.grad.fill_(value)
+        return step([begun]).tolist() if begun.after_backward() else []
 
     def test_a_step_every_grad_accum_passes(self, begun: Lane) -> None:
         seen = []
         while begun.running:
-            self.gradient(begun, 0.1)
-            seen.append((begun.after_backward(), begun.step))
-        assert seen == [(False, 0), (True, 1), (False, 1), (True, 2), (False, 2), (True, 3)]
+            seen.append((len(self.passed(begun)), begun.step))
+        assert seen == [(0, 0), (1, 1), (0, 1), (1, 2), (0, 2), (1, 3)]
         assert all(parameter.grad is not None and not parameter.grad.any() for parameter in begun.parameters)
 
     def test_rows(self, begun: Lane) -> None:
-        for _ in range(4):
-            self.gradient(begun, 0.1)
-            begun.after_backward()
-        assert begun.absorb([(1.0, 0.0)]) == []
-        (first,) = begun.absorb([(3.0, 0.0)])
+        norms = [norm for _ in range(4) for norm in self.passed(begun)]
+        assert begun.absorb([(1.0, 0.0)], norms[:1]) == []
+        (first,) = begun.absorb([(3.0, 0.0)], [])
         norm = 0.1 * math.sqrt(sum(parameter.numel() for parameter in begun.parameters))
         assert first == {
             "step": 1,
@@ -206,20 +206,18 @@ class TestSteps:
             "lr": 1e-3,
             "grad_norm": pytest.approx(norm, rel=1e-5),
         }
-        (second,) = begun.absorb([(1.0, 0.0), (1.0, 0.0)])
+        (second,) = begun.absorb([(1.0, 0.0), (1.0, 0.0)], norms[1:])
         assert begun.history == [first, second]
 
     @pytest.mark.parametrize("loss", [math.nan, math.inf])
     def test_a_loss_that_is_not_finite(self, begun: Lane, loss: float) -> None:
-        for _ in range(4):
-            begun.after_backward()
-        assert [row["step"] for row in begun.absorb([(1.0, 0.0), (1.0, 0.0), (loss, 0.0), (1.0, 0.0)])] == [1]
+        norms = [norm for _ in range(4) for norm in self.passed(begun)]
+        rows = begun.absorb([(1.0, 0.0), (1.0, 0.0), (loss, 0.0), (1.0, 0.0)], norms)
+        assert [row["step"] for row in rows] == [1]
         assert begun.diverged_at == 2 and not begun.running
 
     def test_a_gradient_that_is_not_finite(self, begun: Lane) -> None:
         """The loss is still good, but the weights no longer are: no checkpoint may call this step good."""
-        for _ in range(2):
-            self.gradient(begun, math.nan)
-            begun.after_backward()
-        assert begun.absorb([(1.0, 0.0), (1.0, 0.0)]) == []
+        norms = [norm for _ in range(2) for norm in self.passed(begun, math.nan)]
+        assert begun.absorb([(1.0, 0.0), (1.0, 0.0)], norms) == []
         assert begun.diverged_at == 1

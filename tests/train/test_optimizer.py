@@ -1,82 +1,199 @@
-"""Optimizers: groups, rates, and the library's own steps."""
+"""Steps of a pack's lanes, against torch's own optimizer, clipping and loss scaler, parameter by parameter."""
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dbexp.config.schema import TrainConfig
 from dbexp.train import optimizer
+from dbexp.train.adapter import Adapter, AdapterSlots
+from dbexp.train.step import step
+from tests import builders
+
+BOTH = {"unet": 4, "text_encoder": 2}
+LANES: list[tuple[dict[str, int], TrainConfig]] = [
+    (BOTH, TrainConfig(lr=1e-2, text_encoder_lr=3e-3, beta1=0.8, beta2=0.99, eps=1e-6, weight_decay=0.1)),
+    ({"unet": 3}, TrainConfig(lr=1e-3, max_grad_norm=None, weight_decay=0.0)),
+    ({"unet": 1, "text_encoder": 2}, TrainConfig(lr=3e-3, max_grad_norm=0.5)),
+]
+"""Ranks and settings: of different parts, rates, constants and limits."""
 
 
-def parameters(count: int, seed: int = 0) -> list[nn.Parameter]:
-    generator = torch.Generator().manual_seed(seed)
-    return [nn.Parameter(torch.randn(3, 2, generator=generator)) for _ in range(count)]
+class Stepped:
+    """What `step` knows of a lane."""
+
+    def __init__(self, adapter: Adapter, cfg: TrainConfig, dtype: torch.dtype = torch.float32) -> None:
+        self.adapter, self.lr_factor = adapter, 1.0
+        self.optimizer = optimizer.build(cfg, adapter)
+        self.loss_scale = optimizer.build_loss_scale(torch.device("cpu"), dtype)
+        self.limit = torch.tensor(cfg.max_grad_norm or math.inf)
+        self.parameters = [parameter for part in adapter.ranks for parameter in adapter.parameters(part)]
 
 
-class TestGroups:
-    def test_one_per_part(self) -> None:
-        built = optimizer.build(TrainConfig(lr=1e-3, text_encoder_lr=1e-4), [parameters(2), parameters(3)])
-        assert [len(group["params"]) for group in built.param_groups] == [2, 3]
-        assert [group["lr"] for group in built.param_groups] == [1e-3, 1e-4]
-
-    def test_text_encoder_follows_by_default(self) -> None:
-        built = optimizer.build(TrainConfig(lr=1e-3), [parameters(2), parameters(3)])
-        assert [group["lr"] for group in built.param_groups] == [1e-3, 1e-3]
-        assert len(optimizer.build(TrainConfig(), [parameters(2)]).param_groups) == 1
-
-    def test_set_lr_is_a_factor_of_the_peak(self) -> None:
-        built = optimizer.build(TrainConfig(lr=1e-3, text_encoder_lr=1e-4), [parameters(1), parameters(1)])
-        for factor in (0.5, 0.25, 1.0, 0.0):
-            assert optimizer.set_lr(built, factor) == pytest.approx(1e-3 * factor)
-            assert [group["lr"] for group in built.param_groups] == pytest.approx([1e-3 * factor, 1e-4 * factor])
-
-    def test_peaks_survive_saving(self) -> None:
-        saved = optimizer.build(TrainConfig(lr=1e-3), [parameters(1)])
-        optimizer.set_lr(saved, 0.5)
-        loaded = optimizer.build(TrainConfig(lr=1e-3), [parameters(1)])
-        loaded.load_state_dict(saved.state_dict())
-        assert optimizer.set_lr(loaded, 1.0) == pytest.approx(1e-3)
+def pack(dtype: torch.dtype = torch.float32) -> list[Any]:
+    """Lanes with weights that are not zero."""
+    with AdapterSlots(builders.model(), "attention", len(LANES), BOTH) as slots:
+        adapters = [slots.open(n, ranks, dict.fromkeys(ranks, 2.0), seed=n) for n, (ranks, _) in enumerate(LANES)]
+    lanes = [Stepped(adapter, cfg, dtype) for adapter, (_, cfg) in zip(adapters, LANES, strict=True)]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in (parameter for lane in lanes for parameter in lane.parameters):
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return lanes
 
 
-def test_adamw_is_torchs() -> None:
-    cfg = TrainConfig(lr=1e-2, beta1=0.8, beta2=0.99, eps=1e-6, weight_decay=0.1)
-    ours, theirs = parameters(2), parameters(2)
-    built = optimizer.build(cfg, [ours])
-    plain = torch.optim.AdamW(
-        theirs, lr=1e-2, betas=(0.8, 0.99), eps=1e-6, weight_decay=0.1, foreach=False, fused=False
-    )
-    for step in range(5):
-        generator = torch.Generator().manual_seed(step)
-        for a, b in zip(ours, theirs, strict=True):
-            a.grad = torch.randn(3, 2, generator=generator)
-            b.grad = a.grad.clone()
-        built.step()
-        plain.step()
-    for a, b, start in zip(ours, theirs, parameters(2), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
-        assert (a - start).abs().max() > 1e-2
+class Torchs:
+    """One lane by torch's own means, with a parameter for each A and B."""
+
+    def __init__(self, lane: Any, cfg: TrainConfig, scaled: bool) -> None:
+        self.cfg, self.parts = cfg, []
+        for part in lane.adapter.ranks:
+            self.parts.append([nn.Parameter(value.detach().clone()) for value in lane.adapter.parameters(part)])
+        self.rates = [cfg.lr, cfg.text_encoder_lr or cfg.lr][: len(self.parts)]
+        groups = [{"params": part, "lr": lr} for part, lr in zip(self.parts, self.rates, strict=True)]
+        self.optimizer = torch.optim.AdamW(
+            groups, betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, weight_decay=cfg.weight_decay, fused=True
+        )
+        self.scaler = torch.amp.GradScaler("cpu", enabled=scaled)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [parameter for part in self.parts for parameter in part]
+
+    def step(self, gradients: Sequence[Tensor], factor: float) -> float:
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        self.scaler.scale(torch.ones(()))
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.cfg.max_grad_norm or math.inf)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return float(norm)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_steps_are_torchs(dtype: torch.dtype) -> None:
+    """Under fp16 the second lane overflows at the third of five steps: its scale halves, and it alone stands still."""
+    scaled = dtype == torch.float16
+    lanes = pack(dtype)
+    others = [Torchs(lane, cfg, scaled) for lane, (_, cfg) in zip(lanes, LANES, strict=True)]
+    starts = [[parameter.detach().clone() for parameter in lane.parameters] for lane in lanes]
+    generator = torch.Generator().manual_seed(1)
+    for number in range(5):
+        due = [0, 2] if number == 1 else [0, 1, 2]  # one accumulates
+        expected = []
+        for lane, other in ((lanes[slot], others[slot]) for slot in due):
+            lane.lr_factor = 1 / (1 + number)
+            gradients = []
+            for parameter in lane.parameters:
+                gradients.append(1e-2 * torch.randn(parameter.shape, generator=generator))
+                if lane.loss_scale is not None:
+                    gradients[-1] *= lane.loss_scale.scale
+                    if number == 2 and lane is lanes[1]:
+                        gradients[-1].fill_(math.inf)
+                parameter.grad.copy_(gradients[-1])
+            expected.append(other.step(gradients, lane.lr_factor))
+        norms = step([lanes[slot] for slot in due])
+        assert norms.tolist() == pytest.approx(expected, rel=1e-6)
+        for lane, other in zip(lanes, others, strict=True):
+            for ours, theirs in zip(lane.parameters, other.parameters, strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+            assert lane.loss_scale is None or float(lane.loss_scale.scale) == other.scaler.get_scale()
+            assert not any(gradient.any() for gradient in lane.adapter.gradients)
+    assert not scaled or [float(lane.loss_scale.scale) for lane in lanes] == [65536.0, 32768.0, 65536.0]
+    for lane, start in zip(lanes, starts, strict=True):
+        assert max((a - b).abs().max() for a, b in zip(lane.parameters, start, strict=True)) > 1e-3
+        for stack, gradients in zip(lane.adapter.stacks.values(), lane.adapter.gradients, strict=True):
+            used = torch.zeros_like(gradients)
+            for part in lane.adapter.ranks:
+                if lane.adapter.stacks[part] is stack:
+                    torch._foreach_add_(lane.adapter.views(part, used), 1.0)
+            assert not stack.weights[lane.adapter.slot][used == 0].any(), "what no rank uses stays zero"
+
+
+def test_a_scale_grows_as_torchs_does() -> None:
+    scale, theirs = optimizer.LossScale(torch.device("cpu")), torch.amp.GradScaler("cpu", growth_interval=2000)
+    scale.load_state_dict({**theirs.state_dict(), "_growth_tracker": 1998})
+    seen = []
+    for overflow in (0.0, 0.0, 1.0, 0.0):
+        optimizer.update([scale], torch.tensor([overflow]))
+        seen.append((float(scale.scale), int(scale.good)))
+    assert seen == [(65536, 1999), (131072, 0), (65536, 0), (65536, 1)]
+
+
+def test_a_state_goes_on_and_one_of_torchs_does_too() -> None:
+    """States that were saved before lanes were stepped in one piece are torch's."""
+    lanes = pack()
+    lane, (_, cfg) = lanes[0], LANES[0]
+    other = Torchs(lane, cfg, scaled=False)
+    gradients = [torch.full(parameter.shape, 1e-2) for parameter in lane.parameters]
+
+    def once() -> None:
+        for parameter, gradient in zip(lane.parameters, gradients, strict=True):
+            parameter.grad.copy_(gradient)
+        step([lane])
+        other.step(gradients, 1.0)
+
+    once()
+    for state in (lane.optimizer.state_dict(), other.optimizer.state_dict()):
+        assert [entry.keys() for entry in state["state"].values()] == [{"step", "exp_avg", "exp_avg_sq"}] * len(
+            gradients
+        )
+        lane.optimizer = optimizer.build(cfg, lane.adapter)
+        lane.optimizer.load_state_dict(state)
+        once()
+        for ours, theirs in zip(lane.parameters, other.parameters, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize(
     ("name", "library", "path"),
     [("adamw8bit", "bitsandbytes", "optim.AdamW8bit"), ("prodigy", "prodigyopt", "Prodigy")],
 )
-def test_optional_libraries(monkeypatch: pytest.MonkeyPatch, name: str, library: str, path: str) -> None:
-    """Their optimizers get the groups and every constant; AdamW stands in for them."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_optional_libraries(
+    monkeypatch: pytest.MonkeyPatch, name: str, library: str, path: str, dtype: torch.dtype
+) -> None:
+    """Their optimizers get the groups and every constant, and step views of the sites; AdamW stands in for them."""
     stand_in = SimpleNamespace(AdamW8bit=torch.optim.AdamW, Prodigy=torch.optim.AdamW)
     stand_in.optim = stand_in
     monkeypatch.setitem(sys.modules, library, stand_in)
-    cfg = TrainConfig(optimizer=name, lr=0.5, beta1=0.8, beta2=0.99, eps=1e-6, weight_decay=0.1)
-    built = optimizer.build(cfg, [parameters(1), parameters(1)])
-    for group in built.param_groups:
-        assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (0.5, (0.8, 0.99), 1e-6, 0.1)
+    lane, (_, cfg) = pack(dtype)[0], LANES[0]
+    plain, built = (
+        optimizer.build(cfg, lane.adapter),
+        optimizer.build(TrainConfig(**{**vars(cfg), "optimizer": name}), lane.adapter),
+    )
+    assert isinstance(plain, optimizer.AdamW) and isinstance(built, optimizer.Library)
+    for group, lr in zip(built.optimizer.param_groups, (1e-2, 3e-3), strict=True):
+        assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (lr, (0.8, 0.99), 1e-6, 0.1)
+    assert [len(group["params"]) for group in built.optimizer.param_groups] == [
+        len(lane.adapter.parameters(part)) for part in BOTH
+    ]
+    other, start = Torchs(lane, cfg, dtype == torch.float16), lane.adapter.state()
+    lane.optimizer, lane.lr_factor = built, 0.5
+    for value in (1e-2, 3e-3, math.inf if dtype == torch.float16 else 1e-3):
+        gradients = [torch.full(parameter.shape, value * other.scaler.get_scale()) for parameter in lane.parameters]
+        for parameter, gradient in zip(lane.parameters, gradients, strict=True):
+            parameter.grad.copy_(gradient)
+        step([lane])
+        other.step(gradients, 0.5)
+        for ours, theirs in zip(lane.parameters, other.parameters, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+    state = built.state_dict()
+    assert len(state["state"]) == len(lane.parameters)
+    assert any(not torch.equal(value, start[key]) for key, value in lane.adapter.state().items())
 
 
-@pytest.mark.parametrize(("dtype", "enabled"), [(torch.float16, True), (torch.bfloat16, False), (torch.float32, False)])
-def test_scaler_is_for_fp16_alone(dtype: torch.dtype, enabled: bool) -> None:
-    assert optimizer.build_scaler(torch.device("cpu"), dtype).is_enabled() is enabled
+@pytest.mark.parametrize(("dtype", "scaled"), [(torch.float16, True), (torch.bfloat16, False), (torch.float32, False)])
+def test_a_loss_scale_is_for_fp16_alone(dtype: torch.dtype, scaled: bool) -> None:
+    assert (optimizer.build_loss_scale(torch.device("cpu"), dtype) is not None) is scaled

@@ -33,6 +33,7 @@ from dbexp.core.store import Store
 from dbexp.models import lora_file
 from dbexp.models.random_weights import TINY, TINY_V, Size
 from dbexp.models.sd import StableDiffusion
+from dbexp.train import loop
 from dbexp.train.data import Training
 from dbexp.train.lane import Draw, Lane, Row
 from dbexp.train.result import Trained, inputs_of, iterate_checkpoints
@@ -214,16 +215,19 @@ class TestDivergence:
         """One lane's loss scale halves and its step is skipped; the other keeps scale and step."""
         calm, stormy = training(precision="fp16", steps=3), training(precision="fp16", steps=3, seed=2)
         (alone,) = run([calm], Store(tmp_path / "alone"))
-        step, scales = Lane.after_backward, dict[int, list[float]]()
+        step, scales = loop.step, dict[int, list[float]]()
 
-        def overflow(lane: Lane) -> bool:
-            if lane.training is stormy and lane.step == 1:
-                torch._foreach_mul_([p.grad for p in lane.parameters if p.grad is not None], math.inf)
-            done = step(lane)
-            scales.setdefault(lane.training.seeds.noise, []).append(lane.scaler.get_scale())
-            return done
+        def overflow(lanes: Sequence[Lane]) -> Tensor:
+            for lane in lanes:
+                if lane.training is stormy and lane.step == 2:
+                    torch._foreach_mul_(lane.adapter.gradients, math.inf)
+            norms = step(lanes)
+            for lane in lanes:
+                assert lane.loss_scale is not None
+                scales.setdefault(lane.training.seeds.noise, []).append(float(lane.loss_scale.scale))
+            return norms
 
-        monkeypatch.setattr(Lane, "after_backward", overflow)
+        monkeypatch.setattr(loop, "step", overflow)
         calm_result, stormy_result = run([calm, stormy], store)
         assert scales == {1: [65536.0] * 3, 2: [65536.0, 32768.0, 32768.0]}
         assert_close(calm_result, alone, losses=2e-3, weights=2e-3)
