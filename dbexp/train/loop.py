@@ -15,11 +15,10 @@ from torch import Tensor
 from dbexp.core import cores
 from dbexp.core.progress import Bar
 from dbexp.models import SIZES, Conditioning, Model
-from dbexp.train import loss
+from dbexp.train import loss, step
 from dbexp.train.adapter import AdapterSlots
 from dbexp.train.lane import Draw, Lane, Row
 from dbexp.train.readings import Readings
-from dbexp.train.step import step
 
 
 class Loop:
@@ -65,7 +64,7 @@ class Loop:
         per_row = self._passes(draws)  # forward, loss, backward
         self._slots.gather()
         due = [slot for slot in active if self.lanes[slot].after_backward()]
-        norms = step([self.lanes[slot] for slot in due]) if due else None
+        norms = step.of_lanes([self.lanes[slot] for slot in due]) if due else None
         return self._log(per_row, draws, norms, due)
 
     def to_step_boundary(self) -> None:
@@ -142,9 +141,8 @@ class Loop:
 
         What a GPU sends is read a microbatch later: by then it has long been there, and the next one is under way.
         """
-        self._readings.note(
-            per_row, [(n, len(draw.instance), len(draw.prior)) for n, draw in draws.items()], norms, stepped
-        )
+        spans = [(slot, len(draw.instance), len(draw.prior)) for slot, draw in draws.items()]
+        self._readings.note(per_row, spans, norms, stepped)
         self._bar.advance(len(stepped))
         self._read()
         steppers = [self.lanes[slot] for slot in stepped]

@@ -1,4 +1,4 @@
-"""What steps a lane: AdamW in one kernel over all sites, or an optimizer of another library; and under fp16 its loss scale."""
+"""What steps a lane: AdamW in one kernel over all sites, or a library's optimizer; and under fp16 its loss scale."""
 
 from __future__ import annotations
 
@@ -74,10 +74,12 @@ class AdamW:
         cfg = self._cfg
         for (part, row), rate in zip(self._adapter.rows.items(), self.rates, strict=True):
             assert row.grad is not None
+            mean, square = self._moments[part]
             adamw(
                 [row],
                 [row.grad],
-                *([moment] for moment in self._moments[part]),
+                [mean],
+                [square],
                 [],
                 [self._steps[part]],
                 fused=True,
@@ -116,7 +118,7 @@ class AdamW:
 
 
 class Library:
-    """An optimizer of a library over the parameters of the sites, whose groups remember their peak rate as `peak_lr`."""
+    """A library's optimizer over the parameters of the sites, whose groups remember their peak rate as `peak_lr`."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer

@@ -90,15 +90,19 @@ class SlotLinear(nn.Module):
         """[N, ..., in] -> [N, ..., out]. N must be the number of rows that `rows` was set to."""
         if x.shape[0] != self.rows.total:
             raise RuntimeError(f"{x.shape[0]} rows came, but lanes own {self.rows.total}")
-        y = None if self.weight() is not None else self.base(x)
+        y = None if self._multiplies else self.base(x)
         adapted: Tensor = _Adapted.apply(x.to(self.down.dtype), y, self.down, self, self.rows.segments)
         return adapted
 
-    def weight(self) -> Tensor | None:
-        """W [out, in] in the precision of the base; None where only the layer knows how it multiplies with it."""
-        if type(self.base) is nn.Linear:
-            return self.base.weight
-        return self.base.weight.to(self.base.precision) if isinstance(self.base, Float8Linear) else None
+    @property
+    def _multiplies(self) -> bool:
+        """Whether y = x W^T + b is all that the base does; other layers know themselves how they multiply."""
+        return type(self.base) in (nn.Linear, Float8Linear)
+
+    def weight(self) -> Tensor:
+        """W [out, in] of such a base, in its precision."""
+        weight = self.base.weight
+        return weight.to(self.base.precision) if isinstance(self.base, Float8Linear) else weight
 
 
 class _Adapted(torch.autograd.Function):
@@ -114,15 +118,14 @@ class _Adapted(torch.autograd.Function):
             down: for autograd alone, see `SlotLinear`.
         """
         x = x.contiguous()
-        weight = site.weight() if y is None else None
-        out = y.clone() if weight is None else nn.functional.linear(x, weight, site.base.bias)
+        out = nn.functional.linear(x, site.weight(), site.base.bias) if y is None else y.clone()
         inner = []
         for segment in segments:
             first, last, *_ = segment
             inner.append(torch.bmm(_lanes(x, segment), site.down[first:last].transpose(1, 2)))
             _lanes(out, segment).baddbmm_(inner[-1], site.up[first:last])
         ctx.save_for_backward(x, *inner)
-        ctx.site, ctx.segments, ctx.has_base = site, segments, weight is not None
+        ctx.site, ctx.segments, ctx.has_base = site, segments, y is None
         return out
 
     @staticmethod

@@ -16,7 +16,7 @@ _EPSILON = 1e-6
 
 
 @torch.no_grad()
-def step(lanes: Sequence[Lane]) -> Tensor:
+def of_lanes(lanes: Sequence[Lane]) -> Tensor:
     """One optimizer step of every lane; their gradients are zero afterwards. Nothing here waits for the device.
 
     Each gradient is scaled down to norm `train.max_grad_norm` where it is longer. Under fp16 it is divided by the
@@ -27,8 +27,8 @@ def step(lanes: Sequence[Lane]) -> Tensor:
     """
     gradients = [row for lane in lanes for row in lane.adapter.gradients]
     mean_over_processes(gradients)
-    norms = torch.stack(torch._foreach_norm(gradients)).view(len(lanes), -1)
-    norms = torch.linalg.vector_norm(norms, dim=1)
+    parts = torch.stack(torch._foreach_norm(gradients)).view(len(lanes), -1)
+    norms: Tensor = torch.linalg.vector_norm(parts, dim=1)
     scales = [lane.loss_scale for lane in lanes if lane.loss_scale is not None]
     overflows: Tensor | None = None
     if scales:

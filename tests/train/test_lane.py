@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from dbexp.train import adapter as lora
-from dbexp.train import loss
+from dbexp.train import loss, step
 from dbexp.train.data import TrainingData
 from dbexp.train.lane import Draw, Lane, schedule_of_pictures
 from dbexp.train.latents import Bank
-from dbexp.train.step import step
 from tests import builders
 
 
@@ -145,9 +144,9 @@ class TestDraws:
     def test_two_processes_see_what_two_accumulated_passes_see(self, batch_size: int) -> None:
         alone = lane(batch_size=batch_size, grad_accum=2)
         both = [lane(batch_size=batch_size, process=rank, processes=2) for rank in range(2)]
-        for step in range(5):
+        for turn in range(5):
             for rank in range(2):
-                assert same(draw(both[rank], step), draw(alone, 2 * step + rank))
+                assert same(draw(both[rank], turn), draw(alone, 2 * turn + rank))
 
 
 class TestLatents:
@@ -185,7 +184,7 @@ class TestSteps:
         for parameter in begun.parameters:
             assert parameter.grad is not None
             parameter.grad.fill_(value)
-        return step([begun]).tolist() if begun.after_backward() else []
+        return step.of_lanes([begun]).tolist() if begun.after_backward() else []
 
     def test_a_step_every_grad_accum_passes(self, begun: Lane) -> None:
         seen = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,22 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from dbexp.config.schema import TrainConfig
-from dbexp.train import optimizer
+from dbexp.train import optimizer, step
 from dbexp.train.adapter import Adapter, AdapterSlots
-from dbexp.train.step import step
 from tests import builders
 
 BOTH = {"unet": 4, "text_encoder": 2}
 LANES: list[tuple[dict[str, int], TrainConfig]] = [
     (BOTH, TrainConfig(lr=1e-2, text_encoder_lr=3e-3, beta1=0.8, beta2=0.99, eps=1e-6, weight_decay=0.1)),
-    ({"unet": 3}, TrainConfig(lr=1e-3, max_grad_norm=None, weight_decay=0.0)),
+    ({"unet": 3}, TrainConfig(lr=1e-3, max_grad_norm=0.0, weight_decay=0.0)),
     ({"unet": 1, "text_encoder": 2}, TrainConfig(lr=3e-3, max_grad_norm=0.5)),
 ]
 """Ranks and settings: of different parts, rates, constants and limits."""
 
 
 class Stepped:
-    """What `step` knows of a lane."""
+    """What `step.of_lanes` knows of a lane."""
 
     def __init__(self, adapter: Adapter, cfg: TrainConfig, dtype: torch.dtype = torch.float32) -> None:
         self.adapter, self.lr_factor = adapter, 1.0
@@ -103,7 +103,7 @@ def test_steps_are_torchs(dtype: torch.dtype) -> None:
                         gradients[-1].fill_(math.inf)
                 parameter.grad.copy_(gradients[-1])
             expected.append(other.step(gradients, lane.lr_factor))
-        norms = step([lanes[slot] for slot in due])
+        norms = step.of_lanes([lanes[slot] for slot in due])
         assert norms.tolist() == pytest.approx(expected, rel=1e-6)
         for lane, other in zip(lanes, others, strict=True):
             for ours, theirs in zip(lane.parameters, other.parameters, strict=True):
@@ -141,7 +141,7 @@ def test_a_state_goes_on_and_one_of_torchs_does_too() -> None:
     def once() -> None:
         for parameter, gradient in zip(lane.parameters, gradients, strict=True):
             parameter.grad.copy_(gradient)
-        step([lane])
+        step.of_lanes([lane])
         other.step(gradients, 1.0)
 
     once()
@@ -171,7 +171,7 @@ def test_optional_libraries(
     lane, (_, cfg) = pack(dtype)[0], LANES[0]
     plain, built = (
         optimizer.build(cfg, lane.adapter),
-        optimizer.build(TrainConfig(**{**vars(cfg), "optimizer": name}), lane.adapter),
+        optimizer.build(replace(cfg, optimizer=name), lane.adapter),
     )
     assert isinstance(plain, optimizer.AdamW) and isinstance(built, optimizer.Library)
     for group, lr in zip(built.optimizer.param_groups, (1e-2, 3e-3), strict=True):
@@ -185,7 +185,7 @@ def test_optional_libraries(
         gradients = [torch.full(parameter.shape, value * other.scaler.get_scale()) for parameter in lane.parameters]
         for parameter, gradient in zip(lane.parameters, gradients, strict=True):
             parameter.grad.copy_(gradient)
-        step([lane])
+        step.of_lanes([lane])
         other.step(gradients, 0.5)
         for ours, theirs in zip(lane.parameters, other.parameters, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)

@@ -33,7 +33,7 @@ from dbexp.core.store import Store
 from dbexp.models import lora_file
 from dbexp.models.random_weights import TINY, TINY_V, Size
 from dbexp.models.sd import StableDiffusion
-from dbexp.train import loop
+from dbexp.train import step as optimizer_step
 from dbexp.train.data import Training
 from dbexp.train.lane import Draw, Lane, Row
 from dbexp.train.result import Trained, inputs_of, iterate_checkpoints
@@ -215,19 +215,19 @@ class TestDivergence:
         """One lane's loss scale halves and its step is skipped; the other keeps scale and step."""
         calm, stormy = training(precision="fp16", steps=3), training(precision="fp16", steps=3, seed=2)
         (alone,) = run([calm], Store(tmp_path / "alone"))
-        step, scales = loop.step, dict[int, list[float]]()
+        of_lanes, scales = optimizer_step.of_lanes, dict[int, list[float]]()
 
         def overflow(lanes: Sequence[Lane]) -> Tensor:
             for lane in lanes:
                 if lane.training is stormy and lane.step == 2:
                     torch._foreach_mul_(lane.adapter.gradients, math.inf)
-            norms = step(lanes)
+            norms = of_lanes(lanes)
             for lane in lanes:
                 assert lane.loss_scale is not None
                 scales.setdefault(lane.training.seeds.noise, []).append(float(lane.loss_scale.scale))
             return norms
 
-        monkeypatch.setattr(loop, "step", overflow)
+        monkeypatch.setattr(optimizer_step, "of_lanes", overflow)
         calm_result, stormy_result = run([calm, stormy], store)
         assert scales == {1: [65536.0] * 3, 2: [65536.0, 32768.0, 32768.0]}
         assert_close(calm_result, alone, losses=2e-3, weights=2e-3)
