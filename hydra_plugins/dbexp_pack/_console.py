@@ -30,9 +30,10 @@ class JobsFailed(HydraException):
 @contextmanager
 def watching(planned: Plan, hydra: DictConfig) -> Iterator[None]:
     """Show the sweep on the terminal, if there is one, and log above the view."""
-    differs = {job.number: " ".join(job.differs) for job in planned.runs}
+    differs = {job.number: job.differs for job in planned.runs}
+    steps = {job.number: job.config.train.steps for job in planned.runs}
     try:
-        with view.watching(differs, [[job.number for job in members] for members in planned.packs]):
+        with view.watching(differs, [[job.number for job in members] for members in planned.packs], steps):
             configure_log(hydra.hydra_logging, hydra.verbose)  # the stream of a handler is chosen when it is made
             yield
     finally:
