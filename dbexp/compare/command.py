@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Rebuild the comparison of one or more sweeps from disk: results.csv, pictures.csv, effects.csv, recommendation.csv,
-results.md (ready to paste) and report.html (one page, works offline). They are written into the sweep's folder; for
-several sweeps into --output."""
+costs.csv, results.md (ready to paste) and report.html (one page, works offline). They are written into the sweep's
+folder; for several sweeps into --output."""
 _OBJECTIVE = "what ranks: recommend, dino, dino+clip_t, '0.5*dino+0.5*clip_t'; default: the runs' own"
 _SEVERAL = Path("comparison")
 
@@ -110,7 +110,8 @@ def _compare(options: argparse.Namespace) -> None:
     show_statements(comparison)
     table.print_plain(
         f"\ntable          {files.csv}\npictures       {files.pictures}\neffects        {files.effects}\n"
-        f"recommendation {files.recommendation}\nto paste       {files.markdown}\npage           {files.page}\n"
+        f"recommendation {files.recommendation}\ncosts          {files.costs}\n"
+        f"to paste       {files.markdown}\npage           {files.page}\n"
     )
     if options.sync:
         for sweep in options.sweeps:

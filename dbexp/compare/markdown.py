@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 
 from dbexp.compare.comparison import MEASURES, Comparison
+from dbexp.compare.costs import LEGEND, TITLES, are_known, words
 from dbexp.compare.numbers import DASH, display, interval, spread
 from dbexp.compare.statements import statements
 from dbexp.core.errors import first_line
@@ -30,6 +31,8 @@ def markdown(comparison: Comparison) -> str:
     parts.append(_runs(comparison))
     if any(len(standing.entries) > 1 for standing in comparison.standings):
         parts += ["Mean ± standard deviation over seeds:", _standings(comparison)]
+    if are_known(comparison.finished):
+        parts += [f"What it cost, mean over runs. {LEGEND}", _costs(comparison)]
     parts += [_escaped(note) for note in comparison.notes]
     failed = [entry for entry in comparison.entries if entry.run.report is None]
     if failed:
@@ -70,6 +73,11 @@ def _standings(comparison: Comparison) -> str:
         ]
         lines.append([_escaped(standing.title), str(len(standing.entries)), *map(str.strip, values)])
     return _grid(["setting", "seeds", *map(heading, columns)], lines)
+
+
+def _costs(comparison: Comparison) -> str:
+    costs = [(standing.title, [entry.run.costs for entry in standing.entries]) for standing in comparison.standings]
+    return _grid(["setting", *TITLES], [[_escaped(title), *words(of)] for title, of in costs])
 
 
 def _cells(row: Mapping[str, Estimate], columns: Sequence[str], best: Mapping[str, str | None]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from dbexp import tracking
 from dbexp.compare import effects_table
 from dbexp.compare.comparison import Comparison
+from dbexp.compare.costs import TITLES, are_known, words
 from dbexp.compare.ranking import RankedRun
 from dbexp.compare.recommendation import Recommendation
 from dbexp.compare.statements import statements
@@ -72,9 +73,18 @@ def summary(comparison: Comparison, sweep: Path) -> tracking.Summary:
         sheets=[[entry.title, path.relative_to(sweep).as_posix()] for entry, path in sheets if path.is_file()],
         effect_columns=[*effects_table.COLUMNS],
         effects=effects_table.rows(comparison),
+        cost_columns=["setting", *TITLES],
+        costs=_costs(comparison),
         recommendation=_recommendation(comparison.recommendation),
         statements=[[statement.subject, statement.sentence] for statement in statements(comparison)],
     )
+
+
+def _costs(comparison: Comparison) -> list[list[str]]:
+    if not are_known(comparison.finished):
+        return []
+    costs = [(standing.title, [entry.run.costs for entry in standing.entries]) for standing in comparison.standings]
+    return [[title, *words(of)] for title, of in costs]
 
 
 def _recommendation(of: Recommendation) -> dict[str, Any]:

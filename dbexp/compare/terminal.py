@@ -10,6 +10,7 @@ from rich.text import Text
 
 from dbexp.compare.changes import Change
 from dbexp.compare.comparison import MEASURES, Comparison
+from dbexp.compare.costs import LEGEND, TITLES, are_known, words
 from dbexp.compare.statements import LEADS, Statement, statements
 from dbexp.compare.table import print_grid, print_plain
 from dbexp.evaluate.columns import column_of, heading
@@ -46,9 +47,24 @@ def show_statements(comparison: Comparison, console: Console | None = None) -> N
             print_grid(title, _grid(effects, "\n" if console.is_terminal else " "), console)
         bases = [f"{effect.subject}: {effect.verdict} ({effect.basis})" for effect in effects]
         print_plain("\n" + "\n".join(bases) + "\n", console)
+    _show_costs(comparison, console)
     for lines in (remarks, comparison.notes):
         if lines:
             print_plain("\n" + "\n".join(lines) + "\n", console)
+
+
+def _show_costs(comparison: Comparison, console: Console) -> None:
+    """A row per setting."""
+    if not are_known(comparison.finished):
+        return
+    grid = Table()
+    for title in ("", *TITLES):
+        grid.add_column(title, overflow="fold", justify="right" if title else "left")
+    for standing in comparison.standings:
+        grid.add_row(Text(standing.title), *words([entry.run.costs for entry in standing.entries]))
+    console.print()
+    print_grid("what it cost, mean over runs", grid, console)
+    print_plain(f"\n{LEGEND}\n", console)
 
 
 def _show_lists(title: str, effects: Sequence[Statement], console: Console) -> None:

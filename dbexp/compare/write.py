@@ -1,4 +1,4 @@
-"""The files of a comparison, rebuilt from disk: four tables, results.md and report.html."""
+"""The files of a comparison, rebuilt from disk: five tables, results.md and report.html."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbexp.compare.comparison import Comparison
+from dbexp.compare.costs import COSTS, costs_csv
 from dbexp.compare.effects_table import EFFECTS, effects_csv
 from dbexp.compare.gather import compare
 from dbexp.compare.markdown import MARKDOWN, markdown
@@ -28,6 +29,7 @@ class ComparisonFiles:
     markdown: Path
     page: Path
     recommendation: Path
+    costs: Path
 
 
 def write_comparison(
@@ -51,13 +53,14 @@ def write_comparison(
     comparison = compare(sweeps, objective)
     ended = [entry.run for entry in comparison.entries if entry.run.status != UNFINISHED]
     files = ComparisonFiles(
-        comparison, *(folder / name for name in (RESULTS, PICTURES, EFFECTS, MARKDOWN, PAGE, RECOMMENDATION))
+        comparison, *(folder / name for name in (RESULTS, PICTURES, EFFECTS, MARKDOWN, PAGE, RECOMMENDATION, COSTS))
     )
     write_atomic(files.csv, csv_text(ended, comparison.objective, comparison.names))
     write_atomic(files.pictures, comparison.pictures.csv())
     write_atomic(files.effects, effects_csv(comparison))
     of = comparison.recommendation
     write_atomic(files.recommendation, recommendation_csv(of, comparison.finished, comparison.factors))
+    write_atomic(files.costs, costs_csv(comparison.finished, comparison.factors))
     write_atomic(files.markdown, markdown(comparison))
     write_atomic(files.page, page(comparison, folder, is_running=is_running))
     return files

@@ -171,13 +171,23 @@ def _processor() -> str:
     return next(models, "") or platform.processor() or platform.machine()
 
 
+_peaks_before: list[int] = []
+"""MiB that were held at most before somebody made the system count anew."""
+
+
+def remember_peak() -> None:
+    """Keep what `peak_memory` says now, for the system is about to begin its count anew."""
+    _peaks_before[:] = [peak for peak in [_peak_resident_mib()] if peak is not None]
+
+
 def _peak_resident_mib() -> int | None:
     if sys.platform == "win32":
         return None
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // _MIB if sys.platform == "darwin" else peak // 1024  # bytes on macOS, KiB elsewhere
+    mib = peak // _MIB if sys.platform == "darwin" else peak // 1024  # bytes on macOS, KiB elsewhere
+    return max([mib, *_peaks_before])
 
 
 def public(value: Any) -> Any:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from dbexp.config.schema import EvaluateConfig
+from dbexp.core.cost import Meter
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
 from dbexp.evaluate import cached
@@ -30,6 +31,7 @@ from dbexp.evaluate.score import Row, Scorer
 
 __all__ = ["Backbones", "Pictures", "Report", "evaluate", "find_or_evaluate", "load_backbones", "summary"]
 
+CPU = torch.device("cpu")
 log = logging.getLogger(__name__)
 
 
@@ -72,8 +74,20 @@ def load_backbones(cfg: EvaluateConfig, device: torch.device, store: Store | Non
     return _loaded[key]
 
 
-def find_or_evaluate(pictures: Pictures, backbones: Backbones, cfg: EvaluateConfig, store: Store) -> Report:
-    """What `evaluate` gives, from the store if the same pictures were evaluated before."""
+def find_or_evaluate(
+    pictures: Pictures,
+    backbones: Backbones,
+    cfg: EvaluateConfig,
+    store: Store,
+    device: torch.device = CPU,
+) -> Report:
+    """What `evaluate` gives, with its cost, from the store if the same pictures were evaluated before.
+
+    Args:
+        pictures, backbones, cfg: see `evaluate`.
+        store: where it is looked up.
+        device: whose memory counts.
+    """
     networks = (backbones.dino, backbones.clip, backbones.lpips)
     with store.hold("evaluate", cached.inputs_of(pictures, networks, cfg)) as entry:
         if entry.finished:
@@ -81,7 +95,9 @@ def find_or_evaluate(pictures: Pictures, backbones: Backbones, cfg: EvaluateConf
             for note in report.notes:
                 log.warning(note)
             return report
+        meter = Meter(device)
         report = evaluate(pictures, backbones, cfg, DiskCache(store.root / "features"))
+        report = replace(report, cost=meter.cost().plain())
         if cached.is_sound(report):
             cached.write(entry.folder, report, pictures)
             entry.publish()

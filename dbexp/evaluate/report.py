@@ -85,6 +85,9 @@ class Report:
     """Warnings, as sentences."""
     class_images: tuple[ImageScores, ...] = ()
     """`pres` of every picture of the class, its `index` that of its seed; empty in records of older versions."""
+    cost: Mapping[str, float | str | None] = field(default_factory=dict, compare=False)
+    """Seconds and memory of its making, as `dbexp.core.cost` has them; features that were known cost nothing. Empty
+    where that is not on record."""
     metric_version: int = field(default=METRIC_VERSION)
 
     def to_json(self) -> str:

@@ -24,9 +24,10 @@ from dbexp.evaluate.report import Report, summary
 from dbexp.models import Model
 from dbexp.pipeline import prepare, view
 from dbexp.pipeline.pictures import joined, link_inputs, sample_all
-from dbexp.pipeline.requests import prior_request, training_request
+from dbexp.pipeline.requests import prior_request, sample_request, training_request
 from dbexp.runs.outcome import Outcome
 from dbexp.sample import prior
+from dbexp.sample.sample import sample_cost
 from dbexp.train.data import Training
 from dbexp.train.result import Trained
 from dbexp.train.train import train
@@ -91,9 +92,10 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
             with times.measure("sample"):
                 pictures = sample_all(outcome, subject, trained.lora, model, store)
             with times.measure("evaluate"):
-                report = evaluate.find_or_evaluate(pictures, backbones, config.evaluate, store)
+                report = evaluate.find_or_evaluate(pictures, backbones, config.evaluate, store, model.device)
             report = replace(report, label=joined(config.model.label, report.label))
-            outcome.finished(subject, model, trained, report, times.seconds)
+            drawn = sample_cost(sample_request(config), model, trained.lora, store)
+            outcome.finished(subject, model, trained, report, times.seconds, drawn)
             tracker.result()
     if sweep is None:
         _print(outcome, report)

@@ -95,7 +95,13 @@ class Outcome:
             )
 
     def finished(
-        self, subject: Subject, model: Model, trained: Trained, report: Report, seconds: Mapping[str, float]
+        self,
+        subject: Subject,
+        model: Model,
+        trained: Trained,
+        report: Report,
+        seconds: Mapping[str, float],
+        drawn: Mapping[str, Any] | None = None,
     ) -> None:
         """Write metrics.json, with everything that the numbers depend on, then result.json, and the run is done.
 
@@ -104,7 +110,8 @@ class Outcome:
             model: the base model.
             trained: its LoRA.
             report: of its samples.
-            seconds: that each stage took.
+            seconds: that each stage took in this process, which may have found its results in the store.
+            drawn: what the images took when they were drawn; None: that is not on record.
         """
         settings = plain(self.config)
         record = {
@@ -115,6 +122,8 @@ class Outcome:
             "images": dict(zip((path.name for path in subject.paths), subject.hashes, strict=True)),
             "lora": file_hash(trained.lora),
             "train": trained.record,
+            "sample": drawn,
+            "lora_bytes": trained.lora.stat().st_size,
             "seconds": dict(seconds),
             "memory": provenance.peak_memory(model.device),
             "provenance": provenance.collect(model.device),

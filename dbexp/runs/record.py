@@ -23,6 +23,7 @@ from dbexp.evaluate import objective as judged
 from dbexp.evaluate.columns import PAPER, RECOMMEND, column_of, in_order
 from dbexp.evaluate.report import Report
 from dbexp.runs import foreign
+from dbexp.runs.costs import NO_COSTS, Costs, costs_of
 from dbexp.runs.folder import RunFolder
 
 # what a record of the wrong shape raises where it is taken apart
@@ -46,6 +47,7 @@ class Run:
         error: why it failed.
         parameters: of its LoRA; None when it is not on record.
         provenance: code, libraries, machine and time, as on record; its values may be of any type.
+        costs: what it took, as far as it is on record.
     """
 
     folder: Path
@@ -57,6 +59,7 @@ class Run:
     error: str | None
     parameters: int | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    costs: Costs = NO_COSTS
 
     @property
     def number(self) -> int:
@@ -172,7 +175,8 @@ def _read_unchanged(files: RunFolder, *_states: tuple[int, int, int] | None) -> 
     provenance = record.get("provenance")
     if not isinstance(provenance, dict):
         provenance = {}
-    return Run(folder, name, status, tuple(overrides), flatten(record["config"]), report, None, total, provenance)
+    config, costs = flatten(record["config"]), costs_of(record, total)
+    return Run(folder, name, status, tuple(overrides), config, report, None, total, provenance, costs)
 
 
 def ranked(runs: Iterable[Run], objective: str) -> list[Run]:

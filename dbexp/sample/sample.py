@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from dbexp.core.files import write_atomic
 from dbexp.core.store import Store
 from dbexp.models import Model
-from dbexp.sample.sets import draw_set
+from dbexp.sample.sets import cost_of, draw_set
 from dbexp.sample.shots import Sampling
 
 _NOTES = "notes.json"
@@ -63,6 +64,21 @@ def sample_class(request: SampleRequest, model: Model, lora: Path | None, store:
     """The PNG files of the class samples; arguments and errors as those of `sample_prompts`."""
     sampling = request.class_sampling
     return () if sampling is None else _draw(request, sampling, model, lora, store)
+
+
+def sample_cost(request: SampleRequest, model: Model, lora: Path | None, store: Store) -> dict[str, Any] | None:
+    """What the images of a run took, prompts and class together: as `sets.cost_of`; None where it is not on record."""
+    samplings = [request.sampling, *([request.class_sampling] if request.class_sampling else [])]
+    costs = [cost_of("sample", sampling, model, store, lora, request.lora_scale) for sampling in samplings]
+    if any(cost is None for cost in costs):
+        return None
+    memory = [cost["memory_mib"] for cost in costs if cost["memory_mib"] is not None]
+    return {
+        "images": sum(cost["images"] for cost in costs),
+        "seconds": round(sum(cost["seconds"] for cost in costs), 3),
+        "memory_mib": max(memory, default=None),
+        "memory_of": costs[0]["memory_of"],
+    }
 
 
 def _draw(

@@ -6,12 +6,15 @@ rounding only.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dbexp.config.fields import keyed
+from dbexp.core.cost import Meter
+from dbexp.core.files import write_atomic
 from dbexp.core.progress import progress
 from dbexp.core.store import Store
 from dbexp.models import Model
@@ -21,6 +24,8 @@ from dbexp.sample.shots import Sampling, Shot, shots
 log = logging.getLogger(__name__)
 
 VERSION = 1
+COST = "cost.json"
+"""What drawing the set took."""
 
 
 def draw_set(
@@ -85,8 +90,11 @@ def draw_set(
         count = len(every) - sum(map(len, batches))
         if count:
             log.info("%s: %d of %d pictures are there from an interrupted run", description, count, len(every))
+        meter = Meter(model.device)
         with progress(description, len(every), done=count) as bar:
             engine.draw(batches, folder, metadata, bar, f"{stage}.batch_size")
+        cost = {"images": len(every) - count, **meter.cost().plain()}
+        write_atomic(folder / COST, json.dumps(cost, indent=1))
 
     folder = store.get(stage, inputs, make)
     return tuple(folder / shot.path for shot in every)
@@ -96,6 +104,16 @@ def find_set(stage: str, sampling: Sampling, model: Model, store: Store) -> tupl
     """The files of a set of images of the base model, if `draw_set` would find them all; None if it would draw."""
     folder = store.find(stage, inputs_of(sampling, model, store, None, 1.0))
     return None if folder is None else tuple(folder / shot.path for shot in shots(sampling))
+
+
+def cost_of(stage: str, sampling: Sampling, model: Model, store: Store, lora: Path | None, lora_scale: float) -> Any:
+    """What drawing a set took, and how many of its images the seconds cover: fewer than all where it was interrupted.
+
+    None where it is not on record.
+    """
+    folder = store.find(stage, inputs_of(sampling, model, store, lora, lora_scale))
+    path = folder / COST if folder else None
+    return json.loads(path.read_text()) if path and path.is_file() else None
 
 
 def inputs_of(sampling: Sampling, model: Model, store: Store, lora: Path | None, lora_scale: float) -> dict[str, Any]:

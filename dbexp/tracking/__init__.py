@@ -7,6 +7,7 @@ One W&B run per run, offline unless told otherwise, and one that sums a sweep up
 | config | every parameter, by Hydra's dotted name |
 | train/* | loss, learning rates and so on, against train/step |
 | metrics/*, base/*, real/* | the columns of the table, of the run and of what it is measured against |
+| cost/* | seconds, memory and sizes; a lane's share of its pack ends in `_share` |
 | tables/metrics | the table with its intervals |
 | tables/prompts | prompt by prompt: the base model's picture, the run's pictures, the columns |
 | pictures/contact_sheet | the contact sheet |
@@ -17,6 +18,7 @@ And the sweep's (job type `sweep`):
 | name | what |
 |---|---|
 | tables/comparison | a row per run, best first: what differs, every column with its interval; then the references |
+| tables/costs | what each setting cost |
 | charts/pareto | subject fidelity against prompt fidelity |
 | pictures/contact_sheets | those of the runs, best first |
 | best/*, jobs/* | the columns of the best run; how many finished and failed |

@@ -13,6 +13,7 @@ from PIL import Image
 from dbexp.evaluate.columns import COLUMNS, PAPER, REFERENCES, heading, in_order
 from dbexp.evaluate.objective import with_score
 from dbexp.evaluate.report import Report, summary
+from dbexp.runs.costs import Costs
 from dbexp.runs.foreign import within
 
 if TYPE_CHECKING:
@@ -31,6 +32,13 @@ def scalars(report: Report) -> dict[str, float]:
         for column, estimate in columns.items()
         if not math.isnan(estimate.value)
     }
+
+
+def costs(of: Costs) -> dict[str, float]:
+    """cost/ with every number that is on record; what is a lane's share of its pack says so in its name."""
+    values = {name: value for name, value in vars(of).items() if isinstance(value, (int, float))}
+    shares = ("train_seconds", "train_memory_mib") if of.is_share else ()
+    return {f"cost/{name}{'_share' if name in shares else ''}": value for name, value in values.items()}
 
 
 def metric_table(report: Report, name: str) -> wandb.Table:

@@ -44,6 +44,7 @@ class Summary:
         effect_columns: headings of the table of effects.
         effects: its cells, a row per difference.
         statements: what each sentence is about, and the sentence.
+        cost_columns, costs: the table of what settings cost, in words; empty where that is not on record.
         recommendation: the setting to take, its score and shares, who cannot be told from it; empty without one.
     """
 
@@ -60,6 +61,8 @@ class Summary:
     effect_columns: list[str] = field(default_factory=list)
     effects: list[list[Any]] = field(default_factory=list)
     statements: list[list[str]] = field(default_factory=list)
+    cost_columns: list[str] = field(default_factory=list)
+    costs: list[list[str]] = field(default_factory=list)
     recommendation: dict[str, Any] = field(default_factory=dict)
 
 
@@ -145,6 +148,9 @@ def write(writer: Writer, summary: Summary, sweep: Path) -> None:
         with writer.attempt("the effects"):
             writer.log({"tables/effects": _table(summary.effect_columns, summary.effects)})
             writer.log({"tables/statements": _table(["about", "statement"], summary.statements)})
+    if summary.costs:
+        with writer.attempt("the costs"):
+            writer.log({"tables/costs": _table(summary.cost_columns, summary.costs)})
     with writer.attempt("the Pareto plot"):
         writer.log({"charts/pareto": pareto(summary)})
     if summary.sheets and writer.record.images:

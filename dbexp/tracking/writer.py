@@ -68,7 +68,7 @@ class Writer:
         assert run.report is not None
         report, folder = run.report, RunFolder(run.folder)
         with self.attempt("the metrics"):
-            numbers = content.scalars(report)
+            numbers = content.scalars(report) | content.costs(run.costs)
             self.log(numbers)
             # said outright: of several results of one run, W&B by itself would keep the best and not the last
             self.summary({**numbers, "label": report.label})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ class Trained:
         folder: of the store; holds lora.safetensors, history.jsonl, train.json and checkpoints/.
         lora: the LoRA file.
         history: a row per optimizer step.
-        record: seconds, steps, parameters per part.
+        record: steps; seconds of the pack until here, with the steps that they cover, and the lane's share of them by
+            its rows; lanes and memory of the pack, as `dbexp.core.cost` has it; parameters per part.
     """
 
     folder: Path
@@ -144,7 +145,7 @@ def _save(path: Path, line: FinishLine, lane: Lane, model: Model) -> None:
     adapter.save(path, lane.adapter, model, record)
 
 
-def finish(lane: Lane, line: FinishLine, model: Model, cost: dict[str, float]) -> Trained:
+def finish(lane: Lane, line: FinishLine, model: Model, cost: Mapping[str, Any]) -> Trained:
     """Write a run's result and publish it."""
     folder = line.entry.folder
     if is_main():

@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from dbexp.core.cost import Meter
 from dbexp.core.device import largest_over_processes, processes, wait_for_everyone
 from dbexp.core.errors import Interrupted
 from dbexp.core.hashing import key_of
@@ -35,6 +35,7 @@ from dbexp.train.result import (
     is_main,
     result_of,
 )
+from dbexp.train.shares import Shares
 from dbexp.train.signals import Signals
 
 log = logging.getLogger(__name__)
@@ -208,7 +209,8 @@ class _Pack:
         self._trajectories, self._lanes, self._model = trajectories, lanes, model
         self._on_rows, self._save = on_rows, save
         self._due = [_due_steps(lane, trajectory) for lane, trajectory in zip(lanes, trajectories, strict=True)]
-        self._started, self._first_steps = time.perf_counter(), [lane.step for lane in lanes]
+        self._meter, self._first_steps = Meter(model.device), [lane.step for lane in lanes]
+        self._shares = Shares([len(t.training.prompts) * t.training.cfg.batch_size for t in trajectories])
         self._alone = processes()[1] == 1
 
     def tell(self, slot: int, rows: Sequence[Row]) -> None:
@@ -276,9 +278,14 @@ class _Pack:
         left = sum(len(trajectory.lines) for trajectory in self._trajectories) - len(self.results)
         if left > 1 or not ending:
             self._save()  # all but the last run of all, whose end needs no state
+        self._shares.charge([lane.running for lane in self._lanes])
         for slot, line in ending:
-            seconds, steps = time.perf_counter() - self._started, self._lanes[slot].step - self._first_steps[slot]
-            cost = {"seconds": seconds, "seconds_cover_steps": steps}
+            cost = {
+                **self._meter.cost().plain(),
+                "seconds_cover_steps": self._lanes[slot].step - self._first_steps[slot],
+                "seconds_share": round(self._shares.seconds[slot], 3),
+                "lanes": len(self._lanes),
+            }
             self.results[line.number] = finish(self._lanes[slot], line, self._model, cost)
 
     def _arrived(self) -> list[int]:

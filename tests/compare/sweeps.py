@@ -115,9 +115,18 @@ def run(
         copies,
         0.9,
         class_images=tuple(of_class),
+        cost={"seconds": 200.0, "memory_mib": 900, "memory_of": "resident"},
     )
-    parameters = 1000 * int(settings.get("lora.rank", 4))
-    record = {"report": json.loads(report.to_json()), "config": config, "train": {"parameters": {"unet": parameters}}}
+    rank = int(settings.get("lora.rank", 4))
+    train = {
+        "parameters": {"unet": 1000 * rank},
+        "seconds": 40.0,
+        "seconds_share": 2.5 * rank,
+        "seconds_cover_steps": 60,
+    }
+    memory = {"memory_mib": 1200, "memory_of": "resident"}
+    record = {"report": json.loads(report.to_json()), "config": config, "train": {**train, **memory, "lanes": 4}}
+    record |= {"sample": {"images": len(images) // 2 + 8, "seconds": 30.25, **memory}, "lora_bytes": 4096 * rank}
     write(folder / "evaluate" / "metrics.json", record)
     steps = range(1, 61)
     noise = np.random.default_rng(seed)

@@ -141,6 +141,18 @@ def test_no_class_samples_when_none_are_wanted(model: Model, store: Store) -> No
     assert not store.root.exists()
 
 
+def test_what_images_took_is_known_when_they_are_found_again(model: Model, lora: Path, store: Store) -> None:
+    request = request_of(class_images=2)
+    assert sample.sample_cost(request, model, lora, store) is None
+    sample.sample_prompts(request, model, lora, store)
+    sample.sample_class(request, model, lora, store)
+    cost = sample.sample_cost(request, model, lora, store)
+    assert cost is not None and cost["seconds"] > 0 and cost["memory_mib"] > 0 and cost["images"] == 6 + 2
+    sample.sample_prompts(request, model, lora, store)
+    assert sample.sample_cost(request, model, lora, store) == cost
+    assert sample.sample_cost(request, model, None, store) is None, "the base model's are others"
+
+
 class TestTokenNotes:
     def notes(self, prompts: Any, model: Model, store: Store, token: str = "sks") -> list[str]:
         return sample.token_notes([p.text for p in choose(prompts, replace(DOG, token=token))], token, model, store)

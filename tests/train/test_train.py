@@ -468,6 +468,8 @@ class TestResult:
         lines = (trained.folder / "history.jsonl").read_text().splitlines()
         assert tuple(json.loads(line) for line in lines) == trained.history
         assert trained.record["steps"] == trained.record["seconds_cover_steps"] == 6
+        assert trained.record["lanes"] == 1 and trained.record["memory_mib"] > 0
+        assert 0 < trained.record["seconds_share"] <= trained.record["seconds"]
         assert set(trained.record["parameters"]) == {"unet", "text_encoder"}
         assert sorted(path.name for path in trained.folder.iterdir()) == [
             "checkpoints", "history.jsonl", "lora.safetensors", "manifest.json", "train.json",

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dbexp.compare.comparison import FRONT, MEASURES, Comparison
 from dbexp.compare.factors import Factor
 from dbexp.compare.numbers import display
+from dbexp.compare.page.cost_chart import cost_chart
 from dbexp.compare.page.curve_charts import curve_charts
 from dbexp.compare.page.figure import LEGEND, PALETTE, SCALE, Chart, Figure, number, plain
 from dbexp.compare.statistics import Moments, by_level, pareto
@@ -26,6 +27,7 @@ def charts(comparison: Comparison) -> list[Chart]:
     """All that make sense for these runs."""
     plots = [
         _front(comparison),
+        cost_chart(comparison),
         _parallel(comparison),
         *(_effect(comparison, factor) for factor in comparison.factors),
         _heat_map(comparison),

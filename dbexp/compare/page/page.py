@@ -20,6 +20,7 @@ import plotly.offline
 
 from dbexp.compare.changes import SMALL
 from dbexp.compare.comparison import MEASURES, Comparison
+from dbexp.compare.costs import LEGEND, TITLES, are_known, words
 from dbexp.compare.numbers import DASH, best, display, exact, interval, spread
 from dbexp.compare.page import gallery
 from dbexp.compare.page.charts import charts
@@ -71,6 +72,9 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET, is_running:
         opening=opening,
         measures=tuple(column for column in MEASURES if column in comparison.columns),
         others=tuple(column for column in comparison.columns if column not in MEASURES),
+        costs=_costs(comparison),
+        cost_titles=TITLES,
+        cost_legend=LEGEND,
         judged=(RECOMMEND,) if comparison.recommendation.first else (),
         with_score=with_score,
         leads=LEADS,
@@ -105,6 +109,16 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET, is_running:
         plotly=plotly.offline.get_plotlyjs() if plots else "",
         palette=PALETTE,
     )
+
+
+def _costs(comparison: Comparison) -> list[tuple[str, str, list[str]]]:
+    """Ids of the runs of a setting, its title, what it cost in words; none where nothing is on record."""
+    if not are_known(comparison.finished):
+        return []
+    return [
+        (" ".join(entry.id for entry in s.entries), s.title, words([entry.run.costs for entry in s.entries]))
+        for s in comparison.standings
+    ]
 
 
 def _asset(name: str) -> str:

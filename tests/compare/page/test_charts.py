@@ -27,7 +27,7 @@ def plots(comparison: Comparison) -> dict[str, Chart]:
 
 def test_every_chart_is_there(plots: dict[str, Chart]) -> None:
     effects = ["effect-lora.rank", "effect-prior.weight", "effect-seed"]
-    assert list(plots) == ["front", "parallel", *effects, "prompts", "loss", "lr"]
+    assert list(plots) == ["front", "cost", "parallel", *effects, "prompts", "loss", "lr"]
 
 
 def test_a_small_point_per_run_and_a_large_one_per_setting(comparison: Comparison, plots: dict[str, Chart]) -> None:
