@@ -20,6 +20,7 @@ ROOT = Path(dbexp.__file__).parents[1]
 # from the top of the program to the ground; a file may import its own folder and the lines below its own
 ORDER = (
     {"hydra_plugins"},
+    {"dbexp.estimate"},
     {"dbexp.__main__"},
     {"dbexp"},
     {"dbexp.api"},

