@@ -23,6 +23,7 @@ from dbexp.compare.comparison import MEASURES, Comparison
 from dbexp.compare.costs import LEGEND, TITLES, are_known, words
 from dbexp.compare.numbers import DASH, best, display, exact, interval, spread
 from dbexp.compare.page import gallery
+from dbexp.compare.page.advice import advice
 from dbexp.compare.page.charts import charts
 from dbexp.compare.page.figure import PALETTE
 from dbexp.compare.page.gallery import CopyPair, GalleryImage, Opening, Sheet
@@ -66,6 +67,7 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET, is_running:
     return environment.from_string(_asset("page.html")).render(
         comparison=comparison,
         question=question(comparison),
+        advice=advice(comparison),
         is_running=is_running,
         statements=sentences,
         reach=_reach(sentences),
