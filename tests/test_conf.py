@@ -30,7 +30,7 @@ EVERY_OPTION = [f"{group}={name}" for group, names in OPTIONS.items() for name i
 # group -> number of options
 COUNTS = {
     "dataset": 36,
-    "evaluate": 3,
+    "evaluate": 13,
     "experiment": 11,
     "lora": 4,
     "lr_schedule": 5,

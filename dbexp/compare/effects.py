@@ -14,6 +14,7 @@ from dbexp.compare.ranking import Group, RankedRun
 from dbexp.compare.scores import PictureScores
 from dbexp.compare.statistics import Moments, matched, pooled_deviation
 from dbexp.evaluate.columns import RECOMMEND
+from dbexp.evaluate.report import BACKBONES
 
 _CEILINGS = {"dino": "dino", "clip_i": "clip_i", "pres": "dino"}
 """Column -> column of the real images that bounds it: PRES is a similarity of DINO too."""
@@ -101,7 +102,7 @@ def scales(finished: Sequence[RankedRun]) -> dict[str, Scale]:
     None where runs differ in their base model or in their backbones: the ends are then not the same for all.
     """
     reports = [entry.run.report for entry in finished if entry.run.report]
-    measures = {str(sorted(report.backbones.items())) for report in reports}
+    measures = {str([report.backbones.get(name) for name in BACKBONES]) for report in reports}
     models = {str(entry.run.config.get("model.path")) for entry in finished}
     if len(measures) > 1 or len(models) > 1:
         return {}

@@ -18,6 +18,7 @@ from dbexp.config.values import objectives
 from dbexp.core.errors import ConfigError
 from dbexp.evaluate.columns import RECOMMEND
 from dbexp.evaluate.objective import problem
+from dbexp.evaluate.report import BACKBONES
 from dbexp.runs.names import matters, setting
 from dbexp.runs.record import Run, columns_of, job_name, objectives_of, ranked, ranking, scan
 
@@ -126,7 +127,10 @@ def _label(run: Run) -> str | None:
 
 def _notes(finished: Sequence[RankedRun], swept: Sequence[Factor]) -> list[str]:
     notes = []
-    backbones = {tuple(sorted(e.run.report.backbones.items())) for e in finished if e.run.report}
+    reports = [entry.run.report for entry in finished if entry.run.report]
+    backbones = {tuple(report.backbones.get(name) for name in BACKBONES) for report in reports}
+    more = {(name, of) for report in reports for name, of in report.backbones.items() if name not in BACKBONES}
+    notes += [f"Columns of {name} are measured by {of}." for name, of in sorted(more)]
     if len(backbones) > 1:
         notes.append("These runs were measured with different backbones: their numbers cannot be compared.")
     for factor in swept:

@@ -308,6 +308,8 @@ class EvaluateConfig:
     """Backbone of CLIP-I and CLIP-T."""
     lpips: LpipsConfig = field(default_factory=LpipsConfig)
     """Backbone of DIV."""
+    more: dict[str, Any] = newer(field(default_factory=dict), neutral={})
+    """Columns of further backbones, by a name of your own: `metric` (a file of dbexp/evaluate/metrics) and its settings. Options: evaluate/more=[dinov2_s14,clip_l14]; a column is then dino@dinov2_s14."""
     batch_size: int = bounded(32, at_least=1)
     """Pictures embedded at once. It does not change the numbers."""
     resamples: int = bounded(1000, at_least=1)

@@ -6,7 +6,7 @@ file is still read and hashed: one that changed makes another key.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,19 @@ from dbexp.core.hashing import file_hash
 from dbexp.evaluate.backbones.base import Backbone
 from dbexp.evaluate.features import FAILED
 from dbexp.evaluate.functional import METRIC_VERSION
+from dbexp.evaluate.metrics.base import Metric
 from dbexp.evaluate.pictures import Pictures
 from dbexp.evaluate.report import Report
 
 _FILE = "report.json"
 # when this module is imported the others have been, or will be in the next moment: what runs is what is hashed
 _CODE = provenance.code_hash("evaluate", "core/images.py", "core/colour.py")
-_NO_MATTER = ("dino", "clip", "lpips", "batch_size")  # the backbones speak for themselves, by id
+_NO_MATTER = ("dino", "clip", "lpips", "more", "batch_size")  # the backbones speak for themselves, by id
 
 
-def inputs_of(pictures: Pictures, backbones: tuple[Backbone, ...], cfg: EvaluateConfig) -> dict[str, Any]:
+def inputs_of(
+    pictures: Pictures, backbones: tuple[Backbone, ...], cfg: EvaluateConfig, more: Sequence[Metric] = ()
+) -> dict[str, Any]:
     """What a report depends on: the key of its store entry."""
 
     def hashes(paths: Any) -> list[str | None]:
@@ -37,7 +40,9 @@ def inputs_of(pictures: Pictures, backbones: tuple[Backbone, ...], cfg: Evaluate
     def by_prompt(samples: Any) -> list[list[Any]] | None:
         return None if samples is None else [[prompt, hashes(paths)] for prompt, paths in samples.items()]
 
+    added = [[each.name, each.network.id, each.network.transform, each.depends_on(pictures.real)] for each in more]
     return {
+        **({"more": added} if added else {}),
         "metric_version": METRIC_VERSION,
         "code": _CODE,
         "packages": provenance.package_versions(),

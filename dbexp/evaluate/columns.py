@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -73,7 +74,7 @@ REFERENCES = {"base": "base model", "oracle": "true subject", "real": "real imag
 """Rows that no training run owns: key in a report -> name shown."""
 
 _ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
-_TERM = re.compile(r"\s*([+-])?\s*(?:(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*\*\s*)?([a-z]\w*)\s*", re.IGNORECASE)
+_TERM = re.compile(r"\s*([+-])?\s*(?:(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*\*\s*)?([a-z]\w*(?:@\w+)?)\s*", re.IGNORECASE)
 
 
 @cache
@@ -87,12 +88,32 @@ def column_of(name: str) -> Column:
         return _SCORE
     weights = terms(name)
     if not weights:
-        return COLUMNS[name]
+        base, at, added = name.partition("@")
+        return _labelled(base, added) if at else COLUMNS[name]
     parts = [
         f"{'−' if weight < 0 else '+'} {abs(weight):g} {column_of(each).title}" for each, weight in weights.items()
     ]
     title = " ".join(parts).removeprefix("+ ")
     return Column(title, "higher", -math.inf, math.inf, "A trade-off: the higher the better.")
+
+
+def _labelled(base: str, added: str) -> Column:
+    """A column that a config adds, with the name that it has there: that of its backbone."""
+    about = _added()[base]
+    return replace(about, title=f"{about.title} {added}", doc=f"{about.doc} By {added}.")
+
+
+@cache
+def _added() -> dict[str, Column]:
+    """Column -> what is to be known of it, of every metric that a config may add."""
+    kinds = importlib.import_module("dbexp.evaluate.metrics").kinds()
+    return {name: column for kind in kinds.values() for name, column in kind.columns.items()}
+
+
+def is_column(name: str) -> bool:
+    """Whether there is such a column: one of the table, or COLUMN@NAME of one that a config adds."""
+    base, at, added = name.partition("@")
+    return base in _added() and added.isidentifier() if at else name in COLUMNS
 
 
 def terms(name: str) -> dict[str, float]:
@@ -116,8 +137,8 @@ def terms(name: str) -> dict[str, float]:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Each once: the columns of `COLUMNS` as they stand there, then the others as they come."""
-    present = list(dict.fromkeys(names))
+    """Each once: the columns of `COLUMNS` as they stand there, then others as they come; what is none is left out."""
+    present = [name for name in dict.fromkeys(names) if name == RECOMMEND or is_column(name)]
     return [*(name for name in COLUMNS if name in present), *(name for name in present if name not in COLUMNS)]
 
 

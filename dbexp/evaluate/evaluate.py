@@ -19,12 +19,14 @@ from dbexp.core.cost import Meter
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
 from dbexp.evaluate import cached
-from dbexp.evaluate.backbones.base import ImageEncoder, ImageTextEncoder, PairwiseDistance
+from dbexp.evaluate.added import added
+from dbexp.evaluate.backbones.base import Backbone, ImageEncoder, ImageTextEncoder, PairwiseDistance
 from dbexp.evaluate.backbones.deferred import open_backbone
-from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate.columns import in_order
 from dbexp.evaluate.feature_cache import DiskCache, FeatureCache
 from dbexp.evaluate.features import Distances, attempt, embed, embed_texts, read_files
 from dbexp.evaluate.functional import Resampling, without_token
+from dbexp.evaluate.metrics.base import Metric, Seen
 from dbexp.evaluate.pictures import ImageFile, Pictures
 from dbexp.evaluate.report import Report, summary
 from dbexp.evaluate.score import Row, Scorer
@@ -37,11 +39,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Backbones:
-    """The three networks behind the metrics."""
+    """The three networks behind the metrics, and metrics that the config adds."""
 
     dino: ImageEncoder
     clip: ImageTextEncoder
     lpips: PairwiseDistance
+    more: tuple[Metric, ...] = ()
+
+    @property
+    def all(self) -> tuple[Backbone, ...]:
+        """Every network."""
+        return (self.dino, self.clip, self.lpips, *(metric.network for metric in self.more))
 
 
 _loaded: dict[str, Backbones] = {}
@@ -56,9 +64,9 @@ def load_backbones(cfg: EvaluateConfig, device: torch.device, store: Store | Non
         store: backbones that it knows are loaded when first used; None: all are loaded at once.
 
     Raises:
-        ConfigError: with the problems of all three backbones at once.
+        ConfigError: with the problems of all backbones at once.
     """
-    key = json.dumps([asdict(cfg.dino), asdict(cfg.clip), asdict(cfg.lpips), str(device)], sort_keys=True)
+    key = json.dumps([asdict(cfg.dino), asdict(cfg.clip), asdict(cfg.lpips), cfg.more, str(device)], sort_keys=True)
     if key not in _loaded:
         problems: list[str] = []
         networks = []
@@ -67,10 +75,17 @@ def load_backbones(cfg: EvaluateConfig, device: torch.device, store: Store | Non
                 networks.append(open_backbone(settings, device, store))
             except ConfigError as error:
                 problems.extend(error.problems)
+        metrics = []
+        for name, kind, chosen in added(cfg.more, problems):
+            try:
+                metrics.append(kind(name, chosen, kind.open_network(chosen, device, store)))
+            except ConfigError as error:
+                problems += [_placed(name, problem) for problem in error.problems]
         if problems:
             raise ConfigError(problems)
         _loaded.clear()  # a process that goes on to other backbones does not come back: free the memory
-        _loaded[key] = Backbones(*networks)
+        dino, clip, lpips = networks
+        _loaded[key] = Backbones(dino, clip, lpips, tuple(metrics))
     return _loaded[key]
 
 
@@ -89,7 +104,7 @@ def find_or_evaluate(
         device: whose memory counts.
     """
     networks = (backbones.dino, backbones.clip, backbones.lpips)
-    with store.hold("evaluate", cached.inputs_of(pictures, networks, cfg)) as entry:
+    with store.hold("evaluate", cached.inputs_of(pictures, networks, cfg, backbones.more)) as entry:
         if entry.finished:
             report = cached.read(entry.folder, pictures)
             for note in report.notes:
@@ -130,6 +145,8 @@ def evaluate(
     prompts = {*pictures.samples, *(pictures.base_samples or {}), *(pictures.oracle_samples or {})}
     texts = sorted({*prompts, *(without_token(prompt, pictures.token) for prompt in prompts)})
     notes = _notes(files, texts, backbones.clip)
+    plain = {prompt: without_token(prompt, pictures.token) for prompt in prompts}
+    seen = Seen(real, files, plain, cfg.batch_size, cache)
 
     scorer = Scorer(
         token=pictures.token,
@@ -140,15 +157,17 @@ def evaluate(
         texts=attempt("clip", lambda: embed_texts(backbones.clip, texts, cache)),
         lpips=Distances(backbones.lpips, cfg.batch_size, cache),
         how=how,
+        more=[(metric, metric.look(seen)) for metric in backbones.more],
     )
     images = {row.name: scorer.images(row) for row in rows}
     scores = {row.name: scorer.prompts(row, images[row.name]) for row in rows}
     of_real = scorer.real_columns()
     of_run = scorer.columns(scores["run"]) | scorer.class_columns(run, base) | of_real | run.counts()
     table = {
-        "run": {column: of_run[column] for column in COLUMNS},
+        "run": {column: of_run[column] for column in in_order(of_run)},
         "real": {column.removesuffix("_real"): estimate for column, estimate in of_real.items()}
-        | {"clip_t": scorer.real_prompt_fidelity(pictures.samples)},
+        | {"clip_t": scorer.real_prompt_fidelity(pictures.samples)}
+        | scorer.added_of_real(),
     }
     if base.expected:
         table["base"] = scorer.columns(scores["base"]) | scorer.class_columns(base, None) | base.counts()
@@ -164,7 +183,8 @@ def evaluate(
         label=_label(backbones, cfg),
         token=pictures.token,
         class_noun=pictures.class_noun,
-        backbones={"dino": backbones.dino.id, "clip": backbones.clip.id, "lpips": backbones.lpips.id},
+        backbones={"dino": backbones.dino.id, "clip": backbones.clip.id, "lpips": backbones.lpips.id}
+        | {metric.name: metric.network.id for metric in backbones.more},
         settings=asdict(how),
         rows=table,
         groups=groups,
@@ -177,9 +197,16 @@ def evaluate(
     )
 
 
+def _placed(name: str, problem: str) -> str:
+    """A message of a network with the name that its field has in the config."""
+    place = f"evaluate.more.{name}."
+    moved = problem.replace("evaluate.dino.", place).replace("evaluate.clip.", place)
+    return moved if moved != problem else f"{place}{problem}"
+
+
 def _label(backbones: Backbones, cfg: EvaluateConfig) -> str | None:
     """The label of the config, and a warning that no config can switch off."""
-    random = any(backbone.random for backbone in (backbones.dino, backbones.clip, backbones.lpips))
+    random = any(backbone.random for backbone in backbones.all)
     if not random or (cfg.label and "random" in cfg.label):
         return cfg.label
     return f"{cfg.label}, random weights" if cfg.label else "random weights"

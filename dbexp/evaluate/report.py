@@ -11,6 +11,9 @@ from typing import Any
 from dbexp.core.files import readable
 from dbexp.evaluate.functional import METRIC_VERSION, Estimate
 
+BACKBONES = ("dino", "clip", "lpips")
+"""Those that every evaluation has."""
+
 
 @dataclass(frozen=True)
 class PromptScores:
@@ -69,7 +72,7 @@ class Report:
     token: str
     class_noun: str
     backbones: Mapping[str, str]
-    """dino, clip, lpips -> id."""
+    """dino, clip, lpips, and whatever the config adds -> id."""
     settings: Mapping[str, float | int]
     """resamples, confidence and seed of the intervals."""
     rows: Mapping[str, Mapping[str, Estimate]]

@@ -20,6 +20,7 @@ from dbexp.evaluate.functional import (
     mean_to_others,
     without_token,
 )
+from dbexp.evaluate.metrics.base import Metric, Scores
 from dbexp.evaluate.pictures import ImageFile
 from dbexp.evaluate.report import Copy, ImageScores, PromptScores
 
@@ -63,6 +64,7 @@ class Scorer:
         texts: CLIP of every prompt, with the token and without.
         lpips: distances among pictures.
         how: intervals are made.
+        more: metrics that the config adds, with what they made of these pictures.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Scorer:
         texts: Space,
         lpips: Distances,
         how: Resampling,
+        more: Sequence[tuple[Metric, Scores]] = (),
     ) -> None:
         self.token, self.groups, self.real = token, groups, real
         self.dino, self.clip, self.texts, self.lpips, self.how = dino, clip, texts, lpips, how
@@ -92,7 +95,12 @@ class Scorer:
             "clip_t": of_text,
             "clip_t_token": of_text,
         }
+        self.reasons |= {
+            name: scores.reason for metric, scores in more for name in (*metric.sample_columns, *metric.class_columns)
+        }
         """Column -> why no picture can have a value; null if one can."""
+        self.more = more
+        self.image_columns = (*IMAGE_COLUMNS, *(name for metric, _ in more for name in metric.sample_columns))
         self.threshold = math.nan if self.reasons["copy_rate"] else copy_threshold(dino.of(real))
 
     def images(self, row: Row) -> list[ImageScores]:
@@ -105,12 +113,12 @@ class Scorer:
             values, nearest = self._values(prompt, files)
             indices = [index for index, file in enumerate(slots) if file]
             for i, (index, file) in enumerate(zip(indices, files, strict=True)):
-                of_image = {column: float(values[column][i]) for column in IMAGE_COLUMNS}
+                of_image = {column: float(values[column][i]) for column in self.image_columns}
                 scores.append(ImageScores(row.name, prompt, index, str(file.path), of_image, nearest[i]))
         return scores
 
     def _values(self, prompt: str, files: Sequence[ImageFile]) -> tuple[dict[str, FloatArray], list[str | None]]:
-        values = {column: np.full(len(files), math.nan) for column in IMAGE_COLUMNS}
+        values = {column: np.full(len(files), math.nan) for column in self.image_columns}
         nearest: list[str | None] = [None] * len(files)
         if not self.reasons["dino"]:
             similarities = self.dino.of(files) @ self.dino.of(self.real).T  # [K, R]
@@ -122,6 +130,9 @@ class Scorer:
             plain = without_token(prompt, self.token)
             values["clip_t"] = self.clip.of(files) @ self.texts.vectors[plain]
             values["clip_t_token"] = self.clip.of(files) @ self.texts.vectors[prompt]
+        for metric, scores in self.more:
+            if not scores.reason:
+                values |= {metric.full(name): each for name, each in scores.of_samples(prompt, files).items()}
         return values, nearest
 
     def prompts(self, row: Row, images: Sequence[ImageScores]) -> list[PromptScores]:
@@ -130,9 +141,9 @@ class Scorer:
         for prompt, slots in row.samples.items():
             files = [file for file in slots if file]
             of_prompt = [image.values for image in images if image.prompt == prompt]
-            values = dict.fromkeys(PROMPT_COLUMNS, math.nan)
+            values = dict.fromkeys((*PROMPT_COLUMNS, *self.image_columns), math.nan)
             if of_prompt:
-                values.update({column: float(np.mean([v[column] for v in of_prompt])) for column in IMAGE_COLUMNS})
+                values.update({column: float(np.mean([v[column] for v in of_prompt])) for column in self.image_columns})
                 if not self.reasons["copy_rate"]:
                     values["copy_rate"] = float(np.mean([v["dino_max"] > self.threshold for v in of_prompt]))
             distances = self.lpips.of(files)
@@ -148,7 +159,7 @@ class Scorer:
         ordered = sorted(prompts, key=lambda score: score.prompt)
         pictures = [score.n for score in ordered]
         columns = {}
-        for column in PROMPT_COLUMNS[:-1]:
+        for column in (*self.image_columns, "copy_rate"):
             values = [score.values[column] for score in ordered]
             reason = self.reasons[column] or "no samples"
             columns[column] = estimate_mean(values, self.how, counts=pictures, reason=reason)
@@ -176,6 +187,9 @@ class Scorer:
             delta = estimate_difference(pres, pres_base, self.how)
             gap = columns["pres"].reason or columns["pres_base"].reason
             columns["pres_delta"] = Estimate.missing(gap) if gap else delta
+        for metric, scores in self.more:
+            for name, values in self._of_class(metric, scores, slots).items():
+                columns[name] = estimate_mean(values, self.how, reason=scores.reason or "no class images")
         files = [file for file in slots if file]
         distances = self.lpips.of(files)
         if distances is None:
@@ -190,6 +204,11 @@ class Scorer:
         files = [(index, file) for index, file in enumerate(row.class_images) if file]
         if not files or self.reasons["pres"]:
             return []
+        added = {
+            name: by_slot
+            for metric, of in self.more
+            for name, by_slot in self._of_class(metric, of, row.class_images).items()
+        }
         similarities = self.dino.of([file for _, file in files]) @ self.dino.of(self.real).T  # [C, R]
         distances = self.lpips.of([file for _, file in files])
         scores = []
@@ -197,9 +216,28 @@ class Scorer:
             values = {"pres": float(similarities[i].mean())}
             if distances is not None:
                 values["div_prior"] = float(distances[i])
+            values |= {name: float(by_slot[index]) for name, by_slot in added.items()}
             nearest = self.real[int(similarities[i].argmax())]
             scores.append(ImageScores(row.name, "", index, str(file.path), values, str(nearest.path)))
         return scores
+
+    def _of_class(self, metric: Metric, scores: Scores, slots: Sequence[ImageFile | None]) -> dict[str, FloatArray]:
+        """Column -> [slots], NaN where there is no picture, or no value of any."""
+        columns = {name: np.full(len(slots), math.nan) for name in metric.class_columns}
+        indices = [i for i, file in enumerate(slots) if file]
+        if indices and not scores.reason:
+            for name, values in scores.of_class([file for file in slots if file]).items():
+                columns[metric.full(name)][indices] = values
+        return columns
+
+    def added_of_real(self) -> dict[str, Estimate]:
+        """The real images among themselves, in columns that the config adds."""
+        return {
+            metric.full(name): estimate_pairs(values, self.how)
+            for metric, scores in self.more
+            if not scores.reason
+            for name, values in scores.of_real().items()
+        }
 
     def _to_real(self, slots: Sequence[ImageFile | None], length: int) -> FloatArray:
         """[length] mean DINO cosine of each class image to the real images, NaN where there is no picture."""

@@ -12,6 +12,7 @@ from dbexp.core.errors import ConfigError, Problems
 from dbexp.core.store import Store
 from dbexp.dataset import Subject
 from dbexp.evaluate import evaluate, objective
+from dbexp.evaluate.added import added, columns_of
 from dbexp.evaluate.evaluate import Backbones
 from dbexp.models import Model
 from dbexp.pipeline.requests import prior_request, sample_request, training_request
@@ -27,7 +28,10 @@ def open_store(config: Config) -> Store:
 def check_inputs(config: Config) -> None:
     """Everything that is wrong and can be known without weights, in one message."""
     problems = Problems()
-    problems.messages += [complaint for name in config.objective if (complaint := objective.problem(name))]
+    more = config.evaluate.more
+    added(more, problems.messages)
+    known = columns_of(more)
+    problems.messages += [wrong for name in config.objective if (wrong := objective.problem(name, known))]
     problems.messages += dataset.problems(config.dataset)
     problems.messages += prior.problems(prior_request(config))
     try:
