@@ -23,7 +23,7 @@ _HELP = "`dbexp --help` lists all"
 # what Hydra says of several values without --multirun
 _SEVERAL = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'")
 # options of Hydra that a plugin brings -> the extra of this package that installs it
-_EXTRAS = {"joblib": "joblib", "optuna": "optuna", "ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm"}
+_EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 
 
 @contextmanager

@@ -105,7 +105,6 @@ def _plan(settings: PackLauncherConf, composed: Sequence[DictConfig]) -> Plan:
         problems.append(f"hydra.launcher.size={settings.size}: must be at least 1, or null for what memory allows")
     if any(cfg.hydra.job.chdir for cfg in composed):
         problems.append("hydra.job.chdir=true: a sweep in packs keeps one working directory; set it to false")
-    problems += wrong_directions(composed[0])
     jobs: list[PlannedRun] = []
     folders: dict[Path, int] = {}
     for words, differs, cfg in zip(overrides, what_differs(overrides), composed, strict=True):
@@ -139,28 +138,6 @@ def _check_folder(cfg: DictConfig, sweep: Path, folder: Path, folders: dict[Path
     if path in folders:
         raise ConfigError(f"{setting}: is the folder of job {folders[path]} too; add /${{hydra.job.num}} to it")
     folders[path] = int(cfg.hydra.job.num)
-
-
-def wrong_directions(cfg: DictConfig) -> list[str]:
-    """What is wrong with the directions of a sweeper that optimises: they must be those in which columns get better."""
-    from dbexp.config.values import objectives
-    from dbexp.evaluate.columns import column_of
-    from dbexp.evaluate.objective import problem
-
-    setting = OmegaConf.select(cfg, "hydra.sweeper.direction")
-    names = objectives(cfg.objective)
-    if setting is None or any(map(problem, names)):
-        return []
-    listed = setting if OmegaConf.is_list(setting) else [setting]
-    chosen = [str(getattr(direction, "name", direction)) for direction in listed]
-    better = ["minimize" if column_of(name).better == "lower" else "maximize" for name in names]
-    if chosen == better:
-        return []
-    advice = better[0] if len(better) == 1 else f"[{','.join(better)}]"
-    return [
-        f"hydra.sweeper.direction={','.join(chosen)}: does not suit objective={'+'.join(names)}; "
-        f"say hydra.sweeper.direction={advice}, or objective=dino+clip_t for two"
-    ]
 
 
 def _checked(cfg: DictConfig) -> Config:

@@ -31,15 +31,11 @@ class Results(Callback):
         _claim(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a sweep that would have no runs; let a search go on with its study."""
-        from hydra_plugins.dbexp_pack import _search
-
+        """Refuse a sweep that would have no runs."""
         if problems := _without_runs(config):
             # no exception of another kind gets past Hydra, for which a callback cannot end anything
             raise SystemExit(f"dbexp: {explain(ConfigError(problems))}")
         _claim(config, "sweep")
-        if _search.is_search(config):
-            _search.resume(config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write the results so far; print the job's line if nobody else will."""

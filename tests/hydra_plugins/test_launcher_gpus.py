@@ -16,9 +16,9 @@ from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
-from hydra_plugins.dbexp_pack import _executors, _gpus, _launch
+from hydra_plugins.dbexp_pack import _executors, _gpus
 from hydra_plugins.dbexp_pack._settings import PackLauncherConf, RayConf, SubmititConf
 from hydra_plugins.dbexp_pack._work import PackWork
 from tests import builders, run_folders
@@ -165,27 +165,6 @@ def test_settings_reach_the_launcher_as_plain_values() -> None:
     assert vars(launcher.settings.submitit) == {**vars(expected), "nodes": 2}
     assert launcher.settings.ray == RayConf(init={"num_cpus": 1})
     assert launcher.settings.devices == ["cpu"] and type(launcher.settings.devices) is list
-
-
-@pytest.mark.parametrize(
-    ("objective", "direction", "says"),
-    [
-        ("dino", None, None),
-        ("dino", "maximize", None),
-        ("dino+clip_t", ["maximize", "maximize"], None),
-        ("pres", "minimize", None),
-        ("pres", "maximize", "say hydra.sweeper.direction=minimize"),
-        ("dino", ["maximize", "maximize"], "say hydra.sweeper.direction=maximize"),
-        ("dino,pres", ["maximize", "maximize"], "say hydra.sweeper.direction=[maximize,minimize]"),
-        ("recommend", "maximize", None),
-        ("dino-pres,div", ["maximize", "minimize"], "say hydra.sweeper.direction=[maximize,maximize]"),
-        ("nonsense", "maximize", None),  # which another check tells of
-    ],
-)
-def test_directions_of_a_search(objective: str, direction: Any, says: str | None) -> None:
-    cfg = OmegaConf.create({"objective": objective, "hydra": {"sweeper": {"direction": direction}}})
-    problems = _launch.wrong_directions(cfg)
-    assert len(problems) == bool(says) and all(says in problem for problem in problems if says)
 
 
 def test_a_sweep_in_two_processes(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The sweeper of searches: Optuna proposes what runs, `hydra/sweeper=optuna`."""
