@@ -31,7 +31,7 @@ EVERY_OPTION = [f"{group}={name}" for group, names in OPTIONS.items() for name i
 COUNTS = {
     "dataset": 36,
     "evaluate": 13,
-    "experiment": 11,
+    "experiment": 18,
     "lora": 4,
     "lr_schedule": 5,
     "model": 10,
@@ -115,6 +115,7 @@ def test_pictures_follow_the_model(checked: Checked) -> None:
 def test_a_preset_knows_its_name(composed: Composed) -> None:
     sweeps = {"reference/diffusers": "reference/diffusers/with_prior"}
     sweeps["reference/cloneofsimo"] = "reference/cloneofsimo/without_prior_300"
+    sweeps["benchmark/methods"] = "benchmark/method/diffusers"
     for name in OPTIONS["experiment"]:
         assert composed(f"experiment={name}").experiment == sweeps.get(name, name)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dbexp.compare.benchmark import BenchmarkRow
 from dbexp.compare.factors import Factor
 from dbexp.compare.inference.estimate import EffectEstimate
 from dbexp.compare.inference.multiple import Interaction
@@ -84,6 +85,7 @@ class Comparison:
         references: base models and real images.
         scales: column -> how far the base model is from real images; empty for columns that have no such measure.
         columns: of the table, the paper's first.
+        benchmark: the table over subjects, with what others published; empty for a single subject of no benchmark.
         labels: caveats to print beside every number.
         notes: what a reader must know, as sentences.
     """
@@ -101,6 +103,7 @@ class Comparison:
     references: tuple[Reference, ...]
     scales: Mapping[str, Scale]
     columns: tuple[str, ...]
+    benchmark: tuple[BenchmarkRow, ...]
     labels: tuple[str, ...]
     notes: tuple[str, ...]
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dbexp.compare import effects
-from dbexp.compare.comparison import FRONT, Comparison
+from dbexp.compare.benchmark import BenchmarkRow, benchmark
+from dbexp.compare.comparison import FRONT, MEASURES, Comparison
 from dbexp.compare.factors import Factor, factors, words
+from dbexp.compare.inference.effect import level
+from dbexp.compare.inference.estimate import EffectEstimate, Rule
+from dbexp.compare.published import PublishedRow, published
 from dbexp.compare.ranking import RankedRun, front, over_seeds
 from dbexp.compare.recommendation import recommendation
 from dbexp.compare.references import references
@@ -90,10 +94,19 @@ def _compare(
     confidence = effects.confidence_of(finished)
     steps = effects.effects(finished, evidence, swept, confidence)
 
+    parameters = pictures.parameters
+
+    def levels(of: Standing) -> dict[str, EffectEstimate]:
+        setting, rule = [of.settings[name] for name in parameters], Rule(confidence)
+        means = {column: level(evidence[column], setting, rule) for column in MEASURES if column in evidence}
+        return {column: mean for column, mean in means.items() if mean is not None}
+
     def stand(by: str) -> list[Standing]:
         return standings(finished, pictures, evidence.get(by), by, swept, confidence)
 
     ranked_settings = stand(objective)
+    labels = tuple(dict.fromkeys(label for e in finished if (label := _label(e.run))))
+    beside = published((str(entry.run.config.get("experiment")) for entry in finished), bool(labels))
     by_score = ranked_settings if objective == RECOMMEND else stand(RECOMMEND)
     return Comparison(
         sweeps=dict(sweeps),
@@ -109,9 +122,21 @@ def _compare(
         references=tuple(references([(entry.title, entry.run.report) for entry in finished if entry.run.report])),
         scales=effects.scales(finished),
         columns=columns_of(entry.run for entry in finished),
-        labels=tuple(dict.fromkeys(label for e in finished if (label := _label(e.run)))),
+        labels=labels,
+        benchmark=_benchmark(ranked_settings, levels, pictures.subjects, beside),
         notes=(*notes, *_notes(finished, swept)),
     )
+
+
+def _benchmark(
+    settings: Sequence[Standing],
+    levels: Callable[[Standing], Mapping[str, EffectEstimate]],
+    subjects: Mapping[str, str],
+    beside: Sequence[PublishedRow],
+) -> tuple[BenchmarkRow, ...]:
+    if len(set(subjects.values())) < 2 and not beside:
+        return ()
+    return benchmark(settings, [levels(standing) for standing in settings], subjects, beside)
 
 
 def _entry(run: Run, swept: Sequence[Factor], name: str, on_front: bool) -> RankedRun:

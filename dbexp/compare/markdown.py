@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
+from dbexp.compare.benchmark import BENCHMARK_LEGEND
 from dbexp.compare.comparison import MEASURES, Comparison
 from dbexp.compare.costs import LEGEND, TITLES, are_known, words
 from dbexp.compare.numbers import DASH, display, interval, spread
@@ -31,6 +32,8 @@ def markdown(comparison: Comparison) -> str:
     parts.append(_runs(comparison))
     if any(len(standing.entries) > 1 for standing in comparison.standings):
         parts += ["Mean ± standard deviation over seeds:", _standings(comparison)]
+    if comparison.benchmark:
+        parts += ["Benchmark: " + BENCHMARK_LEGEND, _benchmark(comparison)]
     if are_known(comparison.finished):
         parts += [f"What it cost, mean over runs. {LEGEND}", _costs(comparison)]
     parts += [_escaped(note) for note in comparison.notes]
@@ -73,6 +76,17 @@ def _standings(comparison: Comparison) -> str:
         ]
         lines.append([_escaped(standing.title), str(len(standing.entries)), *map(str.strip, values)])
     return _grid(["setting", "seeds", *map(heading, columns)], lines)
+
+
+def _benchmark(comparison: Comparison) -> str:
+    names = [column for column in MEASURES if any(column in row.columns for row in comparison.benchmark)]
+    lines = []
+    for row in comparison.benchmark:
+        title, cells = _escaped(row.title), _cells(row.columns, names, {})
+        title = f"{title} (published)" if row.kind == "published" else title
+        about = _escaped(row.subject or row.source or row.scope)
+        lines.append([f"*{title}*" if row.kind in ("reference", "published") else title, about, *cells])
+    return _grid(["method", "subject, source or scope", *map(heading, names)], lines)
 
 
 def _costs(comparison: Comparison) -> str:

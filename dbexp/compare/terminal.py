@@ -8,12 +8,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dbexp.compare.benchmark import BENCHMARK_LEGEND
 from dbexp.compare.changes import Change
 from dbexp.compare.comparison import MEASURES, Comparison
 from dbexp.compare.costs import LEGEND, TITLES, are_known, words
+from dbexp.compare.numbers import display, interval
 from dbexp.compare.statements import LEADS, Statement, statements
 from dbexp.compare.table import print_grid, print_plain
 from dbexp.evaluate.columns import column_of, heading
+from dbexp.evaluate.functional import Estimate
 
 _STYLES = {"better": "green", "worse": "red", "same": "dim", "once": "dim", "depends": "italic"}
 _MARKS = {"better": " *", "worse": " *"}
@@ -47,10 +50,32 @@ def show_statements(comparison: Comparison, console: Console | None = None) -> N
             print_grid(title, _grid(effects, "\n" if console.is_terminal else " "), console)
         bases = [f"{effect.subject}: {effect.verdict} ({effect.basis})" for effect in effects]
         print_plain("\n" + "\n".join(bases) + "\n", console)
+    _show_benchmark(comparison, console)
     _show_costs(comparison, console)
     for lines in (remarks, comparison.notes):
         if lines:
             print_plain("\n" + "\n".join(lines) + "\n", console)
+
+
+def _show_benchmark(comparison: Comparison, console: Console) -> None:
+    """Methods, what they are measured against, and what others published; subjects are in the files."""
+    rows = [row for row in comparison.benchmark if row.kind != "subject"]
+    if not rows:
+        return
+    names = [column for column in MEASURES if any(column in row.columns for row in rows)]
+    grid = Table()
+    for title in ("", *map(heading, names)):
+        grid.add_column(title, overflow="fold")
+    for row in rows:
+        cells = []
+        for name in names:
+            estimate = row.columns.get(name, Estimate.missing(""))
+            cells.append(f"{display(name, estimate.value)} {interval(name, estimate.low, estimate.high)}".strip())
+        grid.add_row(Text(f"{row.title}, published" if row.kind == "published" else row.title), *cells)
+    console.print()
+    print_grid("benchmark", grid, console)
+    sources = dict.fromkeys(row.source or row.scope for row in rows if row.source or row.scope)
+    print_plain("\n" + "\n".join((f"benchmark: {BENCHMARK_LEGEND}", *sources)) + "\n", console)
 
 
 def _show_costs(comparison: Comparison, console: Console) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dbexp.compare.benchmark import BENCHMARK, benchmark_csv
 from dbexp.compare.comparison import Comparison
 from dbexp.compare.costs import COSTS, costs_csv
 from dbexp.compare.effects_table import EFFECTS, effects_csv
@@ -61,6 +62,8 @@ def write_comparison(
     of = comparison.recommendation
     write_atomic(files.recommendation, recommendation_csv(of, comparison.finished, comparison.factors))
     write_atomic(files.costs, costs_csv(comparison.finished, comparison.factors))
+    if comparison.benchmark:
+        write_atomic(folder / BENCHMARK, benchmark_csv(comparison.benchmark))
     write_atomic(files.markdown, markdown(comparison))
     write_atomic(files.page, page(comparison, folder, is_running=is_running))
     return files

@@ -39,6 +39,7 @@ from dbexp.compare.inference.pairing import (
     Pairs,
     arrange,
     level_of,
+    setting_runs,
     step_pairs,
     without_gaps,
 )
@@ -113,6 +114,22 @@ def step_effect(evidence: Evidence, parameter: str, low: str, high: str, rule: R
     """The effect of one step, values as the pictures write them; None where no two runs differ in it alone."""
     pairs = [step_pairs(cube, parameter, low, high) for cube in evidence.cubes]
     return mean_effect(evidence, pairs, rule) if any(len(of_subject.seeds) for of_subject in pairs) else None
+
+
+def level(evidence: Evidence, setting: Sequence[str], rule: Rule) -> EffectEstimate | None:
+    """The mean of a setting, with an interval for subjects, prompts and training seeds like its own; None without runs.
+
+    Nothing is paired, so easy prompts and lucky seeds do not cancel: it is wider than that of a difference.
+
+    Args:
+        evidence: of the whole sweep.
+        setting: a value per parameter, as the pictures write them.
+        rule: how the interval is made.
+    """
+    runs = [setting_runs(cube, setting) for cube in evidence.cubes]
+    if not any(len(of_subject.seeds) for of_subject in runs):
+        return None
+    return mean_effect(replace(evidence, spreads=NOTHING), runs, rule)
 
 
 def equal_weights(pairs: Pairs) -> FloatArray:

@@ -211,6 +211,15 @@ def setting_pairs(cube: Cube, low: Sequence[str], high: Sequence[str]) -> Pairs:
     return _pairs(cube, contexts, is_low, is_high)
 
 
+def setting_runs(cube: Cube, setting: Sequence[str]) -> Pairs:
+    """The runs of a setting as they are, each as if it were paired with nothing."""
+    runs = np.flatnonzero((cube.settings == np.asarray(setting)).all(axis=1))
+    values = cube.values[runs]
+    means = mean_over(values)
+    pictures = np.isfinite(values).sum(axis=(1, 2))
+    return Pairs(means, np.full_like(cube.settings[runs], ""), cube.seeds[runs], pictures).only(pictures > 0)
+
+
 def _pairs(cube: Cube, contexts: Labels, is_low: NDArray[np.bool_], is_high: NDArray[np.bool_]) -> Pairs:
     def key(run: int) -> tuple[str, ...]:
         return (*contexts[run], cube.seeds[run])

@@ -18,6 +18,7 @@ from typing import Any
 import jinja2
 import plotly.offline
 
+from dbexp.compare.benchmark import BENCHMARK_LEGEND
 from dbexp.compare.changes import SMALL
 from dbexp.compare.comparison import MEASURES, Comparison
 from dbexp.compare.costs import LEGEND, TITLES, are_known, words
@@ -74,6 +75,7 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET, is_running:
         opening=opening,
         measures=tuple(column for column in MEASURES if column in comparison.columns),
         others=tuple(column for column in comparison.columns if column not in MEASURES),
+        benchmark_legend=BENCHMARK_LEGEND,
         costs=_costs(comparison),
         cost_titles=TITLES,
         cost_legend=LEGEND,
