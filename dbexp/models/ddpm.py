@@ -27,6 +27,12 @@ class DiscreteNoise:
         noise: DDPMScheduler = library("diffusers").DDPMScheduler.from_pretrained(folder, local_files_only=True)
         return noise
 
+    @cached_property
+    def _products(self) -> Tensor:
+        """a [T] on the CPU, where times are drawn: the scheduler's goes wherever latents are."""
+        alphas: Tensor = self._noise.alphas_cumprod.cpu()
+        return alphas
+
     def draw_times(self, count: int, generator: torch.Generator, cfg: TrainConfig, resolution: int) -> Tensor:
         steps = int(self._noise.config.num_train_timesteps)
         if cfg.timesteps == "logit_normal":
@@ -48,7 +54,7 @@ class DiscreteNoise:
         """Min-SNR-gamma weights (Hang et al., arXiv 2303.09556, section 3.4) for this checkpoint's target."""
         if cfg.min_snr_gamma is None:
             return None
-        alphas = self._noise.alphas_cumprod.to(times.device)[times]
+        alphas = self._products.to(times.device)[times]
         snr = alphas / (1 - alphas)
         least = snr.clamp(max=cfg.min_snr_gamma)
         weight: Tensor = least / snr if self._noise.config.prediction_type == "epsilon" else least / (snr + 1)

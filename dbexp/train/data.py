@@ -98,11 +98,29 @@ def prepare(trainings: Sequence[Training], model: Model, store: Store) -> list[T
         texts.append(text)
     if not any(training.lora.text_encoder for training in trainings):
         model.release(*model.family.encoders)
+    banks: dict[tuple[object, ...], Bank] = {}
     data = []
     for training, text in zip(trainings, texts, strict=True):
-        arguments = (model, training.cfg, training.resolution, training.seeds.data, store)
-        instance = encode(training.images, *arguments, title="pictures")
-        prior = encode(training.class_images, *arguments, title="class images") if training.prior_weight > 0 else None
+        instance = _bank(training, training.images, "pictures", model, store, banks)
+        classes = training.class_images if training.prior_weight > 0 else ()
+        prior = _bank(training, classes, "class images", model, store, banks) if classes else None
         data.append(TrainingData(training, instance, prior, text))
     model.release(VAE)
     return data
+
+
+def _bank(
+    training: Training,
+    paths: tuple[Path, ...],
+    title: str,
+    model: Model,
+    store: Store,
+    banks: dict[tuple[object, ...], Bank],
+) -> Bank:
+    """Latents of pictures of a training; what `banks` has of another that sees them alike is shared."""
+    cfg, seed = training.cfg, training.seeds.data
+    places = (cfg.crop_variants, seed) if cfg.crop == "random" else ()
+    key = paths, training.resolution, cfg.interpolation, cfg.crop, places, cfg.flip
+    if key not in banks:
+        banks[key] = encode(paths, model, cfg, training.resolution, seed, store, title=title)
+    return banks[key]

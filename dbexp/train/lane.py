@@ -144,19 +144,6 @@ class Lane:
             noises.append(noise)
         return Draw(rows["instance"], rows["prior"], torch.cat(times), torch.cat(noises), torch.cat(latent_noises))
 
-    def latents(self, draw: Draw, latent_noise: Tensor) -> Tensor:
-        """Latents [n, C, h, w] of a microbatch; `latent_noise` is the draw's, on the training device."""
-        mean = self._of_rows("mean", draw)
-        return mean + self._of_rows("std", draw) * latent_noise if self.cfg.sample_latents else mean
-
-    def sizes(self, draw: Draw) -> Tensor:
-        """Sizes and cuts [n, 6] of the pictures of a microbatch (see `dbexp.models.SIZES`)."""
-        return self._of_rows("sizes", draw)
-
-    def _of_rows(self, name: str, draw: Draw) -> Tensor:
-        rows: Tensor = getattr(self.data.instance, name)[draw.instance]
-        return rows if self.data.prior is None else torch.cat([rows, getattr(self.data.prior, name)[draw.prior]])
-
     # -- steps ------------------------------------------------------------------------------------------------------
 
     def after_backward(self) -> bool:

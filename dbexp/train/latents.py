@@ -43,7 +43,7 @@ class View:
 
 @dataclass(frozen=True)
 class Bank:
-    """Posteriors of a set of pictures on the training device.
+    """Posteriors of a set of pictures, on the CPU.
 
     Attributes:
         mean, std: fp32 [V, C, h, w], normalised; all views of all pictures in a row.
@@ -150,8 +150,7 @@ def encode(
     first = tuple(int(i) for i in tensors["first"])
     # entries of before sizes were noted are of Stable Diffusion, which reads none
     sizes = tensors.get("sizes", torch.zeros(len(tensors["mean"]), 6))
-    mean, std, sizes = (tensor.to(model.device) for tensor in (tensors["mean"], tensors["std"], sizes))
-    return Bank(mean, std, sizes, first)
+    return Bank(tensors["mean"], tensors["std"], sizes, first)
 
 
 def _sizes(width: int, height: int, view: View, resolution: int) -> list[float]:

@@ -7,7 +7,7 @@ lane's gradient knows of another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from dbexp.core.progress import Bar
 from dbexp.models import SIZES, Conditioning, Model
 from dbexp.train import loss, step
 from dbexp.train.adapter import AdapterSlots
+from dbexp.train.batch import Batch, Drawing, Pictures
 from dbexp.train.lane import Draw, Lane, Row
 from dbexp.train.readings import Readings
 
@@ -42,12 +43,16 @@ class Loop:
         self.lanes = lanes
         self._slots, self._model, self._bar, self._on_rows = slots, model, bar, on_rows
         self._readings = Readings(model.device)
+        self._pictures = Pictures([lane.data for lane in lanes], model.device)
+        self._drawing = Drawing(lanes, ahead=model.device.type != "cpu")
+        self._collated: dict[tuple[tuple[int, tuple[int, int]], ...], Conditioning] = {}
         self._workers = cores.Workers(cores.count(model.device))
         self._weights = sum(weight.numel() for weight in model.part(model.family.denoiser).parameters())
 
     def close(self) -> None:
         """Let go of the threads."""
         self._workers.close()
+        self._drawing.close()
 
     def microbatch(self, lanes: Sequence[Lane] | None = None) -> bool:
         """One forward and backward pass, and the optimizer steps that are due.
@@ -59,12 +64,13 @@ class Loop:
             Whether losses set out for the host.
         """
         active = [slot for slot, lane in enumerate(self.lanes) if lane.running and (lanes is None or lane in lanes)]
-        draws = {slot: self.lanes[slot].draw() for slot in active}
+        draws = self._drawing.take(active)
         self._slots.refresh()
         per_row = self._passes(draws)  # forward, loss, backward
         self._slots.gather()
         due = [slot for slot in active if self.lanes[slot].after_backward()]
         norms = step.of_lanes([self.lanes[slot] for slot in due]) if due else None
+        self._drawing.begin([slot for slot in active if self.lanes[slot].running])
         return self._log(per_row, draws, norms, due)
 
     def to_step_boundary(self) -> None:
@@ -75,43 +81,50 @@ class Loop:
 
     # -- forward pass -----------------------------------------------------------------------------------------------
 
-    def _forward(self, draws: dict[int, Draw]) -> Tensor:
+    def _forward(self, draws: dict[int, Draw], batch: Batch) -> Tensor:
         """The weighted squared error of every row, fp32 [N]."""
-        model, device = self._model, self._model.device
-        times = torch.cat([draw.times for draw in draws.values()]).to(device, non_blocking=True)
-        noise = torch.cat([draw.noise for draw in draws.values()]).to(device, non_blocking=True)
-        latents = self._latents(draws)
+        model, times, noise = self._model, batch.times, batch.noise
+        latents = self._pictures.latents(batch)
+        conditioning = {**self._conditioning(draws), SIZES: self._pictures.sizes[batch.pictures]}
         self._assign_rows(model.family.denoiser, {slot: len(draw) for slot, draw in draws.items()})
         # in the base's own precision: autocast would have every norm answer in fp32, and cast what it answered back
-        prediction = model.predict(model.add_noise(latents, noise, times), times, self._conditioning(draws))
-        lanes = [self.lanes[slot] for slot, draw in draws.items() for _ in range(len(draw))]
-        return loss.of_rows(model, lanes, prediction, latents, noise, times)
-
-    def _latents(self, draws: dict[int, Draw]) -> Tensor:
-        """Latents [N, C, h, w] of every row, drawn from the VAE's posterior."""
-        noise = torch.cat([draw.latent_noise for draw in draws.values()]).to(self._model.device, non_blocking=True)
-        parts = noise.split([len(draw) for draw in draws.values()])
-        return torch.cat(
-            [self.lanes[slot].latents(draw, part) for (slot, draw), part in zip(draws.items(), parts, strict=True)]
-        )
+        prediction = model.predict(model.add_noise(latents, noise, times), times, conditioning)
+        return loss.of_rows(model, batch.weights, prediction, latents, noise, times)
 
     def _conditioning(self, draws: dict[int, Draw]) -> Conditioning:
         """What the denoiser reads beside them. Each prompt is encoded once, however many rows share it."""
-        texts = {slot: self.lanes[slot].data.text for slot in draws}
+        counts = {slot: (len(draw.instance), len(draw.prior)) for slot, draw in draws.items()}
         text_lanes = [slot for slot in draws if self.lanes[slot].training.lora.text_encoder]
         if text_lanes:
-            prompts = {slot: len(self.lanes[slot].training.prompts) for slot in text_lanes}
-            for part in self._model.family.text_parts:
-                self._assign_rows(part, prompts)
-            tokens = self._model.collate([(texts[slot], [1] * prompts[slot]) for slot in text_lanes])
-            states, row = self._model.encode(tokens), 0
-            for slot, count in prompts.items():
-                texts[slot] = {name: value[row : row + count] for name, value in states.items()}
-                row += count
-        counts = {slot: [len(draw.instance), len(draw.prior)] for slot, draw in draws.items()}
-        rows = [(texts[slot], counts[slot][: len(self.lanes[slot].training.prompts)]) for slot in draws]
-        sizes = torch.cat([self.lanes[slot].sizes(draw) for slot, draw in draws.items()])
-        return {**self._model.collate(rows), SIZES: sizes}
+            return self._collate(counts, self._encoded(text_lanes))
+        key = tuple(counts.items())
+        collated = self._collated.get(key)
+        if collated is None:  # texts never change where their encoder is frozen
+            collated = self._collate(counts, {})
+            self._collated = {key: collated}  # of the last rows alone: they are most often the next
+        return collated
+
+    def _collate(self, counts: Mapping[int, tuple[int, int]], encoded: Mapping[int, Conditioning]) -> Conditioning:
+        """Texts of all rows: those in `encoded`, and those of lanes whose text never changes."""
+        lanes = {slot: self.lanes[slot] for slot in counts}
+        return self._model.collate(
+            [
+                (encoded.get(slot, lane.data.text), counts[slot][: len(lane.training.prompts)])
+                for slot, lane in lanes.items()
+            ]
+        )
+
+    def _encoded(self, slots: Sequence[int]) -> dict[int, Conditioning]:
+        """Slot -> conditioning of its prompts, by a text encoder that is trained."""
+        prompts = {slot: len(self.lanes[slot].training.prompts) for slot in slots}
+        for part in self._model.family.text_parts:
+            self._assign_rows(part, prompts)
+        tokens = self._model.collate([(self.lanes[slot].data.text, [1] * prompts[slot]) for slot in slots])
+        states, texts, row = self._model.encode(tokens), dict[int, Conditioning](), 0
+        for slot, count in prompts.items():
+            texts[slot] = {name: value[row : row + count] for name, value in states.items()}
+            row += count
+        return texts
 
     def _assign_rows(self, part: str, counts: dict[int, int]) -> None:
         """Say which slot's adapters of a part the rows of the next pass belong to."""
@@ -119,18 +132,12 @@ class Loop:
 
     # -- backward pass ----------------------------------------------------------------------------------------------
 
-    def _backward(self, per_row: Tensor, draws: dict[int, Draw]) -> None:
+    def _backward(self, per_row: Tensor, draws: dict[int, Draw], batch: Batch) -> None:
         """Add every lane's gradient to its own adapters: the sum over lanes has no cross terms."""
-        weights = [loss.coefficients(self.lanes[slot], draw) for slot, draw in draws.items()]
-        coefficients = torch.tensor([value for row in weights for value in row])
-        coefficients = coefficients.to(per_row.device, non_blocking=True)
-        if self._model.dtype == torch.float16:
-            scales = [
-                scale.scale.expand(len(row))
-                for slot, row in zip(draws, weights, strict=True)
-                if (scale := self.lanes[slot].loss_scale) is not None
-            ]
-            coefficients = coefficients * torch.cat(scales)
+        coefficients = batch.coefficients
+        scales = [scale.scale for slot in draws if (scale := self.lanes[slot].loss_scale) is not None]
+        if scales:
+            coefficients = coefficients * torch.stack(scales)[batch.owners]
         # a lane whose loss is not finite must not reach the others through the sum
         per_row.backward(coefficients)
 
@@ -187,8 +194,9 @@ class Loop:
 
     def _pass(self, draws: dict[int, Draw]) -> Tensor:
         with cores.as_many_as_pay(self._work(draws.values()), self._model.device):
-            per_row = self._forward(draws)
-            self._backward(per_row, draws)
+            batch = Batch.of(draws, self.lanes, self._pictures, self._model)
+            per_row = self._forward(draws, batch)
+            self._backward(per_row, draws, batch)
         return per_row.detach()
 
     def _work(self, draws: Iterable[Draw]) -> float:

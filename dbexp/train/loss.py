@@ -13,8 +13,6 @@ noise. A family has both in its file (`Model.target`, `Model.loss_weight`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -22,24 +20,24 @@ from dbexp.models import Model
 from dbexp.train.lane import Draw, Lane
 
 
-def of_rows(
-    model: Model, lanes: Sequence[Lane], prediction: Tensor, latents: Tensor, noise: Tensor, times: Tensor
-) -> Tensor:
+def of_rows(model: Model, weights: Tensor, prediction: Tensor, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
     """w_t |v_hat - v|^2 of every row, fp32 [N].
 
     Args:
-        model: knows the target and the weights.
-        lanes: of the rows, one for each row.
+        model: knows the target.
+        weights: w_t, fp32 [N].
         prediction: [N, C, h, w].
         latents, noise: fp32 [N, C, h, w].
         times: [N].
     """
     target = model.target(latents, noise, times)
-    errors = (prediction.float() - target).square().flatten(1).mean(1)
-    weights = [model.loss_weight(times[row : row + 1], lane.cfg) for row, lane in enumerate(lanes)]
-    if all(weight is None for weight in weights):
-        return errors
-    return errors * torch.cat([errors.new_ones(1) if weight is None else weight for weight in weights])
+    return (prediction.float() - target).square().flatten(1).mean(1) * weights
+
+
+def weights(model: Model, lane: Lane, draw: Draw) -> Tensor:
+    """w_t of the rows of a lane, fp32 [n] on the CPU."""
+    weight = model.loss_weight(draw.times, lane.cfg)
+    return torch.ones(len(draw)) if weight is None else weight
 
 
 def coefficients(lane: Lane, draw: Draw) -> list[float]:

@@ -149,19 +149,6 @@ class TestDraws:
                 assert same(draw(both[rank], turn), draw(alone, 2 * turn + rank))
 
 
-class TestLatents:
-    def test_a_sample_of_the_posterior(self) -> None:
-        made = lane(batch_size=2)
-        drawn = draw(made, 0)
-        rows = torch.tensor([*drawn.instance, *drawn.prior]).reshape(-1, 1, 1, 1)
-        torch.testing.assert_close(made.latents(drawn, drawn.latent_noise), rows + drawn.latent_noise)
-
-    def test_its_mean(self) -> None:
-        made = lane(sample_latents=False, priors=0)
-        drawn = draw(made, 0)
-        assert torch.equal(made.latents(drawn, drawn.latent_noise), made.data.instance.mean[drawn.instance])
-
-
 class TestCoefficients:
     def test_the_loss_is_mean_plus_weighted_mean(self) -> None:
         made = lane(batch_size=2, grad_accum=4)
