@@ -9,7 +9,7 @@ import importlib
 import inspect
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dbexp.config.families import Family
+from dbexp.core.device import is_out_of_memory
+from dbexp.core.errors import ConfigError, first_line, listed
 from dbexp.models import VAE, Batch, Conditioning, LoraFile, collate
+from dbexp.models.known import Known, Settings
 from dbexp.models.lora_file import diffusers_layout, kohya_layout
 from dbexp.models.quantize import BYTES, round_to_fp8
 
@@ -47,8 +50,32 @@ def read_part(cls: Any, folder: Path, **settings: Any) -> Any:
         cls: of the module.
         folder: with its configuration and its weights.
         settings: of `from_pretrained`; `dtype` among them.
+
+    Raises:
+        ConfigError: it cannot be loaded, or the files lack some of its weights.
     """
-    return cls.from_pretrained(folder, local_files_only=True, **settings)
+    try:
+        part, report = cls.from_pretrained(folder, local_files_only=True, output_loading_info=True, **settings)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise ConfigError(f"model.path={folder.parent}: {folder} cannot be loaded ({first_line(error)})") from None
+    if absent := sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"]))):
+        # the libraries would fill them with random numbers
+        raise ConfigError(f"model.path={folder.parent}: the weights in {folder} lack {listed(absent, most=3)}")
+    return part
+
+
+def read_tokenizer(cls: str, folder: Path) -> Any:
+    """A tokenizer of a class of transformers.
+
+    Raises:
+        ConfigError: its files cannot be read.
+    """
+    try:
+        return getattr(library("transformers"), cls).from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # a library of Rust raises its own
+        raise ConfigError(f"model.path={folder.parent}: {folder} cannot be read ({first_line(error)})") from None
 
 
 class Checkpoint(ABC):
@@ -58,7 +85,7 @@ class Checkpoint(ABC):
         name: short name.
         folder: of the pipeline.
         vae_folder: of the VAE.
-        variant: weight file variant such as fp16.
+        variants: part -> variant of its weight files, such as fp16; the others take their plain files.
         device, dtype: of the frozen weights.
         identity: hash of the weights.
         quantize: how the denoiser's weights are stored; None: in `dtype`.
@@ -82,6 +109,12 @@ class Checkpoint(ABC):
     """Part -> what kohya's trainers and ComfyUI call it in the keys of a LoRA file."""
     bakes_alpha: ClassVar[bool] = False
     """Whether exported files have alpha in their weights: programs that read no metadata then scale them right."""
+    chats: ClassVar[bool] = False
+    """Whether the tokenizer must know how a chat is written."""
+    known: ClassVar[Known]
+    """What the files of a checkpoint may say."""
+    vae_defaults: ClassVar[Mapping[str, Any]] = {"scaling_factor": 0.18215}
+    """What the VAE's class takes for settings that its file leaves out."""
     tiled_above: ClassVar[int] = 1024
     """Pixels a side above which the VAE works tile by tile, image by image: its memory grows with the area, and at 2048
     pixels is more than that of the denoiser. Tiles meet in a blend, so smaller images, which fit, are left whole."""
@@ -98,7 +131,7 @@ class Checkpoint(ABC):
         folder: Path,
         vae_folder: Path,
         *,
-        variant: str | None,
+        variants: Mapping[str, str | None],
         device: torch.device,
         dtype: torch.dtype,
         identity: str,
@@ -106,8 +139,17 @@ class Checkpoint(ABC):
     ) -> None:
         self.name, self.identity, self.device, self.dtype = name, identity, device, dtype
         self.quantize = quantize
-        self._folder, self._vae_folder, self._variant = folder, vae_folder, variant
+        self._folder, self._vae_folder, self._variants = folder, vae_folder, variants
         self.parts: dict[str, nn.Module] = {}
+
+    @classmethod
+    @abstractmethod
+    def disagreements(cls, settings: Settings) -> Iterator[tuple[str, str]]:
+        """(part, what is wrong) where settings, each of which is known, do not go together.
+
+        Args:
+            settings: of all parts, of the scheduler, and of the pipeline as `model_index`.
+        """
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
@@ -125,7 +167,7 @@ class Checkpoint(ABC):
         package, cls = self.classes[name].split(".")
         folder, dtype = (self._vae_folder, self.vae_dtype) if name == VAE else (self._folder / name, self.dtype)
         loaded = self.read(
-            getattr(library(package), cls), folder, variant=self._variant, dtype=dtype, **self._nf4(name)
+            getattr(library(package), cls), folder, variant=self._variants.get(name), dtype=dtype, **self._nf4(name)
         )
         if self.quantize == "fp8" and name == self.family.denoiser:
             casting = importlib.import_module("diffusers.hooks.layerwise_casting")
@@ -288,12 +330,14 @@ class Checkpoint(ABC):
 
     def stock_pipeline(self, lora: Path | None) -> Any:
         diffusers = library("diffusers")
+        # of the parts that the pipeline loads; those that lack it take their plain files there, too
+        variants = [variant for part, variant in self._variants.items() if part != VAE and variant]
         pipe = (
             getattr(diffusers, self.pipelines["text"])
             .from_pretrained(
                 self._folder,
                 vae=self._load(VAE),
-                variant=self._variant,
+                variant=next(iter(variants), None),
                 dtype=self.dtype,
                 local_files_only=True,
                 **self.extras,

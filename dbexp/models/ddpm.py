@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from dbexp.config.schema import TrainConfig
 from dbexp.models.checkpoint import library
+from dbexp.models.known import POSITIVE, WHOLE, Settings
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
+
+KNOWN_SCHEDULES: dict[str, tuple[Any, ...]] = {
+    "_class_name": (
+        "DDIMScheduler", "DDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler",
+        "PNDMScheduler", "UniPCMultistepScheduler",
+    ),
+    "prediction_type": ("epsilon", "v_prediction"),
+    "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "beta_start": (POSITIVE,),
+    "beta_end": (POSITIVE,),
+    "num_train_timesteps": (WHOLE,),
+    "timestep_type": ("discrete",),
+    "use_flow_sigmas": (False, None),
+}  # fmt: skip
+"""Settings of samplers whose noise schedule is `DDPMScheduler`'s."""
+
+
+def schedule_disagreements(settings: Settings) -> Iterator[tuple[str, str]]:
+    """See `Checkpoint.disagreements`."""
+    schedule = settings["scheduler"]
+    steps, betas = schedule.get("num_train_timesteps", 1000), schedule.get("trained_betas")
+    if betas is not None and not (isinstance(betas, list) and len(betas) == steps):
+        yield "scheduler", f"has trained_betas that are not one for each of {steps} steps"
 
 
 class DiscreteNoise:
@@ -57,5 +84,7 @@ class DiscreteNoise:
         alphas = self._products.to(times.device)[times]
         snr = alphas / (1 - alphas)
         least = snr.clamp(max=cfg.min_snr_gamma)
-        weight: Tensor = least / snr if self._noise.config.prediction_type == "epsilon" else least / (snr + 1)
+        if self._noise.config.prediction_type == "epsilon":
+            return torch.where(snr > 0, least / snr, 1.0)  # a schedule may end in noise alone
+        weight: Tensor = least / (snr + 1)
         return weight

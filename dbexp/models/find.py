@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dbexp.config.families import FAMILIES
 from dbexp.config.schema import ModelConfig
 from dbexp.core.device import pick_device, pick_dtype
 from dbexp.core.environment import hub_switched_off
@@ -15,10 +15,14 @@ from dbexp.core.errors import ConfigError, first_line
 from dbexp.core.files import locate
 from dbexp.core.hashing import key_of
 from dbexp.core.store import Store
-from dbexp.models import VAE, quantize
+from dbexp.models import VAE, quantize, unfit
 from dbexp.models.checkpoint import Checkpoint, library
+from dbexp.models.files import Weights, damage, head, is_weights, settings
 
 _SINGLE_FILES = (".safetensors", ".ckpt")
+_MARKS = {"cond_stage_model.": "sd", "conditioner.embedders.1.": "sdxl"}
+"""How the names of tensors in single files begin -> their family."""
+_LORA_MARKS = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lora.down.", ".lora.up.")
 
 
 @dataclass(frozen=True)
@@ -45,14 +49,13 @@ def check_pipeline(kind: type[Checkpoint]) -> Callable[[ModelConfig, Path], None
 
     def check(cfg: ModelConfig, folder: Path) -> None:
         path = folder / "model_index.json"
-        try:
-            name = json.loads(path.read_text(encoding="utf-8")).get("_class_name")
-        except (OSError, ValueError, AttributeError):
-            raise ConfigError(f"model.path={cfg.path}: {path} is missing or damaged") from None
-        if name not in kind.pipelines.values():
+        index = settings(path)
+        if index is None:
+            raise ConfigError(f"model.path={cfg.path}: {path} is missing or damaged")
+        if index.get("_class_name") not in kind.pipelines.values():
             raise ConfigError(
-                f"model.path={cfg.path}: not a checkpoint of {kind.family.title} (its pipeline is {name}); "
-                f"model.family={cfg.family} covers only those"
+                f"model.path={cfg.path}: not a checkpoint of {kind.family.title} (its pipeline is "
+                f"{index.get('_class_name')}); model.family={cfg.family} covers only those"
             )
 
     return check
@@ -72,6 +75,7 @@ def open_checkpoint(kind: type[Kind], source: Source, cfg: ModelConfig, store: S
     device = pick_device(cfg.device)
     quantize.require(cfg.quantize, device)
     folder = _folder(kind, source, cfg, store)
+    unfit.refuse_other_family(kind, cfg, folder)
     lacking = [name for name in kind.layout if not (folder / name).is_dir() and not (name == VAE and cfg.vae)]
     if lacking:
         raise ConfigError(
@@ -80,21 +84,34 @@ def open_checkpoint(kind: type[Kind], source: Source, cfg: ModelConfig, store: S
         )
     source.check(cfg, folder)
     vae_folder = folder / VAE if cfg.vae is None else _vae_folder(cfg.vae)
-    folders = [*(folder / name for name in kind.layout if name != VAE), vae_folder]
-    files = [path for each in folders for path in sorted(each.rglob("*")) if path.suffix in source.suffixes]
-    hashes = {f"{path.parent.name}/{path.name}": store.file_hash(path) for path in files if path.is_file()}
-    hashes |= {name: store.file_hash(folder / name) for name in source.files if (folder / name).is_file()}
-    identity = key_of(hashes)
+    places = unfit.Places(cfg, folder, vae_folder)
+    weights = unfit.weights_of(kind, places)
+    identity = key_of(_hashes(source, [places.of(name) for name in kind.layout], weights, folder, store))
     return kind(
         cfg.name,
         folder,
         vae_folder,
-        variant=cfg.variant,
+        variants={part: each.variant for part, each in weights.items()},
         device=device,
         dtype=pick_dtype(cfg.precision, device, fp16=kind.family.fp16),
         identity=identity if cfg.quantize is None else key_of({"base": identity, "quantize": cfg.quantize}),
         quantize=cfg.quantize,
     )
+
+
+def _hashes(
+    source: Source, folders: Sequence[Path], weights: Mapping[str, Weights], pipeline: Path, store: Store
+) -> dict[str, str]:
+    """Hashes of the files that are loaded, by their names: of weights those alone that are read, and not those of
+    another variant or format beside them."""
+    files = [path for folder in folders for path in sorted(folder.rglob("*")) if not is_weights(path)]
+    files += [path for each in weights.values() for path in each.files]
+    hashes = {
+        f"{path.parent.name}/{path.name}": store.file_hash(path)
+        for path in files
+        if path.suffix in source.suffixes and path.is_file()
+    }
+    return hashes | {name: store.file_hash(pipeline / name) for name in source.files if (pipeline / name).is_file()}
 
 
 def _folder(kind: type[Checkpoint], source: Source, cfg: ModelConfig, store: Store) -> Path:
@@ -135,6 +152,7 @@ def _without(kind: type[Checkpoint]) -> dict[str, None]:
 
 def _convert_single_file(kind: type[Checkpoint], cfg: ModelConfig, file: Path, store: Store) -> Path:
     """A single-file checkpoint as a pipeline folder, converted once and kept in the store."""
+    _check_single_file(kind, cfg, file)
     if not hasattr(_pipeline(kind), "from_single_file"):
         raise ConfigError(
             f"model.path={cfg.path}: diffusers reads {kind.family.title} from no single file; pass the folder of a "
@@ -158,17 +176,57 @@ def _convert_single_file(kind: type[Checkpoint], cfg: ModelConfig, file: Path, s
     return store.get("model", {"version": 1, "file": store.file_hash(file), "config": config_hash}, make)
 
 
+def _check_single_file(kind: type[Checkpoint], cfg: ModelConfig, file: Path) -> None:
+    """Raises:
+    ConfigError: what the file's head says it is, where that is no checkpoint of the family.
+    """
+    wrong = damage(file)
+    if wrong is None and file.suffix == ".safetensors":
+        names = head(file)
+        if any(mark in name for name in names for mark in _LORA_MARKS):
+            raise ConfigError(f"model.path={cfg.path}: holds a LoRA; give the checkpoint that it was trained on")
+        other = next((family for mark, family in _MARKS.items() if any(name.startswith(mark) for name in names)), None)
+        if other is not None and FAMILIES[other] is not kind.family:
+            raise ConfigError(
+                f"model.path={cfg.path}: not a checkpoint of {kind.family.title}; model.family={other} covers those of "
+                f"{FAMILIES[other].title}"
+            )
+    if wrong is not None:
+        raise ConfigError(
+            f"model.path={cfg.path}: could not be read as a checkpoint of {kind.family.title} (it {wrong}); give a "
+            "whole file"
+        )
+
+
 def _vae_folder(path: str) -> Path:
-    local = Path(path).expanduser()
+    local = locate(path)
+    if local.is_file():
+        raise ConfigError(
+            f"model.vae={path}: a single file; give the folder of a VAE as diffusers saves it, with config.json beside "
+            "the weights, or its hub id"
+        )
     if local.is_dir():
-        return local.absolute()
+        return _no_pipeline(path, local.absolute())
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors"]))
+        # of the root alone: a pipeline would be gigabytes
+        patterns = ["config.json", "model_index.json", "diffusion_pytorch_model*"]
+        return _no_pipeline(path, Path(snapshot_download(path, allow_patterns=patterns)))
+    except ConfigError:
+        raise
     except Exception as error:
         reason = hub_switched_off() or type(error).__name__
         raise ConfigError(
             f"model.vae={path}: not a folder here, and the hub did not give it ({reason}); "
             "pass the folder of a downloaded VAE, or null"
         ) from None
+
+
+def _no_pipeline(path: str, folder: Path) -> Path:
+    """The folder of a VAE, unless it is that of a pipeline."""
+    if (folder / "model_index.json").exists() and not (folder / "config.json").exists():
+        inside = folder / VAE
+        remedy = f"model.vae={inside}" if inside.is_dir() else "the folder `vae` of a downloaded one"
+        raise ConfigError(f"model.vae={path}: a pipeline, and not a VAE alone; give {remedy}")
+    return folder

@@ -13,9 +13,18 @@ import torch
 from torch import Tensor
 
 from dbexp.config.schema import BY_RESOLUTION, TrainConfig
+from dbexp.models.known import POSITIVE
 
 _PATCH = 16
 """Pixels that a token is wide and high: 8 of a latent, 2 latents of a patch."""
+KNOWN_SCHEDULES: dict[str, tuple[Any, ...]] = {
+    "_class_name": ("FlowMatchEulerDiscreteScheduler",),
+    "num_train_timesteps": (1000,),
+    "shift": (POSITIVE,),
+    "invert_sigmas": (False,),
+    "use_dynamic_shifting": (False, True),
+}
+"""Settings of samplers whose noise is a share, which pipelines count in thousandths."""
 
 
 def shifted(shares: Tensor, shift: float) -> Tensor:

@@ -9,6 +9,7 @@ of text, each as wide as three states of the encoder.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,8 +24,9 @@ from dbexp.core.store import Store
 from dbexp.models import VAE, Batch, Conditioning, LoraFile
 from dbexp.models.checkpoint import Checkpoint
 from dbexp.models.find import Source, check_pipeline, open_checkpoint
-from dbexp.models.flow import FlowMatching
-from dbexp.models.qwen import QwenText
+from dbexp.models.flow import KNOWN_SCHEDULES, FlowMatching
+from dbexp.models.known import POSITIVE, WHOLE, Known, Settings
+from dbexp.models.qwen import KNOWN_ENCODER, QwenText
 
 _STATES = (9, 18, 27)
 """Layers of the encoder whose states the denoiser reads: those of its pipeline. A training script of diffusers takes
@@ -87,6 +89,39 @@ class Flux2Klein(QwenText, FlowMatching, Checkpoint):
     bakes_alpha = True
     output = "latent"
     thinks = False
+    known: ClassVar[Known] = {
+        "transformer": {
+            "_class_name": ("Flux2Transformer2DModel",),
+            "patch_size": (1,),
+            "out_channels": (None, 128),
+            "in_channels": (WHOLE,),
+            "guidance_embeds": (False,),
+        },
+        "vae": {
+            "_class_name": ("AutoencoderKLFlux2",),
+            "latent_channels": (WHOLE,),
+            "patch_size": ([2, 2],),
+            "batch_norm_eps": (POSITIVE,),
+        },
+        "text_encoder": KNOWN_ENCODER,
+        "scheduler": KNOWN_SCHEDULES,
+    }
+    vae_defaults: ClassVar = {}
+
+    @classmethod
+    def disagreements(cls, settings: Settings) -> Iterator[tuple[str, str]]:
+        denoiser, encoder = settings["transformer"], settings["text_encoder"]
+        channels = 4 * settings["vae"].get("latent_channels", 32)
+        if denoiser.get("in_channels", 128) != channels:
+            yield (
+                "transformer",
+                f"reads {denoiser['in_channels']} channels (in_channels), not {channels}, 4 times latent_channels",
+            )
+        width, text = denoiser.get("joint_attention_dim"), len(_STATES) * encoder.get("hidden_size", 0)
+        if width is not None and text and width != text:
+            yield "transformer", f"reads text of width {width} (joint_attention_dim), where the encoder's is {text}"
+        if encoder.get("num_hidden_layers", _STATES[-1]) < _STATES[-1]:
+            yield "text_encoder", f"has {encoder['num_hidden_layers']} layers (num_hidden_layers) of {_STATES[-1]}"
 
     def sites(self, part: str, preset: str) -> tuple[str, ...]:
         return sites(self.part(part), preset)

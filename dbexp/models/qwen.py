@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from dbexp.models import Conditioning
-from dbexp.models.checkpoint import library
+from dbexp.models.checkpoint import read_tokenizer
+from dbexp.models.known import WHOLE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+KNOWN_ENCODER: dict[str, tuple[Any, ...]] = {
+    "model_type": ("qwen3",),
+    "hidden_size": (WHOLE,),
+    "num_hidden_layers": (WHOLE,),
+}
+"""What the file of such an encoder may say."""
 _TEXT_TOKENS = 512
 """What pipelines read of a prompt and its template at most."""
 
@@ -22,6 +29,7 @@ _TEXT_TOKENS = 512
 class QwenText:
     """Tokens: `ids` and `mask` [B, L], padded to the same L whatever the prompts, so that none depends on others."""
 
+    chats = True
     thinks: ClassVar[bool]
     """Whether the assistant may think before it answers; if not, an empty thought stands before the answer."""
     device: torch.device
@@ -30,10 +38,7 @@ class QwenText:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, which has the encoder's chat template."""
-        folder = self._folder / "tokenizer"
-        tokenizer: PreTrainedTokenizerBase = library("transformers").AutoTokenizer.from_pretrained(
-            folder, local_files_only=True
-        )
+        tokenizer: PreTrainedTokenizerBase = read_tokenizer("AutoTokenizer", self._folder / "tokenizer")
         return tokenizer
 
     @property

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,9 +15,11 @@ from dbexp.config.schema import ModelConfig
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
 from dbexp.models import VAE, Batch, Conditioning, inpaint
-from dbexp.models.checkpoint import Checkpoint, library
-from dbexp.models.ddpm import DiscreteNoise
+from dbexp.models.checkpoint import Checkpoint, read_tokenizer
+from dbexp.models.ddpm import KNOWN_SCHEDULES, DiscreteNoise, schedule_disagreements
+from dbexp.models.files import settings as settings_of
 from dbexp.models.find import Source, open_checkpoint
+from dbexp.models.known import POSITIVE, WHOLE, Known, Settings
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -47,6 +48,34 @@ _TEXT_SITES = (".q_proj", ".k_proj", ".v_proj", ".out_proj")
 _INPAINT_CHANNELS = 9  # of the noisy latents (4), the mask (1) and the masked picture's latents (4)
 
 
+_KNOWN_UNET: dict[str, tuple[Any, ...]] = {
+    "_class_name": ("UNet2DConditionModel",),
+    "in_channels": (WHOLE,),
+    "out_channels": (WHOLE,),
+    "attention_type": ("default",),
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "time_cond_proj_dim": (None,),
+}
+"""What else a UNet may read, which dbexp has nothing to tell: of pictures, classes, boxes, the guidance of a
+distillation."""
+_KNOWN_VAE: dict[str, tuple[Any, ...]] = {
+    "_class_name": ("AutoencoderKL",),
+    "in_channels": (3,),
+    "out_channels": (3,),
+    "latent_channels": (WHOLE,),
+    "scaling_factor": (POSITIVE,),
+    "shift_factor": (None, 0, 0.0),
+}
+KNOWN_ENCODER: dict[str, tuple[Any, ...]] = {
+    "model_type": ("clip_text_model", "clip"),
+    "hidden_size": (WHOLE,),
+    "projection_dim": (WHOLE,),
+}
+
+
 class StableDiffusion(DiscreteNoise, Checkpoint):
     """Parts: vae, unet, text_encoder. Conditioning: `states` [B, L, D] of the text encoder."""
 
@@ -66,6 +95,33 @@ class StableDiffusion(DiscreteNoise, Checkpoint):
     samplers = _SAMPLERS
     kohya_prefixes: ClassVar = {"unet": "lora_unet", "text_encoder": "lora_te"}
     channels_last = True
+    known: ClassVar[Known] = {
+        "unet": {**_KNOWN_UNET, "addition_embed_type": (None,)},
+        "vae": {**_KNOWN_VAE, "latents_mean": (None,), "latents_std": (None,)},
+        "text_encoder": KNOWN_ENCODER,
+        "scheduler": KNOWN_SCHEDULES,
+    }
+
+    @classmethod
+    def disagreements(cls, settings: Settings) -> Iterator[tuple[str, str]]:
+        yield from schedule_disagreements(settings)
+        unet, vae = settings["unet"], settings["vae"]
+        channels, read = vae.get("latent_channels", 4), unet.get("in_channels", 4)
+        if read not in (channels, _INPAINT_CHANNELS) or (read == _INPAINT_CHANNELS and channels != 4):
+            yield "unet", f"reads {read} channels (in_channels), the VAE has latent_channels={channels}"
+        if unet.get("out_channels", 4) != channels:
+            yield (
+                "unet",
+                f"predicts {unet.get('out_channels')} channels (out_channels), the VAE has latent_channels={channels}",
+            )
+        widths = [settings[part].get("hidden_size") for part in cls.family.encoders]
+        width, text = unet.get("cross_attention_dim"), sum(filter(None, widths))
+        if isinstance(width, int) and None not in widths and width != text:
+            yield "unet", f"reads text of width {width} (cross_attention_dim), where that of the encoders is {text}"
+        blocks = vae.get("block_out_channels")
+        pixels = 2 ** (len(blocks) - 1) if isinstance(blocks, list) else 1
+        if cls.family.size_multiple % pixels:
+            yield "vae", f"makes latents of {pixels} pixels (block_out_channels); {cls.family.title} has those of 8"
 
     @property
     def vae_dtype(self) -> torch.dtype:
@@ -85,8 +141,7 @@ class StableDiffusion(DiscreteNoise, Checkpoint):
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
         """The tokenizer."""
-        folder = self._folder / "tokenizer"
-        tokenizer: CLIPTokenizer = library("transformers").CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer: CLIPTokenizer = read_tokenizer("CLIPTokenizer", self._folder / "tokenizer")
         return tokenizer
 
     @property
@@ -155,11 +210,11 @@ class StableDiffusion(DiscreteNoise, Checkpoint):
 
 def _check(cfg: ModelConfig, folder: Path) -> None:
     """The denoiser of a pipeline folder must be this family's."""
-    settings = folder / "unet" / "config.json"
-    try:
-        kind = json.loads(settings.read_text(encoding="utf-8")).get("_class_name")
-    except (OSError, ValueError, AttributeError):
-        raise ConfigError(f"model.path={cfg.path}: {settings} is missing or damaged") from None
+    path = folder / "unet" / "config.json"
+    settings = settings_of(path)
+    if settings is None:
+        raise ConfigError(f"model.path={cfg.path}: {path} is missing or damaged")
+    kind = settings.get("_class_name")
     second_encoder = (folder / "text_encoder_2").exists()
     if kind != "UNet2DConditionModel" or second_encoder:
         raise ConfigError(

@@ -6,8 +6,7 @@ Shapes: B rows, L tokens, D1 and D2 the widths of the two text encoders, C laten
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,16 +19,20 @@ from torch import Tensor
 
 from dbexp.config.families import FAMILIES
 from dbexp.config.schema import ModelConfig
-from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
 from dbexp.models import SIZES, VAE, Batch, Conditioning
-from dbexp.models.checkpoint import library
-from dbexp.models.find import Source, open_checkpoint
+from dbexp.models.checkpoint import read_tokenizer
+from dbexp.models.find import Source, check_pipeline, open_checkpoint
 from dbexp.models.inpaint import MASK_THRESHOLD
-from dbexp.models.sd import StableDiffusion
+from dbexp.models.known import WHOLE, Known, Settings
+from dbexp.models.sd import KNOWN_ENCODER, StableDiffusion
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
+
+
+_SIZES = 6  # see `dbexp.models.SIZES`
+_KNOWN_SIZES = {"addition_time_embed_dim": (WHOLE,), "projection_class_embeddings_input_dim": (WHOLE,)}
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -54,6 +57,27 @@ class StableDiffusionXL(StableDiffusion):
     extras: ClassVar = {"image_encoder": None, "feature_extractor": None, "add_watermarker": False}
     kohya_prefixes: ClassVar = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
     output = "latent"
+    known: ClassVar[Known] = {
+        "unet": {**StableDiffusion.known["unet"], "addition_embed_type": ("text_time",), **_KNOWN_SIZES},
+        "vae": {name: values for name, values in StableDiffusion.known["vae"].items() if "latents" not in name},
+        "text_encoder": KNOWN_ENCODER,
+        "text_encoder_2": KNOWN_ENCODER,
+        "scheduler": StableDiffusion.known["scheduler"],
+    }
+
+    @classmethod
+    def disagreements(cls, settings: Settings) -> Iterator[tuple[str, str]]:
+        yield from super().disagreements(settings)
+        unet, pooled = settings["unet"], settings["text_encoder_2"].get("projection_dim")
+        width, read = unet.get("addition_time_embed_dim"), unet.get("projection_class_embeddings_input_dim")
+        if width is None or read is None or pooled is None:
+            return
+        if read != (numbers := pooled + _SIZES * width):
+            yield (
+                "unet",
+                f"is told {read} numbers of picture and prompt (projection_class_embeddings_input_dim), where "
+                f"{_SIZES} sizes and the pooled prompt are {numbers}",
+            )
 
     @property
     def vae_dtype(self) -> torch.dtype:
@@ -64,8 +88,7 @@ class StableDiffusionXL(StableDiffusion):
     @cached_property
     def tokenizer_2(self) -> CLIPTokenizer:
         """The second encoder's: the same words, other padding."""
-        folder = self._folder / "tokenizer_2"
-        tokenizer: CLIPTokenizer = library("transformers").CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer: CLIPTokenizer = read_tokenizer("CLIPTokenizer", self._folder / "tokenizer_2")
         return tokenizer
 
     def tokenize(self, prompts: Sequence[str]) -> Conditioning:
@@ -143,19 +166,6 @@ def _pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 127.5 - 1
 
 
-def _check(cfg: ModelConfig, folder: Path) -> None:
-    """A pipeline folder must be this family's."""
-    try:
-        kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
-    except (OSError, ValueError, AttributeError):
-        raise ConfigError(f"model.path={cfg.path}: {folder / 'model_index.json'} is missing or damaged") from None
-    if kind not in StableDiffusionXL.pipelines.values():
-        raise ConfigError(
-            f"model.path={cfg.path}: not a Stable Diffusion XL checkpoint (its pipeline is {kind}); "
-            f"model.family={cfg.family} covers only those"
-        )
-
-
 def _random() -> dict[str, Any]:
     from dbexp.models import random_sdxl
 
@@ -168,7 +178,7 @@ def _build(folder: Path) -> None:
     random_sdxl.build_random(folder)
 
 
-_SOURCE = Source(random=_random, build=_build, check=_check)
+_SOURCE = Source(random=_random, build=_build, check=check_pipeline(StableDiffusionXL))
 
 
 def load(cfg: ModelConfig, store: Store) -> StableDiffusionXL:

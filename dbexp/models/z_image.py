@@ -8,6 +8,7 @@ that are not padding.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,8 +23,9 @@ from dbexp.core.store import Store
 from dbexp.models import VAE, Batch, Conditioning
 from dbexp.models.checkpoint import Checkpoint
 from dbexp.models.find import Source, check_pipeline, open_checkpoint
-from dbexp.models.flow import FlowMatching
-from dbexp.models.qwen import QwenText
+from dbexp.models.flow import KNOWN_SCHEDULES, FlowMatching
+from dbexp.models.known import POSITIVE, WHOLE, Known, Settings
+from dbexp.models.qwen import KNOWN_ENCODER, QwenText
 
 _STATES = -2
 """The encoder's layer whose states the denoiser reads."""
@@ -64,6 +66,42 @@ class ZImage(QwenText, FlowMatching, Checkpoint):
     }
     bakes_alpha = True
     thinks = True
+    known: ClassVar[Known] = {
+        "transformer": {
+            "_class_name": ("ZImageTransformer2DModel",),
+            "all_patch_size": ([2],),
+            "all_f_patch_size": ([1],),
+            "in_channels": (WHOLE,),
+            "siglip_feat_dim": (None,),
+            "t_scale": (1000,),
+        },
+        "vae": {
+            "_class_name": ("AutoencoderKL",),
+            "in_channels": (3,),
+            "out_channels": (3,),
+            "scaling_factor": (POSITIVE,),
+            "shift_factor": (POSITIVE, 0, 0.0),
+            "latents_mean": (None,),
+            "latents_std": (None,),
+        },
+        "text_encoder": KNOWN_ENCODER,
+        "scheduler": KNOWN_SCHEDULES,
+    }
+
+    @classmethod
+    def disagreements(cls, settings: Settings) -> Iterator[tuple[str, str]]:
+        denoiser, vae = settings["transformer"], settings["vae"]
+        channels = vae.get("latent_channels", 4)
+        if (read := denoiser.get("in_channels", 16)) != channels:
+            yield (
+                "transformer",
+                f"reads {read} channels (in_channels), the VAE has latent_channels={channels}",
+            )
+        width, text = denoiser.get("cap_feat_dim"), settings["text_encoder"].get("hidden_size")
+        if None not in (width, text) and width != text:
+            yield "transformer", f"reads text of width {width} (cap_feat_dim), where the encoder's is {text}"
+        if "shift_factor" not in vae:
+            yield "vae", "says no shift_factor"
 
     def sites(self, part: str, preset: str) -> tuple[str, ...]:
         return sites(self.part(part), preset)

@@ -50,6 +50,11 @@ def load(config: Config, store: Store) -> tuple[Model, Backbones]:
     """
     with memory_errors("free some, or choose smaller networks for model and evaluate"):
         model = models.load(config.model, store)
+        if model.needs_mask:
+            raise ConfigError(
+                f"model.path={config.model.path}: an inpainting checkpoint, which is not trained here; train on the "
+                "checkpoint that it was made from: dbexp-generate draws with this one, too"
+            )
         return model, evaluate.load_backbones(config.evaluate, model.device, store)
 
 

@@ -363,15 +363,18 @@ class TestFound:
         assert load(copy, tmp_path / "hashes").identity == model.identity
         content = bytearray((copy / name).read_bytes())
         content[-2] ^= 1
-        (copy / name).write_bytes(content + b" " * (name.endswith("json")))
+        (copy / name).write_bytes((copy / name).read_bytes() + b" " if name.endswith("json") else content)
         if name == "model_index.json":
             (copy / name).write_text((folder / name).read_text().replace("false", "true"))
         assert load(copy, tmp_path / "hashes").identity != model.identity
 
     def test_another_pipeline(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="lacks transformer"):
-            load(builders.checkpoint(), tmp_path / "hashes")
         copy = Path(shutil.copytree(builders.checkpoint(), tmp_path / "copy"))
+        index = (copy / "model_index.json").read_text()
+        (copy / "model_index.json").write_text(index.replace("StableDiffusionPipeline", "SomePipeline"))
+        with pytest.raises(ConfigError, match="lacks transformer"):
+            load(copy, tmp_path / "hashes")
+        (copy / "model_index.json").write_text(index)
         (copy / "unet").rename(copy / "transformer")
         with pytest.raises(ConfigError, match=r"not a checkpoint of FLUX\.2 klein, .* \(its pipeline is StableDif"):
             load(copy, tmp_path / "hashes")

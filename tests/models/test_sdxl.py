@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -493,14 +494,24 @@ class TestFound:
         assert load(copy, tmp_path / "hashes").identity != model.identity
 
     def test_another_pipeline(self, folder: Path, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="lacks text_encoder_2, tokenizer_2"):
+        with pytest.raises(ConfigError, match=r"its pipeline is StableDiffusionPipeline.* model\.family=sd those of"):
             load(builders.checkpoint(), tmp_path / "hashes")
         copy = changed(folder, tmp_path, "model_index.json", _class_name="KolorsPipeline")
-        with pytest.raises(ConfigError, match=r"not a Stable Diffusion XL checkpoint \(its pipeline is KolorsPipeline"):
+        with pytest.raises(
+            ConfigError, match=r"not a checkpoint of Stable Diffusion XL \(its pipeline is KolorsPipeline"
+        ):
             load(copy, tmp_path / "hashes")
         config = ModelConfig(name="xl", path=str(folder), device="cpu")
-        with pytest.raises(ConfigError, match=r"two text encoders\); model\.family=sd .* model\.family=sdxl those of"):
+        with pytest.raises(
+            ConfigError, match=r"StableDiffusionXLPipeline\); model\.family=sd .* model\.family=sdxl those of"
+        ):
             sd.load(config, Store(tmp_path / "hashes"))
+        (copy / "model_index.json").unlink()
+        with pytest.raises(ConfigError, match=r"two text encoders\); model\.family=sd .* model\.family=sdxl those of"):
+            sd.load(replace(config, path=str(copy)), Store(tmp_path / "hashes"))
+        shutil.rmtree(copy / "tokenizer_2")
+        with pytest.raises(ConfigError, match=r"lacks tokenizer_2; expected"):
+            load(copy, tmp_path / "hashes")
 
     def test_random(self, tmp_path: Path) -> None:
         found = load(Path("random"), tmp_path)

@@ -360,9 +360,12 @@ class TestFound:
         assert load(copy, tmp_path / "hashes").identity != model.identity
 
     def test_another_pipeline(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="lacks transformer"):
-            load(builders.checkpoint(), tmp_path / "hashes")
         copy = Path(shutil.copytree(builders.checkpoint(), tmp_path / "copy"))
+        index = (copy / "model_index.json").read_text()
+        (copy / "model_index.json").write_text(index.replace("StableDiffusionPipeline", "SomePipeline"))
+        with pytest.raises(ConfigError, match="lacks transformer"):
+            load(copy, tmp_path / "hashes")
+        (copy / "model_index.json").write_text(index)
         (copy / "unet").rename(copy / "transformer")
         with pytest.raises(ConfigError, match=r"not a checkpoint of Z-Image \(its pipeline is StableDiffusionPipe"):
             load(copy, tmp_path / "hashes")

@@ -184,6 +184,15 @@ def test_evaluation_fails_before_training_when_a_backbone_is_not_there(
         run.run(wrong, tmp_path / "run", [])
 
 
+def test_an_inpainting_checkpoint_is_not_trained(config: Config, weights: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(weights, tmp_path / "inpainting"))
+    settings = folder / "unet" / "config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "in_channels": 9}))
+    with pytest.raises(ConfigError, match=r"model\.path=.*inpainting: an inpainting checkpoint, which is not trained"):
+        run.run(replace(config, model=replace(config.model, path=str(folder))), tmp_path / "run", [])
+    assert not list(Path(str(config.store)).glob("prior"))
+
+
 def test_ctrl_c_on_the_command_line_saves_and_the_same_command_goes_on(overrides: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dbexp", *overrides, "train.steps=400", "train.log_every=1"]
     source = str(Path(run.__file__).resolve().parents[1])

@@ -41,7 +41,7 @@ def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
     monkeypatch.setattr(text, "_remembered", {})
     model = sd.load(builders.model_config(), Store(tmp_path / "hashes"))
     watched = Watched(
-        model.name, model._folder, model._vae_folder, variant=None, device=model.device, dtype=model.dtype,
+        model.name, model._folder, model._vae_folder, variants={}, device=model.device, dtype=model.dtype,
         identity=model.identity,
     )  # fmt: skip
     watched.held = []

@@ -123,7 +123,7 @@ def sd15() -> Model:
     size = random_weights.SD15
     here = torch.device("meta")
     model = StableDiffusion(
-        "sd15", Path("unused"), Path("unused"), variant=None, device=here, dtype=torch.float32, identity="none"
+        "sd15", Path("unused"), Path("unused"), variants={}, device=here, dtype=torch.float32, identity="none"
     )
     tokenizer = transformers.CLIPTokenizer.from_pretrained(builders.checkpoint() / "tokenizer")
     with here:
