@@ -159,8 +159,9 @@ sets show, and their markings, never occur; neither does the token "sks".
 ## Recipe
 `python -m dbexp.storybook.pretrain --out FOLDER`: Muon for maps between hidden states, AdamW for the rest, averaged
 weights, bfloat16 where the hardware has it. The encoder is the principal components of 4 x 4 blocks and stays so; the
-decoder and the metric networks also see random hues and abstract shapes. The denoiser predicts v, with 10 % of the
-captions dropped. `--from` goes on from the weights in this folder.
+decoder and the metric networks also see random hues and abstract shapes. The denoiser predicts v, weighted by min-SNR,
+with timesteps spread over each batch and 10 % of the captions dropped. `--from` goes on from the weights in this
+folder, at a third of the rates (`--rate 0.3`); `--peer` lets two processes with a core each exchange weights.
 
 | stage | pictures | core hours | held-out figures |
 |---|---|---|---|

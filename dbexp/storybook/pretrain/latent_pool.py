@@ -19,7 +19,7 @@ from dbexp.storybook.pretrain.training import atomic_save, generator
 
 SHARD = 4096
 """Pictures of a shard."""
-REUSE = 3
+REUSE = 6
 """How often, on average, the trainer asks for a picture before the next shard is due."""
 WINDOW = 12
 """Shards that a batch is drawn from: the newest ones."""

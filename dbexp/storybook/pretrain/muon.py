@@ -29,9 +29,11 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     total = identity
     a, b, c = QUINTIC
-    for _ in range(steps):
+    for step in range(steps):
         factor = torch.addmm(gram, gram, gram, beta=b, alpha=c) + a * identity
-        total, gram = factor @ total, factor @ gram @ factor
+        total = factor @ total
+        if step < steps - 1:  # the last one has no reader
+            gram = factor @ gram @ factor
     result: Tensor = total @ unit
     return result
 

@@ -22,7 +22,7 @@ import torch
 
 from dbexp.core.errors import ConfigError
 from dbexp.storybook.pretrain import export, latent_pool, start, train_metric_nets, train_unet, train_vae
-from dbexp.storybook.pretrain.training import Recipe, Task, Trainer
+from dbexp.storybook.pretrain.training import CHECKPOINT, Recipe, Task, Trainer
 
 BuildTask: TypeAlias = Callable[[argparse.Namespace, torch.device, Executor | None], Task]
 
@@ -66,20 +66,7 @@ STAGES: dict[str, Stage] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m dbexp.storybook.pretrain", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, logs and the exported pipeline")
-    parser.add_argument("--stage", choices=[*STAGES, "export", "all"], default="all", help="one, or all in order")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--hours", type=float, default=float("inf"), help="stop, resumable, after this many hours")
-    parser.add_argument("--samples", type=int, help="pictures until the stage is finished (default: its recipe)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, help="processes that draw (default: 0 with a CPU, cores - 1 with a GPU)")
-    parser.add_argument("--threads", type=int, default=1, help="of a CPU (on a busy machine, two are slower than one)")
-    parser.add_argument("--compile", action="store_true", help="compile the UNet: minutes first, then a fifth faster")
-    parser.add_argument(
-        "--from", dest="start", type=Path, help="an exported model that stages without a checkpoint go on from"
-    )
-    options = parser.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     try:
         if options.start:
             started = start.start_from(options.start, options.out)
@@ -90,6 +77,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """What the command takes."""
+    parser = argparse.ArgumentParser(prog="python -m dbexp.storybook.pretrain", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, logs and the exported pipeline")
+    parser.add_argument("--stage", choices=[*STAGES, "export", "all"], default="all", help="one, or all in order")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--hours", type=float, default=float("inf"), help="stop, resumable, after this many hours")
+    parser.add_argument("--samples", type=int, help="pictures until the stage is finished (default: its recipe)")
+    parser.add_argument("--batch", type=int, help="pictures per step (default: its recipe)")
+    parser.add_argument("--rate", type=float, default=1.0, help="factor on the recipe's learning rates")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, help="processes that draw (default: 0 with a CPU, cores - 1 with a GPU)")
+    parser.add_argument("--threads", type=int, default=1, help="of a CPU (on a busy machine, two are slower than one)")
+    parser.add_argument("--compile", action="store_true", help="compile the UNet: minutes first, then a fifth faster")
+    parser.add_argument(
+        "--peer", type=Path, help="the --out of a second process with another --seed: the two exchange weights"
+    )
+    parser.add_argument(
+        "--from", dest="start", type=Path, help="an exported model that stages without a checkpoint go on from"
+    )
+    return parser
 
 
 def train(options: argparse.Namespace) -> bool:
@@ -105,17 +115,28 @@ def train(options: argparse.Namespace) -> bool:
         for name in STAGES if options.stage == "all" else [options.stage]:
             stage = STAGES[name]
             recipe = stage.cpu if device.type == "cpu" else stage.gpu
-            if options.samples is not None:
-                recipe = replace(recipe, samples=options.samples)
+            recipe = adjusted(recipe, options)
             task = stage.build(options, device, executor)
             print(f"stage {name}: {recipe} on {device}, {workers} drawing workers", flush=True)
-            if not Trainer(task, recipe, options.out / name, device).run(deadline):
+            peer = options.peer / name / CHECKPOINT if options.peer else None
+            if not Trainer(task, recipe, options.out / name, device, peer=peer).run(deadline):
                 print(f"stage {name}: time is up; the same command goes on from here", flush=True)
                 return False
         return True
     finally:
         if executor:
             executor.shutdown(cancel_futures=True)
+
+
+def adjusted(recipe: Recipe, options: argparse.Namespace) -> Recipe:
+    """A stage's recipe with what the command line says of length, batch and learning rates."""
+    return replace(
+        recipe,
+        samples=options.samples or recipe.samples,
+        batch=options.batch or recipe.batch,
+        lr=recipe.lr * options.rate,
+        muon_lr=recipe.muon_lr * options.rate,
+    )
 
 
 def pin_vae(folder: Path, identity: str) -> None:

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from dbexp.core.errors import ConfigError
 from dbexp.storybook.pretrain.muon import Muon
 
+CHECKPOINT = "checkpoint.pt"
+"""The state of a stage, in its folder."""
 CHECKPOINT_SECONDS = 120.0
 LOG_SECONDS = 20.0
 WARMUP_STEPS = 100
@@ -107,13 +109,25 @@ class Trainer:
         folder: where `checkpoint.pt` and `log.jsonl` go.
         device: of the task's modules.
         autocast: compute in bfloat16 where that is safe; None: where the device does it in hardware.
+        peer: the checkpoint of another process that trains the same stage on other samples. At every checkpoint this
+            process goes on from the mean of its weights and the peer's, if these are new: gradients of two cores
+            without waiting for each other (gossip averaging; Blot et al. 2016, arXiv 1611.09726). What a resumed run
+            then gives depends on both.
     """
 
     def __init__(
-        self, task: Task, recipe: Recipe, folder: Path, device: torch.device, *, autocast: bool | None = None
+        self,
+        task: Task,
+        recipe: Recipe,
+        folder: Path,
+        device: torch.device,
+        *,
+        autocast: bool | None = None,
+        peer: Path | None = None,
     ) -> None:
         self.task, self.recipe, self.folder, self.device = task, recipe, folder, device
         self.autocast = has_bfloat16(device) if autocast is None else autocast
+        self.peer, self.peer_seen = peer, 0
         self.seen = 0
         self.seconds = 0.0
         self.average: dict[str, nn.Module] = {}
@@ -126,7 +140,7 @@ class Trainer:
     @property
     def checkpoint(self) -> Path:
         """Where the state lives."""
-        return self.folder / "checkpoint.pt"
+        return self.folder / CHECKPOINT
 
     def run(self, deadline: float = float("inf"), until: int | None = None) -> bool:
         """Train to the recipe's end, to `until` samples, or to a `time.monotonic()` deadline. True when finished."""
@@ -142,6 +156,7 @@ class Trainer:
                 self._log(_means(window))
                 window, logged = [], now
             if now - saved > CHECKPOINT_SECONDS:
+                self.meet()
                 self.save()
                 saved = now
         self.seconds += time.monotonic() - started
@@ -178,6 +193,22 @@ class Trainer:
             torch._foreach_lerp_(ours, theirs, 1.0 - keep)
             for kept, fresh in zip(self.average[name].buffers(), module.buffers(), strict=True):
                 kept.copy_(fresh)
+
+    @torch.no_grad()
+    def meet(self) -> bool:
+        """Go half the way to the peer's weights; False where there is none, or it saw nothing since the last time."""
+        if self.peer is None or not self.peer.exists():
+            return False
+        state: dict[str, Any] = torch.load(self.peer, map_location=self.device, weights_only=True)
+        if state["seen"] <= self.peer_seen:
+            return False
+        self.peer_seen = state["seen"]
+        for kind, modules in (("modules", self.task.modules), ("average", self.average)):
+            for name, module in modules.items():
+                for key, value in module.state_dict().items():
+                    if value.is_floating_point():
+                        value.lerp_(state[kind][name][key], 0.5)
+        return True
 
     def save(self) -> None:
         """Write the checkpoint atomically."""
@@ -223,7 +254,7 @@ def averaged_weights(folder: Path, name: str) -> dict[str, Tensor]:
     Raises:
         ConfigError: the stage has not been trained.
     """
-    path = folder / "checkpoint.pt"
+    path = folder / CHECKPOINT
     if not path.exists():
         raise ConfigError(f"{path} does not exist: train the stage {folder.name!r} first (--stage {folder.name})")
     state = torch.load(path, map_location="cpu", weights_only=True)

@@ -27,7 +27,7 @@ from dbexp.storybook.pretrain.pairs import NO_COLOUR, Pairs, draw_pairs
 from dbexp.storybook.pretrain.stream import draw_broad, draw_captioned
 from dbexp.storybook.pretrain.tokenizer import build_tokenizer
 from dbexp.storybook.pretrain.train_metric_nets import TASKS, caption_loss, distorted, identity_loss, retrieval
-from dbexp.storybook.pretrain.train_unet import UnetTask, v_loss
+from dbexp.storybook.pretrain.train_unet import UnetTask, loss_weights, spread_timesteps, v_errors
 from dbexp.storybook.pretrain.train_vae import VaeTask, psnr, to_tensor
 from dbexp.storybook.pretrain.training import Recipe, Task, Trainer, generator
 from dbexp.storybook.world.subjects import draw_subject
@@ -148,7 +148,42 @@ def test_v_of_a_perfect_prediction_is_no_loss(tmp_path: Path) -> None:
             assert torch.allclose(noised, task.scheduler.add_noise(latents, noise, steps), atol=1e-6)
             return type("Output", (), {"sample": expected})
 
-    assert v_loss(Oracle(), task.text_encoder, task.scheduler, latents, noise, steps, ids).item() < 1e-10
+    errors = v_errors(Oracle(), task.text_encoder, task.scheduler, latents, noise, steps, ids)
+    assert errors.shape == (4,)
+    assert errors.max().item() < 1e-10
+
+
+def test_timesteps_of_a_batch_cover_the_whole_range() -> None:
+    random = generator(CPU, "timesteps")
+    steps = torch.stack([spread_timesteps(8, random) for _ in range(4000)])
+    assert steps.dtype == torch.int64
+    assert sorted(set(steps.flatten().tolist())) == list(range(1000))
+    for batch in (steps // 125)[:50].tolist():
+        assert sorted(batch) == list(range(8))  # one from every eighth
+        assert len(set(batch)) == 8
+    assert steps[:, 0].float().mean().item() == pytest.approx(499.5, abs=20)  # each row uniform, whatever its place
+
+
+def test_weights_are_those_of_min_snr_over_a_floor() -> None:
+    """Signal-to-noise ratios of 99, 9, 1 and 1/9: min(SNR, 5) / (SNR + 1), and the floor."""
+    weights = loss_weights(torch.tensor([0.99, 0.9, 0.5, 0.1])) - train_unet.WEIGHT_FLOOR
+    assert weights.tolist() == pytest.approx([0.05, 0.5, 0.5, 0.1], abs=1e-6)
+
+
+@pytest.mark.usefixtures("small")
+def test_the_loss_is_weighted_and_the_plain_error_is_logged_beside_it(tmp_path: Path) -> None:
+    task = UnetTask(build_vae().eval(), tmp_path, CPU, 0, shard=4)
+    losses = task.loss(0, 4)
+    assert (train_unet.WEIGHT_FLOOR * losses["v_loss"] < losses["loss"]).item()
+    assert losses["loss"] < (train_unet.WEIGHT_FLOOR + 0.84) * losses["v_loss"]  # 5 / 6 is the largest weight
+    assert not losses["v_loss"].requires_grad
+
+
+def test_the_command_line_adjusts_a_recipe() -> None:
+    recipe = Recipe(samples=1000, batch=32, lr=1e-3, muon_lr=0.02)
+    options = pretrain.build_parser().parse_args(["--out", "x", "--samples", "50", "--batch", "64", "--rate", "0.5"])
+    assert pretrain.adjusted(recipe, options) == Recipe(samples=50, batch=64, lr=5e-4, muon_lr=0.01)
+    assert pretrain.adjusted(recipe, pretrain.build_parser().parse_args(["--out", "x"])) == recipe
 
 
 def test_psnr_of_a_known_error() -> None:

@@ -66,6 +66,32 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
             assert torch.equal(a, b)
 
 
+def test_peers_meet_halfway_once_for_every_checkpoint(tmp_path: Path) -> None:
+    peer = trainer(tmp_path / "peer")
+    for _ in range(5):
+        peer.step()
+    peer.save()
+    running = Trainer(LineTask(), RECIPE, tmp_path / "running", CPU, autocast=False, peer=peer.checkpoint)
+    before = weights(running)
+    assert running.meet()
+    for key, now in weights(running).items():
+        assert torch.allclose(now, (before[key] + weights(peer)[key]) / 2)
+    assert not running.meet()  # it saw nothing since
+    peer.step()
+    peer.save()
+    assert running.meet()
+    alone = Trainer(
+        LineTask(), RECIPE, tmp_path / "alone", CPU, autocast=False, peer=tmp_path / "none" / "checkpoint.pt"
+    )
+    assert not alone.meet()
+
+
+def weights(of: Trainer) -> dict[str, Tensor]:
+    """A copy of the weights and of their averages."""
+    both = {"now": of.task.modules["line"], "average": of.average["line"]}
+    return {f"{kind} {key}": v.clone() for kind, m in both.items() for key, v in m.state_dict().items()}
+
+
 def test_a_deadline_stops_between_steps(tmp_path: Path) -> None:
     late = trainer(tmp_path)
     assert not late.run(deadline=0.0)
