@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -33,9 +34,15 @@ _NO_LIMIT = 1 << 60
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+_PATIENCE = timedelta(days=1)
+"""How long processes wait for each other: while the first draws class images, say, the others have nothing to do. By
+default those on GPUs would give up after ten minutes. Launchers end all when one has died, so nothing waits in vain."""
+
+
 def _state() -> PartialState:
     """What accelerate knows. It joins several processes on CPUs only if it is told that CPUs are meant."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=cpu, timeout=_PATIENCE)
 
 
 def pick_device(name: str) -> torch.device:
@@ -62,15 +69,22 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(precision: str, device: torch.device, *, fp16: bool = True) -> torch.dtype:
-    """The precision of the frozen weights.
+    """The precision of the frozen weights. Where it is fp32, a GPU computes in it from here on: torch would have it
+    round what convolutions multiply to TF32, whose 10 bits are fewer than results promise.
 
     Args:
         precision: fp32, bf16, fp16 or auto.
         device: where the weights will live.
         fp16: whether the model bears it; the check refuses fp16 by name where not.
     """
-    if precision != "auto":
-        return DTYPES[precision]
+    dtype = DTYPES[precision] if precision != "auto" else _auto(device, fp16)
+    if dtype == torch.float32 and device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return dtype
+
+
+def _auto(device: torch.device, fp16: bool) -> torch.dtype:
+    """What `precision=auto` is on a device."""
     if device.type == "cuda":
         if torch.cuda.get_device_capability(device) >= (8, 0):
             dtype, why = torch.bfloat16, "this GPU has it"

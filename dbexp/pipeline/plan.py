@@ -166,8 +166,9 @@ def _is_trained(config: Config, elsewhere: bool) -> bool:
 
 
 def _on_cpu(config: Config) -> Config:
-    """The same for a machine that may not have the run's device."""
-    return replace(config, model=replace(config.model, device="cpu"))
+    """The same for a machine that may not have the run's device; nor is there nf4 without one."""
+    quantize = None if config.model.quantize == "nf4" else config.model.quantize
+    return replace(config, model=replace(config.model, device="cpu", quantize=quantize))
 
 
 def show(plan: Plan, console: Console | None = None) -> None:

@@ -3,8 +3,9 @@
 Every image has a random generator of its own, seeded by the shot and not by where it stands, so neither the order of
 the prompts, nor the batch size, nor an interruption changes its noise. Rounding is another matter: matrix products of
 another batch size may differ in the last bits. So batches are cut from the list by configuration and the number of CPU
-cores alone, an interrupted batch is drawn again as a whole, and the same command gives the same bytes on the same
-machine.
+cores alone, an interrupted batch is drawn again as a whole, and on a CPU the same command gives the same bytes on the
+same machine. On a GPU it does so up to rounding: libraries choose their kernels by what memory they find, and a batch
+that memory does not suffice for is drawn in halves.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dbexp.core import cores
-from dbexp.core.device import is_out_of_memory
+from dbexp.core.device import is_out_of_memory, release_memory
 from dbexp.core.errors import ConfigError
 from dbexp.core.progress import Bar
 from dbexp.models import Batch, Model
@@ -83,6 +84,7 @@ class Engine:
         self.model, self.drawing = model, drawing
         self._threads = cores.count(model.device)
         self._local, self._lock = local(), Lock()
+        self._most = drawing.batch_size
 
     @property
     def sampler(self) -> str:
@@ -119,14 +121,24 @@ class Engine:
             setting: name of the batch size among the user's settings.
 
         Raises:
-            ConfigError: the device has not enough memory for the batch size, or the LoRA does not fit the model.
+            ConfigError: the device has not enough memory for a single image, or the LoRA does not fit the model.
         """
         if not batches:
             return
         drawing = self.drawing
 
         def work(batch: Sequence[Shot], check: cores.Check) -> NDArray[np.uint8]:
-            return sample_batch(self._pipeline(), batch, texts, drawing, bar, check)
+            parts = cores.split(batch, -(-len(batch) // self._most))
+            if len(parts) == 1:
+                try:
+                    return sample_batch(self._pipeline(), batch, texts, drawing, bar, check)
+                except Exception as error:
+                    if len(batch) == 1 or not is_out_of_memory(error):
+                        raise
+                # beyond the handler nothing refers to what the batch had computed
+                self._halve(len(batch), setting)
+                parts = cores.split(batch, 2)
+            return np.concatenate([work(part, check) for part in parts])
 
         try:
             texts = self._encode([shot.prompt for batch in batches for shot in batch])
@@ -142,6 +154,16 @@ class Engine:
             if not is_out_of_memory(error):
                 raise
             raise ConfigError(_memory_message(setting, drawing)) from None
+
+    def _halve(self, size: int, setting: str) -> None:
+        """From here on no more than half of a batch, for which memory did not suffice, is drawn at once."""
+        release_memory()
+        with self._lock:
+            if (half := size // 2) < self._most:
+                self._most = half
+                log.warning(
+                    "memory did not suffice for %d pictures at once: going on with %d (%s)", size, half, setting
+                )
 
     def _encode(self, prompts: Sequence[str]) -> Texts:
         drawing = self.drawing
@@ -197,9 +219,7 @@ def paste(pixels: NDArray[np.uint8], drawing: Drawing) -> NDArray[np.uint8]:
 
 
 def _memory_message(setting: str, drawing: Drawing) -> str:
-    size, half = drawing.batch_size, drawing.batch_size // 2
-    remedy = f"try {setting}={half}" if half else "lower the resolution or the precision"
     return (
-        f"{setting}={size}: the device has not enough memory for that many pictures of {drawing.width} x "
-        f"{drawing.height} pixels at once; {remedy} (what is drawn so far is kept)"
+        f"{setting}={drawing.batch_size}: the device has not enough memory for one picture of {drawing.width} x "
+        f"{drawing.height} pixels; lower the resolution or the precision (what is drawn so far is kept)"
     )

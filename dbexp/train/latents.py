@@ -28,6 +28,8 @@ from dbexp.models import Model
 log = logging.getLogger(__name__)
 
 _VERSION = 1
+_PIXELS = 8 * 512 * 512
+"""Most that go through the VAE at once on a GPU."""
 _SQUARE_ENOUGH = 1 / 64
 """Crop `none` accepts pictures this close to square, which loses less than one latent column of 512 px."""
 
@@ -103,7 +105,8 @@ def encode(
 ) -> Bank:
     """Posteriors of pictures, from the store or from the VAE.
 
-    One picture at a time: its latents then do not depend on which others are trained on.
+    On a CPU one picture at a time: its latents then do not depend on which others are trained on. Elsewhere, where that
+    costs most of the time, several whose pixels are those of eight at 512 x 512.
 
     Args:
         paths: pictures.
@@ -128,19 +131,30 @@ def encode(
     }
 
     def make(folder: Path) -> None:
-        means, stds, sizes, counts = [], [], [], []
+        means, stds, sizes, counts = list[Tensor](), list[Tensor](), [], []
+        pending: list[Tensor] = []
+        most = 1 if model.device.type == "cpu" else max(1, _PIXELS // resolution**2)
+
+        def empty() -> None:
+            for start in range(0, len(pending), most):
+                mean, std = model.encode_images(torch.stack(pending[start : start + most]))
+                means.append(mean.cpu())
+                stds.append(std.cpu())
+            pending.clear()
+
         with progress(f"encode {title}", len(paths)) as bar:
             for path, digest in zip(paths, hashes, strict=True):
                 image = read_rgb(path)
                 squares = views(image.width, image.height, train, resolution, seed_of(seed, "crop", digest))
                 for view in squares:
                     pixels = prepare(image, resolution, train.interpolation, view.left, view.top, view.flip)
-                    mean, std = model.encode_images(torch.from_numpy(pixels)[None])
-                    means.append(mean.cpu())
-                    stds.append(std.cpu())
+                    pending.append(torch.from_numpy(pixels))
                     sizes.append(_sizes(image.width, image.height, view, resolution))
                 counts.append(len(squares))
+                if len(pending) >= most:
+                    empty()
                 bar.advance()
+            empty()
         first = torch.tensor([0, *counts[:-1]]).cumsum(0)
         tensors = {"mean": torch.cat(means), "std": torch.cat(stds), "sizes": torch.tensor(sizes), "first": first}
         write_atomic(folder / "latents.safetensors", safetensors.torch.save(tensors))

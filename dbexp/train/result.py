@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,12 +152,17 @@ def finish(lane: Lane, line: FinishLine, model: Model, cost: Mapping[str, Any]) 
     if is_main():
         _save(folder / layout.LORA, line, lane, model)
         history = lane.history[: line.steps]
-        write_atomic(folder / layout.HISTORY, "".join(json.dumps(row) + "\n" for row in history))
+        write_atomic(folder / layout.HISTORY, "".join(json.dumps(_plain(row)) + "\n" for row in history))
         record = {"steps": lane.step, **cost, "parameters": adapter.parameter_count(lane.adapter)}
         write_atomic(folder / layout.RECORD, json.dumps(record, indent=1))
         line.entry.publish()
     wait_for_everyone()
     return result_of(line.entry.path)
+
+
+def _plain(row: Row) -> dict[str, float | None]:
+    """A history row as JSON knows it, which has no infinity: under fp16 first steps overflow, and are skipped."""
+    return {name: value if math.isfinite(value) else None for name, value in row.items()}
 
 
 def diverged(lane: Lane, line: FinishLine) -> TrainingDiverged:

@@ -2,8 +2,10 @@
 
 The lanes of a pack share their batches, and in floating point the sums of a batch depend on what else is in it, in the
 last digit. So a pack that goes on must consist of the same lanes in the same slots at the same steps as before, or its
-results would agree with those of an uninterrupted one only to rounding. One file, replaced atomically, holds all lanes;
-a small one beside it, written before the first step, says who they are, so that they are put together again.
+results would agree with those of an uninterrupted one only to rounding. On a CPU they are then equal bit by bit; on
+a GPU, where some sums are added up in an order that changes, they agree to rounding all the same. One file, replaced
+atomically, holds all lanes; a small one beside it, written before the first step, says who they are, so that they are
+put together again.
 """
 
 from __future__ import annotations

@@ -51,6 +51,16 @@ def problems(settings: PackLauncherConf) -> list[str]:
     return [f"{setting}: there is no GPU here for executor=gpus; devices=[cpu,cpu] makes two processes on the CPU"]
 
 
+def device_problems(names: Sequence[str]) -> list[str]:
+    """What is wrong with the `model.device` of jobs: a process sees one device, which is the first it knows."""
+    return [
+        f"model.device={name}: with executor=gpus a process sees one device alone; give model.device=auto, and choose "
+        f"devices by hydra.launcher.devices=[{name.removeprefix('cuda:')}]"
+        for name in sorted(set(names))
+        if name.startswith("cuda:") and name != "cuda:0"
+    ]
+
+
 def run(settings: PackLauncherConf, works: Sequence[PackWork]) -> Generator[Returned, None, None]:
     """Hand packs to processes until all are done.
 

@@ -15,7 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dbexp.core.errors import ConfigError
-from hydra_plugins.dbexp_pack import _console, _executors, _work
+from hydra_plugins.dbexp_pack import _console, _executors, _gpus, _work
 from hydra_plugins.dbexp_pack._settings import PackLauncherConf
 from hydra_plugins.dbexp_pack._work import PackWork
 
@@ -117,7 +117,10 @@ def _plan(settings: PackLauncherConf, composed: Sequence[DictConfig]) -> Plan:
         except ConfigError as error:
             problems += [f"{plan.title(number, differs)}: {problem}" for problem in error.problems]
     elsewhere = settings.executor in _executors.ELSEWHERE
-    plan.check(jobs, problems, elsewhere=elsewhere)
+    if settings.executor == "gpus":
+        problems += _gpus.device_problems([job.config.model.device for job in jobs])
+    # with executor=gpus this process computes nothing: metric networks that it loaded would stay on a worker's GPU
+    plan.check(jobs, problems, elsewhere=elsewhere or settings.executor == "gpus")
     planned = plan.plan(jobs, settings.size, workers=_executors.workers(settings), elsewhere=elsewhere)
     plan.show(planned)
     return planned

@@ -49,6 +49,19 @@ class TestPrecision:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
         assert device.pick_dtype("auto", torch.device("cuda")) == dtype
 
+    @pytest.mark.parametrize(("precision", "rounded"), [("fp32", False), ("bf16", True)])
+    def test_fp32_is_not_tf32(self, precision: str, rounded: bool) -> None:
+        switches = (torch.backends.cudnn, torch.backends.cuda.matmul)
+        before = [switch.allow_tf32 for switch in switches]
+        try:
+            for switch in switches:
+                switch.allow_tf32 = True
+            device.pick_dtype(precision, torch.device("cuda"))
+            assert [switch.allow_tf32 for switch in switches] == [rounded, rounded]
+        finally:
+            for switch, allowed in zip(switches, before, strict=True):
+                switch.allow_tf32 = allowed
+
     def test_auto_where_fp16_overflows(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
         assert device.pick_dtype("auto", torch.device("cuda"), fp16=False) == torch.float32

@@ -115,6 +115,12 @@ def test_an_exception_that_cannot_travel_is_told(works: Works) -> None:
     assert str(returns[0]._return_value) == "Stubborn: 1 and 2"
 
 
+def test_a_device_that_a_process_does_not_see_is_refused() -> None:
+    (problem,) = _gpus.device_problems(["auto", "cuda", "cuda:1", "cuda:0", "cpu", "cuda:1"])
+    assert problem.startswith("model.device=cuda:1: with executor=gpus a process sees one device alone")
+    assert "hydra.launcher.devices=[1]" in problem
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

@@ -84,7 +84,7 @@ def test_an_error_names_this_stages_batch_size(model: Model, store: Store, monke
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(model, "pipeline", lambda *_: Full())
-    with pytest.raises(ConfigError, match=r"prior.batch_size=2: .* try prior.batch_size=1"):
+    with pytest.raises(ConfigError, match=r"prior.batch_size=2: .* for one picture"):
         prior_images(REQUEST, model, store)
 
 

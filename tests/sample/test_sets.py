@@ -341,9 +341,33 @@ def test_a_picture_of_nan_is_kept_black_and_named(
         assert f"{prompt!r}, {files[2 * number].relative_to(files[0].parent.parent)}: came out as NaN" in caplog.text
 
 
+def test_a_batch_that_memory_does_not_suffice_for_is_drawn_in_halves(
+    model: Model, store: Store, wrap: Wrap, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once: those that follow are no larger. Every picture has the noise that it would have had."""
+    expected = [pixels(path) for path in draw(model, Store(tmp_path / "other"), batch_size=4)]
+    sizes: list[int] = []
+
+    class Narrow(Pipeline):
+        """Has room for two."""
+
+        def __call__(self, **arguments: Any) -> Any:
+            sizes.append(len(arguments["generator"]))
+            if sizes[-1] > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().__call__(**arguments)
+
+    wrap(Narrow)
+    drawn = [pixels(path) for path in draw(model, store, batch_size=4)]
+    assert sizes == [4, 2, 2, 2]
+    assert caplog.text.count("memory did not suffice for 4 pictures at once: going on with 2 (sample.batch_size)") == 1
+    for one, other in zip(drawn, expected, strict=True):
+        np.testing.assert_allclose(one.astype(int), other.astype(int), atol=1)
+
+
 def test_too_little_memory_is_told_with_a_way_out(model: Model, store: Store, wrap: Wrap) -> None:
     wrap(Full)
-    with pytest.raises(ConfigError, match=r"sample.batch_size=4: .* try sample.batch_size=2"):
+    with pytest.raises(ConfigError, match=r"sample.batch_size=4: .* for one picture of .* lower the resolution"):
         draw(model, store)
     with pytest.raises(ConfigError, match=r"sample.batch_size=1: .* lower the resolution or the precision"):
         draw(model, store, batch_size=1)

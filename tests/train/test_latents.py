@@ -195,3 +195,31 @@ def test_sizes_are_those_of_the_file_and_of_the_cut(base: Model, store: Store) -
     assert len(set(lefts[::2])) > 1 and all(plain + mirrored == 16 for plain, mirrored in pairs)
     again = encode(base, store, (path,), crop="random", crop_variants=3, flip=True)
     assert torch.equal(again.sizes, cut.sizes)
+
+
+class OnAGpu:
+    """A model that says it is on another device, and notes how many pictures are encoded at once."""
+
+    device = torch.device("cuda")
+
+    def __init__(self, base: Model) -> None:
+        self.base, self.sizes = base, list[int]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.base, name)
+
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        self.sizes.append(len(pixels))
+        return self.base.encode_images(pixels)
+
+
+def test_a_gpu_encodes_several_at_once(base: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latents, "_PIXELS", 4 * SIZE * SIZE)
+    paths, gpu = builders.pictures(5), OnAGpu(base)
+    together: Any = gpu  # which a model is to whoever encodes
+    several = latents.encode(paths, together, TrainConfig(flip=True), SIZE, 0, Store(tmp_path / "a"), title="pictures")
+    assert gpu.sizes == [4, 4, 2]
+    alone = encode(base, Store(tmp_path / "b"), paths, flip=True)
+    assert several.first == alone.first and torch.equal(several.sizes, alone.sizes)
+    torch.testing.assert_close(several.mean, alone.mean, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(several.std, alone.std, rtol=1e-5, atol=1e-5)

@@ -230,6 +230,8 @@ class TestDivergence:
         monkeypatch.setattr(optimizer_step, "of_lanes", overflow)
         calm_result, stormy_result = run([calm, stormy], store)
         assert scales == {1: [65536.0] * 3, 2: [65536.0, 32768.0, 32768.0]}
+        assert stormy_result.history[1]["grad_norm"] is None, "JSON has no infinity"
+        assert "Infinity" not in (stormy_result.folder / "history.jsonl").read_text()
         assert_close(calm_result, alone, losses=2e-3, weights=2e-3)
         assert all(tensor.isfinite().all() for tensor in builders.tensors(stormy_result.lora).values())
 
