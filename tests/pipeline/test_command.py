@@ -32,7 +32,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def stages_run(cfg: Config, folder: Path, overrides: list[str], sweep: str | None) -> dict[str, float]:
         call.append({"config": cfg, "folder": folder, "overrides": overrides, "sweep": sweep})
-        return {"dino": 0.5 + cfg.lora.rank / 100, "clip_t": 0.25}
+        return {"dino": 0.5 + cfg.lora.rank / 100, "clip_t": 0.25, "recommend": 0.6}
 
     monkeypatch.setattr(dbexp.pipeline, "run", SimpleNamespace(run=stages_run), raising=False)
     return call
@@ -239,6 +239,8 @@ def test_a_folder_that_cannot_be_made(cli: Cli, jobs: list[dict[str, Any]], tmp_
     [
         ("dino", {"dino": 0.5, "clip_t": 0.25}, 0.5),
         ("dino, clip_t", {"dino": 0.5, "clip_t": 0.25}, (0.5, 0.25)),
+        ("recommend", {"dino": 0.5, "recommend": 0.7}, 0.7),
+        ("1*dino-1*pres", {"dino": 0.5, "1*dino-1*pres": 0.1}, 0.1),
         ("dino", {}, None),  # a process that is not the first
     ],
 )

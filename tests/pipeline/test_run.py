@@ -19,7 +19,8 @@ from PIL import Image
 
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError, TrainingDiverged
-from dbexp.evaluate.columns import COLUMNS
+from dbexp.evaluate import objective
+from dbexp.evaluate.columns import COLUMNS, RECOMMEND
 from dbexp.evaluate.report import Report
 from dbexp.models import random_weights
 from dbexp.pipeline import run
@@ -73,11 +74,13 @@ def test_a_run_leaves_a_folder_that_tells_everything(config: Config, tmp_path: P
     folder = tmp_path / "run"
     values = run.run(config, folder, ["lora.rank=2"])
 
-    assert set(values) <= set(COLUMNS)
+    assert set(values) - {RECOMMEND} <= set(COLUMNS) and RECOMMEND in values, "columns, and the objective"
     assert {"dino", "clip_i", "clip_t", "pres", "div", "pres_delta", "dino_real"} <= set(values)
+    score = values.pop(RECOMMEND)
     assert all(np.isfinite(value) for value in values.values())
     record = json.loads((folder / "evaluate" / "metrics.json").read_text())
     report = Report.from_json(json.dumps(record["report"]))
+    assert score == pytest.approx(objective.value(report.rows, RECOMMEND), nan_ok=True)
     assert {name: estimate.value for name, estimate in report.rows["run"].items()} == values
     assert set(report.rows) == {"run", "base", "real"}
     assert report.label is not None and "random" in report.label
