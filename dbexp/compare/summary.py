@@ -54,6 +54,8 @@ def summary(comparison: Comparison, sweep: Path) -> tracking.Summary:
         comparison: of one sweep.
         sweep: its folder, which paths are relative to.
     """
+    from dbexp.compare.page.page import PAGE  # jinja and plotly
+
     finished = comparison.finished
     best = _run_row(finished[0]) if finished else {}
     columns, rows = _table(comparison)
@@ -77,6 +79,7 @@ def summary(comparison: Comparison, sweep: Path) -> tracking.Summary:
         costs=_costs(comparison),
         recommendation=_recommendation(comparison.recommendation),
         statements=[[statement.subject, statement.sentence] for statement in statements(comparison)],
+        page=PAGE,
     )
 
 

@@ -343,7 +343,11 @@ class TrackingConfig:
     images: bool = True
     """Log the per-prompt table with its pictures, and the contact sheet."""
     artifact: bool = True
-    """Log the LoRA as an artifact."""
+    """Log the LoRA as an artifact, and name what it was made from: photographs and class images by their hashes, the model."""
+    system: bool = True
+    """While a run is online: log use of processor, GPU and memory, and what machine and packages it runs with."""
+    code: bool = True
+    """While a run is online: log the git commit of the working directory, and what differs from it."""
 
 
 @dataclass

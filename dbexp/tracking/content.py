@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from dbexp.core.files import readable
+from dbexp.core.hashing import file_hash
 from dbexp.evaluate.columns import COLUMNS, PAPER, REFERENCES, heading, in_order
 from dbexp.evaluate.objective import with_score
 from dbexp.evaluate.report import Report, summary
+from dbexp.runs import foreign
 from dbexp.runs.costs import Costs
+from dbexp.runs.folder import RunFolder
 from dbexp.runs.foreign import within
 
 if TYPE_CHECKING:
@@ -107,6 +111,48 @@ def picture(path: Path, largest: int | None, caption: str | None = None) -> wand
     return wandb.Image(image, file_type="jpg", caption=caption)
 
 
+def html(path: Path) -> wandb.Html:
+    """A page as a panel; W&B adds nothing to it."""
+    import wandb
+
+    return wandb.Html(path.read_text(encoding="utf-8"), inject=False)
+
+
+def sources(config: Mapping[str, Any], folder: RunFolder) -> list[wandb.Artifact]:
+    """What a run was made from, by hashes alone: the subject's photographs, class images, the base model.
+
+    No picture and no weight is uploaded. W&B makes a new version where the hashes are new.
+
+    Args:
+        config: every parameter by dotted name.
+        folder: of the run.
+    """
+    import wandb
+
+    record = foreign.read_json(folder.path, folder.metrics)
+    images, model = record.get("images"), record.get("model")
+    prior = sorted(folder.prior.glob("*")) if folder.prior.is_dir() else []
+    hashes = {
+        ("photographs", config["dataset.name"], "dataset"): images if isinstance(images, dict) else {},
+        ("class-images", f"{config['dataset.class_noun']}-{config['model.name']}", "dataset"): {
+            path.name: file_hash(path) for path in prior if foreign.regular(folder.path, folder.relative(path))
+        },
+        ("base-model", config["model.name"], "model"): model if isinstance(model, dict) else {},
+    }
+    artifacts = []
+    for (what, whose, kind), content in hashes.items():
+        if content:
+            artifact = wandb.Artifact(_artifact_name(what, whose), type=kind, metadata={"count": len(content)})
+            with artifact.new_file("hashes.json", encoding="utf-8") as file:
+                file.write(readable(content))
+            artifacts.append(artifact)
+    return artifacts
+
+
+def _artifact_name(*words: str) -> str:
+    return re.sub(r"[^\w.-]", "-", "-".join(words))
+
+
 def lora_artifact(config: Mapping[str, Any], report: Report, lora: Path) -> wandb.Artifact:
     """The LoRA, versioned by W&B under its subject and model.
 
@@ -118,7 +164,7 @@ def lora_artifact(config: Mapping[str, Any], report: Report, lora: Path) -> wand
     import wandb
 
     artifact = wandb.Artifact(
-        name=re.sub(r"[^\w.-]", "-", f"lora-{config['dataset.name']}-{config['model.name']}"),
+        name=_artifact_name("lora", config["dataset.name"], config["model.name"]),
         type="lora",
         metadata={
             "model": config["model.name"],

@@ -91,15 +91,21 @@ def login_problem() -> str | None:
     return None if logged_in else f"there is no W&B login on this machine; {remedy}"
 
 
-def open_run(record: RunRecord, mode: Mode, folder: Path) -> wandb.Run:
+def open_run(record: RunRecord, mode: Mode, folder: Path, *, is_live: bool = False) -> wandb.Run:
     """Begin a W&B run, or go on with it where the server has it already.
 
     Args:
         record: of the run. Under an agent of a W&B Sweep the run has the id that the agent gave it.
         mode: online or offline.
         folder: for what W&B writes.
+        is_live: whether it is this process that runs it: only then are machine and code those of the run.
     """
     import wandb
+
+    has_system, has_code = (
+        is_live and mode == "online" and bool(record.config.get(f"tracking.{what}", True))
+        for what in ("system", "code")
+    )
 
     logging.getLogger("wandb").propagate = False  # its own log file has what it says; the run's log is for the user
     run = wandb.init(
@@ -122,13 +128,13 @@ def open_run(record: RunRecord, mode: Mode, folder: Path) -> wandb.Run:
             silent=True,
             console="off",
             host="",
-            disable_git=True,
-            disable_code=True,
+            disable_git=not has_code,
+            disable_code=not has_code,
             disable_job_creation=True,
-            x_disable_stats=True,
-            x_disable_meta=True,
-            x_disable_machine_info=True,
-            x_save_requirements=False,
+            x_disable_stats=not has_system,
+            x_disable_meta=not (has_system or has_code),
+            x_disable_machine_info=not has_system,
+            x_save_requirements=has_system,
             init_timeout=INIT_SECONDS,
             finish_timeout=FINISH_SECONDS,
             finish_timeout_raises=True,

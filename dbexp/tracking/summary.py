@@ -45,6 +45,7 @@ class Summary:
         effects: its cells, a row per difference.
         statements: what each sentence is about, and the sentence.
         cost_columns, costs: the table of what settings cost, in words; empty where that is not on record.
+        page: the sweep's page, by its name in the folder; empty without one.
         recommendation: the setting to take, its score and shares, who cannot be told from it; empty without one.
     """
 
@@ -64,6 +65,7 @@ class Summary:
     cost_columns: list[str] = field(default_factory=list)
     costs: list[list[str]] = field(default_factory=list)
     recommendation: dict[str, Any] = field(default_factory=dict)
+    page: str = ""
 
 
 def summarise(sweep: Path, summary: Summary, runs: Sequence[Path]) -> None:
@@ -113,6 +115,7 @@ def _record(tracked: Sequence[RunRecord], sweep: Path, summary: Summary) -> RunR
     """The summary's record: what all runs agree in."""
     first = tracked[0]
     group = first.group or sweep.name
+    verdict = [sentence for _, sentence in summary.statements]
     shared = {name: value for name, value in first.config.items() if all(r.config.get(name) == value for r in tracked)}
     return RunRecord(
         id=key_of({"sweep of": first.id})[:12],
@@ -122,7 +125,7 @@ def _record(tracked: Sequence[RunRecord], sweep: Path, summary: Summary) -> RunR
         entity=first.entity,
         group=group,
         tags=tuple(tag for tag in first.tags if all(tag in record.tags for record in tracked)),
-        notes=f"{len(summary.rows)} rows, best first by {heading(summary.objective)}",
+        notes="\n\n".join([f"{len(summary.rows)} rows, best first by {heading(summary.objective)}", *verdict]),
         config=shared,
         images=all(record.images for record in tracked),
         artifact=False,
@@ -151,6 +154,9 @@ def write(writer: Writer, summary: Summary, sweep: Path) -> None:
     if summary.costs:
         with writer.attempt("the costs"):
             writer.log({"tables/costs": _table(summary.cost_columns, summary.costs)})
+    if summary.page and writer.record.images and within(sweep, summary.page) and (sweep / summary.page).is_file():
+        with writer.attempt("the page"):
+            writer.log({"page": content.html(sweep / summary.page)})
     with writer.attempt("the Pareto plot"):
         writer.log({"charts/pareto": pareto(summary)})
     if summary.sheets and writer.record.images:

@@ -114,7 +114,7 @@ class _Tracker:
         session.forget_offline_files(self._records)
         for tried in dict.fromkeys((mode, "offline")):
             with self._attempts.attempt(f"the run, which could not start {tried}"):
-                run = session.open_run(self._record, cast(session.Mode, tried), self._records.path)
+                run = session.open_run(self._record, cast(session.Mode, tried), self._records.path, is_live=True)
                 self._url = run.url if tried == "online" else None
                 if run.id != self._record.id:  # chosen by the agent of a W&B Sweep
                     self._record = replace(self._record, id=run.id)

@@ -81,6 +81,10 @@ class Writer:
                 with self.attempt("the contact sheet"):
                     sheet = content.picture(folder.contact_sheet, largest=None)
                     self.log({"pictures/contact_sheet": sheet})
+        if self.record.artifact and not self._run.offline:  # W&B knows of no use offline; an upload makes it good
+            with self.attempt("what the run was made from"):
+                for source in content.sources(self.record.config, folder):
+                    self._run.use_artifact(source)
         if self.record.artifact and foreign.within(folder.path, folder.relative(folder.lora)):
             with self.attempt("the LoRA"):
                 artifact = content.lora_artifact(self.record.config, report, folder.lora)

@@ -42,6 +42,7 @@ SUMMARY = tracking.Summary(
     sheets=[["0: rank=4", "0/sample/contact_sheet.png"]],
     effect_columns=["kind", "parameter", "value", "low", "significant", "p"],
     effects=[["effect", "lora.rank", 0.1, 0.05, True, 0.01], ["behind", "", -0.1, -0.2, False, None]],
+    page="report.html",
     statements=[["lora.rank 4 → 8", "lora.rank 4 → 8: better DINO +0.100."]],
 )
 """Of a sweep in whose folder the first run has a contact sheet."""
@@ -84,7 +85,10 @@ def evaluate(folder: Path, *, samples: int = 2, lora: bytes = b"weights") -> Run
     report = Report(
         "random weights", "sks", "dog", {}, settings, rows, {}, prompts, tuple(images), (), copy_threshold=math.nan
     )
-    write_atomic(run_folder.metrics, json.dumps({"report": report.plain(), "config": {}}))
+    write_atomic(
+        run_folder.metrics,
+        json.dumps({"report": report.plain(), "config": {}, "images": {"00.png": "a1"}, "model": {"identity": "b2"}}),
+    )
     write_atomic(run_folder.result, json.dumps({"name": "rank=4", "overrides": [], "status": "finished"}))
     return run_folder
 

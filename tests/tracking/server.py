@@ -46,6 +46,7 @@ class Service(ThreadingHTTPServer):
         self.runs: dict[str, Run] = before.runs if before else {}
         self.files: dict[str, bytes] = before.files if before else {}
         self.artifacts: dict[str, dict[str, Any]] = before.artifacts if before else {}
+        self.used: list[dict[str, Any]] = before.used if before else []
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     @property
@@ -162,6 +163,11 @@ class Service(ThreadingHTTPServer):
     def _CommitArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:
         self.artifacts[asked["artifactID"]]["committed"] = True
         return {"commitArtifact": {"artifact": {"id": asked["artifactID"], "digest": "d"}}}
+
+    def _UseArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:
+        asked = asked.get("input", asked)
+        self.used.append(asked)
+        return {"useArtifact": {"artifact": self._ArtifactByID({"id": asked["artifactID"]})["artifact"]}}
 
     def _ArtifactByID(self, asked: dict[str, Any]) -> dict[str, Any]:
         artifact = self.artifacts[asked["id"]]

@@ -275,10 +275,11 @@ def summed(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Any]
     cfg.tracking.group = "paper"
     with tracking.start(cfg, folder=sweep / "0", name="rank=4", group="10-00-00"):
         pass
+    (sweep / "report.html").write_text("<p>the page</p>")
     first = replace(SUMMARY, points=[])
     for values in (first, first, SUMMARY):
         tracking.summarise(sweep, values, [sweep / "0", sweep / "1"])
-    assert [path.name for path in sorted(sweep.iterdir())] == ["0", "tracking"]
+    assert [path.name for path in sorted(sweep.iterdir())] == ["0", "report.html", "tracking"]
     return inspect(sweep / "tracking")
 
 
@@ -287,6 +288,13 @@ def test_a_sweep_has_one_summary_however_often_it_is_made(summed: list[list[dict
     run = run_of(records)
     assert (run["display_name"], run["run_group"], run["job_type"]) == ("summary paper", "paper", "sweep")
     assert exit_code(records) == 0
+
+
+def test_the_summary_has_the_sentences_for_notes_and_the_page_for_a_panel(
+    summed: list[list[dict[str, Any]]],
+) -> None:
+    assert "lora.rank 4 → 8: better DINO +0.100." in run_of(summed[0])["notes"]
+    assert any("page.path" in row for row in history(summed[0]))
 
 
 def test_the_summary_tells_of_the_best_job_and_counts_all(summed: list[list[dict[str, Any]]]) -> None:

@@ -196,6 +196,20 @@ class TestLive:
         assert sorted(len(artifact["files"]) for artifact in tables) == [1, 7]  # metrics; prompts and six pictures
         assert any("media/images/pictures/contact_sheet" in path for path in service.files)
 
+    def test_what_a_run_was_made_from_is_named_by_hashes(self, service: Service) -> None:
+        (photographs,) = service.committed("dataset")
+        (model,) = service.committed("model")
+        names = (photographs["artifactCollectionName"], model["artifactCollectionName"])
+        assert names == ("photographs-dog3", "base-model-random")
+        assert photographs["files"] == model["files"] == ["hashes.json"]
+        assert [asked["artifactID"] for asked in service.used] != []
+
+    def test_a_live_run_says_what_machine_and_packages_it_runs_with(self, service: Service) -> None:
+        (run_id,) = self.ids(service, "rank=4")
+        files = [path for path in service.files if f"/{run_id}/" in path]
+        assert any(path.endswith("wandb-metadata.json") for path in files)
+        assert any(path.endswith("requirements.txt") for path in files)
+
     def ids(self, service: Service, name: str) -> list[str]:
         return [key for key, run in service.runs.items() if run.name == name]
 
