@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -69,6 +70,23 @@ def _quote(value: str) -> str:
     text = re.sub(r'(\\*)"', r'\1\1\\"', _bare(value))  # backslashes before a quote count double
     doubled = re.sub(r"\\+$", lambda end: end[0] * 2, text)  # as they do before the closing one
     return f'"{doubled}"'
+
+
+def jobs(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job of a sweep, in the order in which Hydra's own sweeper runs them.
+
+    Args:
+        overrides: of the sweep, which Hydra's grammar reads.
+    """
+    choices = []
+    for text in overrides:
+        override = parse(text)
+        if override is None or not override.is_sweep_override() or isinstance(override.value(), Glob):
+            choices.append([text])  # a pattern is left to Hydra, which says what it is for
+        else:
+            name = override.get_key_element()
+            choices.append([f"{name}={value}" for value in override.sweep_string_iterator()])
+    return [list(job) for job in itertools.product(*choices)]
 
 
 def without_runs(overrides: Sequence[str], options: Mapping[str, Sequence[str]]) -> list[str]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils, checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
 CUDA, META, CPU = torch.device("cuda", 0), torch.device("meta"), torch.device("cpu")
@@ -181,7 +181,7 @@ class PretendedCard:
 
     def note(self, func: Any, args: Any, kwargs: Any, read: Sequence[Tensor], out: Any) -> None:
         """Note an operation, and the memory of what it made."""
-        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and leaf.device == META]
+        made = [tensor for tensor in _tensors((out,)) if tensor.device == META]
         for tensor in made:
             self._track(tensor)
         if func in _LAYOUT_ONLY or _is_view(func):
@@ -253,8 +253,8 @@ class _Names(TorchFunctionMode):
             return func(*args, **{**kwargs, "device": CPU}).to(META)
         if kwargs.pop("pin_memory", False):
             return self._card.pin(func(*args, **kwargs))
-        args, kwargs = tree_map(_real_device, (args, kwargs))
-        return func(*args, **kwargs)
+        args = tuple(map(_real_device, args))
+        return func(*args, **{name: _real_device(value) for name, value in kwargs.items()})
 
 
 def _looks(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
@@ -348,7 +348,7 @@ class _Launches(TorchDispatchMode):
 
     def _dispatch(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         card = self._card
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = [*_tensors(args), *_tensors(kwargs.values())]
         there = [tensor for tensor in tensors if tensor.device == META]
         here = [tensor for tensor in tensors if tensor.device != META]
         device = kwargs.get("device")
@@ -396,6 +396,15 @@ class _Launches(TorchDispatchMode):
         return [torch.empty(count, dtype=torch.int64, device=META) for _ in index.shape]
 
 
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Those among the arguments or results of an operation, which may be lists; torch's own trees take long."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
 def _item(card: PretendedCard, tensor: Tensor) -> Any:
     card.wait("a number is read")
     return card.numbers(tensor).reshape(()).item()
@@ -434,7 +443,7 @@ def _remember(tensor: Tensor, numbers: Tensor) -> None:
 
 def _follow(func: Any, args: Any, kwargs: dict[str, Any], tensors: Sequence[Tensor], out: Any) -> None:
     """Do an operation with the numbers too, where those of all its tensors are known and few."""
-    made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+    made = list(_tensors((out,)))
     if not made or sum(tensor.numel() for tensor in made) > _REMEMBERED:
         return
     numbers = [tensor if tensor.device != META else _known(tensor) for tensor in tensors]
@@ -446,7 +455,7 @@ def _follow(func: Any, args: Any, kwargs: dict[str, Any], tensors: Sequence[Tens
     args, kwargs = tree_map(lambda value: of.get(id(value), value), (args, kwargs))
     if "device" in kwargs:
         kwargs["device"] = CPU
-    for tensor, known in zip(made, tree_leaves(func(*args, **kwargs)), strict=True):
+    for tensor, known in zip(made, _tensors((func(*args, **kwargs),)), strict=True):
         _remember(tensor, known)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,14 +10,15 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from dbexp.config.families import FAMILIES
 from dbexp.estimate.card import PretendedCard
-from dbexp.estimate.published import Published
+from dbexp.estimate.published import Published, Settings
 from dbexp.models import random_qwen, random_weights
-from dbexp.models.checkpoint import Checkpoint
+from dbexp.models.checkpoint import Checkpoint, library
 
 _TOKENIZERS: dict[str, Callable[[Path, int], Any]] = {
     "clip": lambda folder, tokens: random_weights.build_tokenizer(folder, random_weights.WORDS, tokens),
@@ -35,16 +37,41 @@ def write(folder: Path, published: Published, family: str) -> Path:
     Returns:
         `folder`.
     """
+    kind = _class_of(family)
     for part, settings in published.parts.items():
-        _write(folder / part / "config.json", settings)
+        _write_part(folder / part, kind.classes[part], settings)
     _write(folder / "scheduler" / "scheduler_config.json", published.scheduler)
     _write(folder / "model_index.json", published.index)
-    _write(folder / "unet" / "config.json", {"_class_name": "UNet2DConditionModel", **published.parts.get("unet", {})})
-    kind = "qwen" if "num_key_value_heads" in published.parts["text_encoder"] else "clip"
+    tokenizer = _TOKENIZERS["qwen" if kind.chats else "clip"]
     for encoder in FAMILIES[family].encoders:
         name = encoder.replace("text_encoder", "tokenizer")
-        _TOKENIZERS[kind](folder / name, published.tokens).save_pretrained(folder / name)
+        tokenizer(folder / name, published.tokens).save_pretrained(folder / name)
     return folder
+
+
+def _class_of(family: str) -> type[Checkpoint]:
+    """The class of a family's checkpoints."""
+    module = importlib.import_module(FAMILIES[family].module)
+    return next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Checkpoint)
+        and getattr(value, "family", None) == FAMILIES[family]
+    )
+
+
+def _write_part(folder: Path, name: str, settings: Settings) -> None:
+    """A part's whole configuration, and a file of weights that has one number."""
+    package, cls = name.split(".")
+    made: Any = getattr(library(package), cls)
+    if package == "diffusers":
+        with torch.device("meta"):
+            made.from_config(dict(settings)).save_config(folder)
+    else:
+        made.config_class(**settings).save_pretrained(folder)
+    weights = "diffusion_pytorch_model" if package == "diffusers" else "model"
+    safetensors.torch.save_file({"none": torch.zeros(1)}, folder / f"{weights}.safetensors")
 
 
 def _write(path: Path, content: Any) -> None:

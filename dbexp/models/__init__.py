@@ -269,3 +269,8 @@ def load(cfg: ModelConfig, store: Store) -> Model:
         _loaded.clear()
         _loaded[key] = importlib.import_module(FAMILIES[cfg.family].module).load(cfg, store)
     return _loaded[key]
+
+
+def forget() -> None:
+    """Let go of the base model that `load` keeps."""
+    _loaded.clear()

@@ -82,9 +82,9 @@ class SlotLinear(nn.Module):
     def __init__(self, base: nn.Linear, stack: Stack, site: str, rows: Rows) -> None:
         super().__init__()
         self.base, self.rows = base, rows
-        down, self.up = stack.sites(stack.working)[site]
+        down, self.up = stack.site(stack.working, site)
         self.down = down.detach().requires_grad_()
-        self.down_gradient, self.up_gradient = stack.sites(stack.arriving)[site]
+        self.down_gradient, self.up_gradient = stack.site(stack.arriving, site)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, ..., in] -> [N, ..., out]. N must be the number of rows that `rows` was set to."""

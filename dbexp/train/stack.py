@@ -43,22 +43,27 @@ class Stack:
     ) -> None:
         self.widths, self.rank = dict(widths), rank
         self._ups = rank * sum(width for width, _ in widths.values())  # the first column of a B
-        columns = self._ups + rank * sum(width for _, width in widths.values())
+        self._starts: dict[str, tuple[int, int]] = {}
+        down, up = 0, self._ups
+        for site, (inputs, outputs) in widths.items():
+            self._starts[site] = down, up
+            down, up = down + rank * inputs, up + rank * outputs
+        columns = up
         self.weights, self.gradients = (torch.zeros(slots, columns, device=device, dtype=full) for _ in range(2))
         self.working, self.arriving = (torch.zeros(slots, columns, device=device, dtype=dtype) for _ in range(2))
         self.scale = torch.ones(slots, 1, device=device, dtype=full)
 
+    def site(self, stacked: Tensor, site: str) -> tuple[Tensor, Tensor]:
+        """Views of A [..., R, in] and B [..., R, out] of a site, in a tensor [..., P] laid out like `weights`."""
+        (inputs, outputs), (down, up) = self.widths[site], self._starts[site]
+        return (
+            stacked[..., down : down + self.rank * inputs].unflatten(-1, (self.rank, inputs)),
+            stacked[..., up : up + self.rank * outputs].unflatten(-1, (self.rank, outputs)),
+        )
+
     def sites(self, stacked: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Site -> views of A [..., R, in] and B [..., R, out] in a tensor [..., P] that is laid out like `weights`."""
-        views, down, up = {}, 0, self._ups
-        for site, (inputs, outputs) in self.widths.items():
-            a, b = self.rank * inputs, self.rank * outputs
-            views[site] = (
-                stacked[..., down : down + a].unflatten(-1, (self.rank, inputs)),
-                stacked[..., up : up + b].unflatten(-1, (self.rank, outputs)),
-            )
-            down, up = down + a, up + b
-        return views
+        """The same of every site."""
+        return {site: self.site(stacked, site) for site in self.widths}
 
     @torch.no_grad()
     def refresh(self) -> None:
