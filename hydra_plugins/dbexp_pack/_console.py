@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from dbexp.pipeline.plan import Plan, PlannedRun
 
 log = logging.getLogger(__name__)
+
+
+_PAGE_SECONDS, _PAGE_SHARE = 30.0, 20
+_pages: dict[Path, tuple[float, float]] = {}
+"""Folder of a sweep -> when its page was written last, and how long that took; seconds."""
 
 
 class JobsFailed(HydraException):
@@ -66,6 +72,26 @@ def write_results(folder: Path, objective: str) -> None:
         write_results(folder, objective)
     except (OSError, ValueError, KeyError) as error:
         log.warning("results of %s: %s: %s", folder, type(error).__name__, error)
+
+
+def write_page_so_far(folder: Path) -> None:
+    """Bring the page of a sweep that still runs up to date, so that it can be looked at from the first jobs on.
+
+    A page takes seconds, so it is written at most every `_PAGE_SECONDS`, and takes a twentieth of the time at most.
+    """
+    from dbexp.compare.write import write_comparison
+    from dbexp.runs.folder import RunFolder
+
+    started = time.time()
+    ended, took = _pages.get(folder, (0.0, 0.0))
+    try:
+        begun = RunFolder(folder).sweep.stat().st_mtime
+        if started - max(begun, ended) < max(_PAGE_SECONDS, _PAGE_SHARE * took):
+            return
+        write_comparison([folder], is_running=True)
+    except Exception as error:  # the sweep's end writes it anew
+        log.debug("page of %s: %s: %s", folder, type(error).__name__, error)
+    _pages[folder] = (time.time(), time.time() - started)
 
 
 def show_results(folder: Path, objective: str) -> None:

@@ -44,6 +44,7 @@ class Results(Callback):
         from hydra_plugins.dbexp_pack import _console
 
         _console.write_results(Path(str(config.hydra.sweep.dir)), _objective(config))
+        _console.write_page_so_far(Path(str(config.hydra.sweep.dir)))
         if not _packs(config):
             words = " ".join(config.hydra.overrides.task)
             scores = _console.scores(Path(str(config.hydra.runtime.output_dir)))
