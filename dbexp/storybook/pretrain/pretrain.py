@@ -2,8 +2,10 @@
 
 Stages, in order: `vae`, then `unet` (with the text encoder, on the latents of that VAE); the metric networks `dino`,
 `clip` and `lpips` need none of the others. Kill it at any time; the same command goes on where it was. Where its
-folder is lost, `--from dbexp/storybook/weights` goes on from the model that was shipped. At last `export`
-writes FOLDER/model (the pipeline in fp16 safetensors, metric networks below `metrics/`) and FOLDER/samples.png.
+folder is lost, `--from dbexp/storybook/weights --rate 0.3` goes on from the model that was shipped: the full rates
+would first undo what it learnt. Two idle cores serve best as two processes with folders and seeds of their own, each
+the other's `--peer`. At last `export` writes FOLDER/model (the pipeline in fp16 safetensors, metric networks below
+`metrics/`) and FOLDER/samples.png.
 """
 
 from __future__ import annotations

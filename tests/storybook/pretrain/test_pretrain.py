@@ -20,12 +20,13 @@ from dbexp.evaluate.backbones.dino import Dino
 from dbexp.evaluate.backbones.lpips import Lpips
 from dbexp.storybook.pretrain import architecture, pretrain, start, train_unet, train_vae
 from dbexp.storybook.pretrain.architecture import build_vae
-from dbexp.storybook.pretrain.export import export_metric_nets, export_pipeline
+from dbexp.storybook.pretrain.corpus import NAMES
+from dbexp.storybook.pretrain.export import export_metric_nets, export_pipeline, name_the_rare_token
 from dbexp.storybook.pretrain.latent_pool import REUSE, LatentPool, token_ids
 from dbexp.storybook.pretrain.metric_nets import DINO_KWARGS, DINO_NAME
 from dbexp.storybook.pretrain.pairs import NO_COLOUR, Pairs, draw_pairs
 from dbexp.storybook.pretrain.stream import draw_broad, draw_captioned
-from dbexp.storybook.pretrain.tokenizer import build_tokenizer
+from dbexp.storybook.pretrain.tokenizer import RARE_TOKEN, build_tokenizer
 from dbexp.storybook.pretrain.train_metric_nets import TASKS, caption_loss, distorted, identity_loss, retrieval
 from dbexp.storybook.pretrain.train_unet import UnetTask, loss_weights, spread_timesteps, v_errors
 from dbexp.storybook.pretrain.train_vae import VaeTask, psnr, to_tensor
@@ -260,6 +261,29 @@ def test_the_command_line_trains_stops_and_exports(
     assert all(torch.allclose(reread[name], shipped[name].half().float()) for name in shipped)
     with pytest.raises(ConfigError, match=r"model_index\.json"):
         start.start_from(tmp_path, tmp_path / "third")
+
+
+def test_the_rare_token_is_exported_as_far_from_the_names_as_they_are_from_each_other() -> None:
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    encoder = architecture.build_text_encoder(tokenizer)
+    table = encoder.get_input_embeddings().weight
+    ids = {word: token_ids(tokenizer, [word])[0, 1].item() for word in (*NAMES, RARE_TOKEN)}
+    names = [ids[name] for name in NAMES]
+    with torch.no_grad():
+        table[names] *= 2.0  # as training does
+    before = table.detach().clone()
+    name_the_rare_token(encoder, tokenizer)
+    mean = before[names].mean(0)
+    distance = (before[names] - mean).norm(dim=1).mean()
+    rare = table[ids[RARE_TOKEN]].detach() - mean
+    assert rare.norm().item() == pytest.approx(distance.item(), rel=1e-5)
+    assert torch.cosine_similarity(rare, before[ids[RARE_TOKEN]] - mean, dim=0).item() == pytest.approx(1.0, abs=1e-5)
+    changed = (table.detach() != before).any(1).nonzero().flatten().tolist()
+    assert changed == [ids[RARE_TOKEN]]
+    after = table.detach().clone()
+    name_the_rare_token(encoder, tokenizer)
+    assert torch.allclose(table, after, atol=1e-6)
 
 
 def test_exported_metric_networks_compute_what_was_trained(tmp_path: Path) -> None:
