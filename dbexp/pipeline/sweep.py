@@ -40,7 +40,7 @@ class _Member:
     training: Training
 
 
-def train_pack(runs: Sequence[PlannedRun], size: int | None = None) -> None:
+def train_pack(runs: Sequence[PlannedRun], size: int | None = None, *, keep: bool = False) -> None:
     """Train runs together. What fails here fails again, with its own message, when it runs: it is only logged.
 
     When memory does not suffice, half as many go on together, and this process remembers it for later packs.
@@ -48,6 +48,7 @@ def train_pack(runs: Sequence[PlannedRun], size: int | None = None) -> None:
     Args:
         runs: of the pack.
         size: most lanes at once, as the user gave it; None: as many as the memory of the device has room for.
+        keep: see `train`.
 
     Raises:
         Interrupted: a signal came; everything is saved.
@@ -67,11 +68,11 @@ def train_pack(runs: Sequence[PlannedRun], size: int | None = None) -> None:
     if not lanes:
         return
     started = time.perf_counter()
-    _train_lanes([*lanes.values()], size, model, store)
+    _train_lanes([*lanes.values()], size, model, store, keep)
     log.info("training took %.1f s", time.perf_counter() - started)
 
 
-def _train_lanes(lanes: Sequence[Sequence[_Member]], size: int | None, model: Model, store: Store) -> None:
+def _train_lanes(lanes: Sequence[Sequence[_Member]], size: int | None, model: Model, store: Store, keep: bool) -> None:
     """Train lanes, as many at a time as there is room for."""
     settings = json.dumps(packing.shared(lanes[0][0].run.config), sort_keys=True)
     waiting = deque(lanes)
@@ -84,7 +85,7 @@ def _train_lanes(lanes: Sequence[Sequence[_Member]], size: int | None, model: Mo
     while waiting:
         together = -(-len(waiting) // -(-len(waiting) // room))  # shares of like size
         share = [waiting.popleft() for _ in range(together)]
-        if _train([member for lane in share for member in lane], model, store):
+        if _train([member for lane in share for member in lane], model, store, keep):
             continue
         if together == 1:
             log.warning("%s does not fit in memory even alone; its run will say so", share[0][0].run.title)
@@ -94,7 +95,7 @@ def _train_lanes(lanes: Sequence[Sequence[_Member]], size: int | None, model: Mo
         waiting.extendleft(reversed(share))
 
 
-def _train(members: Sequence[_Member], model: Model, store: Store) -> bool:
+def _train(members: Sequence[_Member], model: Model, store: Store, keep: bool) -> bool:
     """Train runs together; whether memory sufficed."""
     display, numbers = view.current(), [member.run.number for member in members]
     log.info("training jobs %s together", ", ".join(map(str, numbers)))
@@ -108,7 +109,7 @@ def _train(members: Sequence[_Member], model: Model, store: Store) -> bool:
             trackers[number].train(rows)
 
         try:
-            results = train([member.training for member in members], model, store, on_rows)
+            results = train([member.training for member in members], model, store, on_rows, keep=keep)
         except Interrupted:
             raise
         except Exception as error:

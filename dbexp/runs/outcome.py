@@ -94,6 +94,10 @@ class Outcome:
                 {"status": status, "error": f"{type(error).__name__}: {error}", "config": plain(self.config)}
             )
 
+    def pruned(self, reason: str) -> None:
+        """Write a result.json that says where and why the run was stopped before its end, on purpose."""
+        self._write_result({"status": "pruned", "error": reason, "config": plain(self.config)})
+
     def finished(
         self,
         subject: Subject,

@@ -40,11 +40,12 @@ class Run:
     Attributes:
         folder: of the run.
         name: as in the dashboard.
-        status: finished, failed, diverged or stopped; of `scan` also damaged or unfinished.
+        status: finished, failed, diverged, stopped (by a signal) or pruned (by halving); of `scan` also damaged or
+            unfinished.
         overrides: as on the command line.
         config: every parameter by dotted name; empty when it cannot be read.
         report: the metric table; None unless finished.
-        error: why it failed.
+        error: why it did not finish.
         parameters: of its LoRA; None when it is not on record.
         provenance: code, libraries, machine and time, as on record; its values may be of any type.
         costs: what it took, as far as it is on record.

@@ -39,11 +39,13 @@ class PackState:
         lanes: for each slot the key of its lane: of everything that decides its steps but how many there are.
         entries: for each slot the store's folders, relative to its root, that the lane's runs end in.
         ranks: part -> rank that slots have room for.
+        keep: whether its states outlive it, for trainings that go on from where its runs end.
     """
 
     lanes: tuple[str, ...]
     entries: tuple[tuple[str, ...], ...]
     ranks: Mapping[str, int]
+    keep: bool = False
 
     def path(self, store: Store) -> Path:
         """The file that describes it; the states are in its sibling `.pt`."""
@@ -65,9 +67,10 @@ class PackState:
     def end(self, store: Store) -> None:
         """Forget it: all of its runs are where they will stay. So are those of others, perhaps."""
         with _alone(store):
-            _delete(self.path(store))
+            if not self.keep:
+                _delete(self.path(store))
             for path, other in _all(store):
-                if all((store.root / entry).is_dir() for lane in other.entries for entry in lane):
+                if not other.keep and all((store.root / entry).is_dir() for lane in other.entries for entry in lane):
                     _delete(path)
 
     def give_up(self, store: Store) -> None:
@@ -144,7 +147,7 @@ def _all(store: Store) -> Iterator[tuple[Path, PackState]]:
             record = json.loads(path.read_text())
             if record["version"] == _VERSION:
                 entries = tuple(tuple(lane) for lane in record["entries"])
-                yield path, PackState(tuple(record["lanes"]), entries, record["ranks"])
+                yield path, PackState(tuple(record["lanes"]), entries, record["ranks"], record.get("keep", False))
         except (OSError, ValueError, KeyError, TypeError):  # another process has just ended it, or it is not ours
             continue
 

@@ -45,7 +45,7 @@ OnRows = Callable[[int, Sequence[Row]], None]
 
 
 def train(
-    trainings: Sequence[Training], model: Model, store: Store, on_rows: OnRows | None = None
+    trainings: Sequence[Training], model: Model, store: Store, on_rows: OnRows | None = None, *, keep: bool = False
 ) -> list[Trained | Exception]:
     """Train a pack, or find its results in the store.
 
@@ -54,6 +54,7 @@ def train(
             another.
         model: the frozen base.
         on_rows: told of losses as they come.
+        keep: leave the state of all lanes at their last step, from which longer trainings of theirs then go on.
 
     Returns:
         For each training its result, or `TrainingDiverged`; one that diverged before is not trained again.
@@ -77,7 +78,8 @@ def train(
         results |= {line.number: error for line in lines if (error := divergence(line.entry.folder))}
         lines = [line for line in lines if line.number not in results]
         if lines:
-            results |= _train_pack(_trajectories(lines, keys), model, store, on_rows or (lambda number, rows: None))
+            on_rows = on_rows or (lambda number, rows: None)
+            results |= _train_pack(_trajectories(lines, keys), model, store, on_rows, keep)
         for number, entry in entries.items():
             missing = RuntimeError("training did not end")
             results.setdefault(number, result_of(entry.path) if entry.finished else missing)
@@ -122,11 +124,11 @@ def _trajectories(lines: Sequence[FinishLine], keys: Sequence[Mapping[str, Any]]
 
 
 def _train_pack(
-    trajectories: Sequence[Trajectory], model: Model, store: Store, on_rows: OnRows
+    trajectories: Sequence[Trajectory], model: Model, store: Store, on_rows: OnRows, keep: bool
 ) -> dict[int, Trained | Exception]:
     """Train a pack, lane k in slot k, from where it was interrupted if it was."""
     data = prepare([trajectory.training for trajectory in trajectories], model, store)
-    state, states = resume.resume(store, _state(trajectories, model, store))
+    state, states = resume.resume(store, _state(trajectories, model, store, keep))
     try:
         with open_slots(data, model, state.ranks) as slots, Signals() as signals:
             lanes = [
@@ -138,7 +140,7 @@ def _train_pack(
                 if is_main():
                     state.save(store, [lane.state() for lane in lanes])
 
-            pack = _Pack(trajectories, lanes, model, on_rows, save)
+            pack = _Pack(trajectories, lanes, model, on_rows, save, keep)
             if is_main():
                 state.begin(store)
             total, before = sum(lane.steps for lane in lanes), sum(lane.step for lane in lanes)
@@ -157,14 +159,14 @@ def _train_pack(
     return pack.results
 
 
-def _state(trajectories: Sequence[Trajectory], model: Model, store: Store) -> resume.PackState:
+def _state(trajectories: Sequence[Trajectory], model: Model, store: Store, keep: bool) -> resume.PackState:
     """A pack as it is when it begins."""
     entries = tuple(
         tuple(line.entry.path.relative_to(store.root).as_posix() for line in trajectory.lines)
         for trajectory in trajectories
     )
     ranks = ranks_of([trajectory.training for trajectory in trajectories], model)
-    return resume.PackState(tuple(trajectory.key for trajectory in trajectories), entries, ranks)
+    return resume.PackState(tuple(trajectory.key for trajectory in trajectories), entries, ranks, keep)
 
 
 def _begin(
@@ -192,6 +194,7 @@ class _Pack:
         trajectories, lanes: one for each slot.
         on_rows: told of the losses of every run.
         save: keeps the state of all lanes.
+        keep: whether that is of use after the last of them has ended.
 
     Attributes:
         results: by number of the training.
@@ -204,10 +207,11 @@ class _Pack:
         model: Model,
         on_rows: OnRows,
         save: Callable[[], None],
+        keep: bool,
     ) -> None:
         self.results: dict[int, Trained | Exception] = {}
         self._trajectories, self._lanes, self._model = trajectories, lanes, model
-        self._on_rows, self._save = on_rows, save
+        self._on_rows, self._save, self._keep = on_rows, save, keep
         self._due = [_due_steps(lane, trajectory) for lane, trajectory in zip(lanes, trajectories, strict=True)]
         self._meter, self._first_steps = Meter(model.device), [lane.step for lane in lanes]
         self._shares = Shares([len(t.training.prompts) * t.training.cfg.batch_size for t in trajectories])
@@ -276,7 +280,7 @@ class _Pack:
         # before any run is published: those that go on must find all lanes as they are now, not as they were
         # before, or their batches would be composed otherwise than without an interruption
         left = sum(len(trajectory.lines) for trajectory in self._trajectories) - len(self.results)
-        if left > 1 or not ending:
+        if left > 1 or not ending or self._keep:
             self._save()  # all but the last run of all, whose end needs no state
         self._shares.charge([lane.running for lane in self._lanes])
         for slot, line in ending:

@@ -15,12 +15,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dbexp.core.errors import ConfigError
-from hydra_plugins.dbexp_pack import _console, _executors, _gpus, _work
+from hydra_plugins.dbexp_pack import _console, _executors, _gpus, _halving, _work
 from hydra_plugins.dbexp_pack._settings import PackLauncherConf
 from hydra_plugins.dbexp_pack._work import PackWork
 
 if TYPE_CHECKING:
     from dbexp.config.schema import Config
+    from dbexp.pipeline.halving import Stop
     from dbexp.pipeline.plan import Plan, PlannedRun
 
 
@@ -71,7 +72,12 @@ def launch(
         sys.exit(0)
     jobs = {job.number: job for job in planned.runs}
     returns: dict[int, JobReturn] = {}
-    works = _works(settings, program, planned, {int(cfg.hydra.job.num): cfg for cfg in composed})
+    by_number = {int(cfg.hydra.job.num): cfg for cfg in composed}
+    stops: Mapping[int, Stop] = {}
+    if settings.halving.rungs:
+        stops = _halving.race(settings, planned, Path(str(composed[0].hydra.sweep.dir))).stops
+        planned = _plan_of_the_rest(settings, planned, stops)
+    works = _works(settings, program, planned, by_number, stops)
     # closing: whatever ends this, workers are told to stop now and not when the garbage is collected
     with _console.watching(planned, hydra), closing(_executors.EXECUTORS[settings.executor](settings, works)) as stream:
         for number, returned in stream:
@@ -100,7 +106,7 @@ def _plan(settings: PackLauncherConf, composed: Sequence[DictConfig]) -> Plan:
     from dbexp.runs.names import sweep_name, what_differs
 
     overrides = [tuple(str(word) for word in cfg.hydra.overrides.task) for cfg in composed]
-    problems = _executors.problems(settings)
+    problems = _executors.problems(settings) + _halving.problems(settings)
     if settings.size is not None and settings.size < 1:
         problems.append(f"hydra.launcher.size={settings.size}: must be at least 1, or null for what memory allows")
     if any(cfg.hydra.job.chdir for cfg in composed):
@@ -124,6 +130,14 @@ def _plan(settings: PackLauncherConf, composed: Sequence[DictConfig]) -> Plan:
     planned = plan.plan(jobs, settings.size, workers=_executors.workers(settings), elsewhere=elsewhere)
     plan.show(planned)
     return planned
+
+
+def _plan_of_the_rest(settings: PackLauncherConf, planned: Plan, stops: Mapping[int, Stop]) -> Plan:
+    """The plan after a race: those that are left are gathered anew; the others have nothing to train."""
+    from dbexp.pipeline import plan
+
+    left = plan.plan([run for run in planned.runs if run.number not in stops], settings.size)
+    return plan.Plan(planned.runs, left.packs)
 
 
 def _check_folder(cfg: DictConfig, sweep: Path, folder: Path, folders: dict[Path, int]) -> None:
@@ -151,12 +165,18 @@ def _checked(cfg: DictConfig) -> Config:
 
 
 def _works(
-    settings: PackLauncherConf, program: Program, planned: Plan, composed: Mapping[int, DictConfig]
+    settings: PackLauncherConf,
+    program: Program,
+    planned: Plan,
+    composed: Mapping[int, DictConfig],
+    stops: Mapping[int, Stop],
 ) -> list[PackWork]:
-    """What is trained first, for it is soon done; then pack by pack."""
-    ready = planned.trained
+    """What is trained first, for it is soon done; then pack by pack. Jobs that a race stopped only say so."""
+    stopped = tuple(job for job in planned.trained if job.number in stops)
+    ready = [job for job in planned.trained if job.number not in stops]
     at_once = -(-len(ready) // _executors.workers(settings)) or 1
-    groups = [("jobs in the store", ready[start : start + at_once], False) for start in range(0, len(ready), at_once)]
+    groups: list[tuple[str, Sequence[PlannedRun], bool]] = [("stopped jobs", stopped, False)] if stopped else []
+    groups += [("jobs in the store", ready[start : start + at_once], False) for start in range(0, len(ready), at_once)]
     groups += [(f"pack {number}", members, True) for number, members in enumerate(planned.packs, start=1)]
     return [
         PackWork(
@@ -165,7 +185,7 @@ def _works(
             tuple(composed[job.number] for job in members),
             train,
             settings.size,
-            program.task_function,
+            _halving.Leave(stops) if members is stopped else program.task_function,
             program.hydra_context,
             str(Path.cwd()),
         )

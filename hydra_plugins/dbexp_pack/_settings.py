@@ -54,6 +54,29 @@ class RayConf:
 
 
 @dataclass
+class HalvingConf:
+    """Stopping runs early that promise little; an option of hydra/launcher/halving. Needs the extra `optuna`."""
+
+    rungs: list[int] = field(default_factory=list)
+    """Optimizer steps at which all runs that have not ended are judged, rising; empty: none is stopped."""
+    pruner: str = "successive"
+    """Who decides, of Optuna's pruners. successive: the best 1 / factor of the runs go on (SuccessiveHalvingPruner);
+    hyperband: some brackets of runs begin to be judged later (HyperbandPruner); median: those go on that are no worse
+    than the median (MedianPruner)."""
+    factor: int = 2
+    """Of successive and hyperband: one in so many goes on."""
+    judge: str = "draw"
+    """By what. draw: the first objective, of a few images; loss: the loss on fixed pictures, times and noise, at the
+    price of a forward pass."""
+    prompts: int = 4
+    """For draw: prompts, spread over the run's list."""
+    images: int = 1
+    """For draw: images of each of these prompts, from the same noise for all runs."""
+    steps: int | None = None
+    """For draw: sampling steps; null: the run's own."""
+
+
+@dataclass
 class PackLauncherConf:
     """Settings of the launcher: for Hydra the schema, for the launcher their values."""
 
@@ -72,6 +95,8 @@ class PackLauncherConf:
     """For submitit."""
     ray: RayConf = field(default_factory=RayConf)
     """For ray."""
+    halving: HalvingConf = field(default_factory=HalvingConf)
+    """Whether runs race, and how."""
 
 
 def without_nulls(settings: Mapping[str, Any]) -> dict[str, Any]:

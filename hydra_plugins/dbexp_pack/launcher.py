@@ -11,7 +11,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from hydra_plugins.dbexp_pack._settings import PackLauncherConf
+from hydra_plugins.dbexp_pack._settings import HalvingConf, PackLauncherConf
 
 
 class PackLauncher(Launcher):
@@ -44,3 +44,11 @@ class PackLauncher(Launcher):
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="pack", node=PackLauncherConf, provider="dbexp")
+ConfigStore.instance().store(group="hydra/launcher/halving", name="none", node=HalvingConf, provider="dbexp")
+for name in ("successive", "hyperband", "median"):
+    ConfigStore.instance().store(
+        group="hydra/launcher/halving",
+        name=name,
+        node=HalvingConf(rungs=[100, 200, 400], pruner=name),
+        provider="dbexp",
+    )

@@ -30,6 +30,7 @@ from dbexp.compare.page.figure import PALETTE
 from dbexp.compare.page.gallery import CopyPair, GalleryImage, Opening, Sheet
 from dbexp.compare.page.pictures import BUDGET, EmbeddedImages, embed
 from dbexp.compare.page.question import question
+from dbexp.compare.page.race import race_tables
 from dbexp.compare.statements import LEADS, Statement, is_tied, statements
 from dbexp.compare.statistics import Moments, moments
 from dbexp.core.errors import listed
@@ -79,6 +80,7 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET, is_running:
         costs=_costs(comparison),
         cost_titles=TITLES,
         cost_legend=LEGEND,
+        races=race_tables(comparison),
         judged=(RECOMMEND,) if comparison.recommendation.first else (),
         with_score=with_score,
         leads=LEADS,

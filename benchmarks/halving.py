@@ -1,0 +1,120 @@
+"""What halving saves, and whether the same setting wins: a sweep with it and without, again for other seeds.
+
+    python benchmarks/halving.py                          # 8 settings of the built-in model, three seeds
+    python benchmarks/halving.py --steps 200 --rungs 50,100 --judge loss
+
+For every seed the sweep runs once without halving and once with it, in one store each, so that nothing is found. The
+cost is counted in rows through the denoiser forward, a row of a training step as three: what the race itself counts
+(halving.json), and the images of the final evaluation of those that went on. Seconds are those of the whole command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SWEPT = ["lora.rank=4,16", "train.lr=5e-4,2e-3", "prior.weight=0,1"]
+
+
+def dbexp(folder: Path, *words: str) -> float:
+    """Seconds of a command."""
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "dbexp", *words]
+    subprocess.run(command, cwd=folder, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    return time.perf_counter() - started
+
+
+def rows(sweep: Path) -> list[dict[str, str]]:
+    """results.csv, best first."""
+    with (sweep / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def drawing(sweep: Path, settings: argparse.Namespace) -> int:
+    """Rows of the images that the finished runs of a sweep drew with their LoRA, samples and class samples."""
+    finished = sum(row["status"] == "finished" for row in rows(sweep))
+    images = settings.images * 25 * 2  # the paper's prompts, and as many class samples
+    return int(finished * images * settings.sampling_steps * 2)  # guided
+
+
+def one_seed(folder: Path, seed: int, settings: argparse.Namespace) -> dict[str, Any]:
+    """Both sweeps of a seed."""
+    common = ["-m", "model=storybook", "tracking=disabled", f"objective={settings.objective}", f"seed={seed}"]
+    common += [f"train.steps={settings.steps}", f"sample.images_per_prompt={settings.images}", *settings.swept]
+    common += [f"sample.steps={settings.sampling_steps}"]
+    rungs = ["hydra.launcher.halving.rungs=[" + settings.rungs + "]", f"hydra.launcher.halving.judge={settings.judge}"]
+    rungs += [f"hydra.launcher.halving.prompts={settings.prompts}", f"hydra.launcher.halving.factor={settings.factor}"]
+    seconds = {}
+    for name, words in (("full", []), ("halved", rungs)):
+        seconds[name] = dbexp(folder, *common, *words, f"hydra.sweep.dir={name}{seed}", f"store=store-{name}{seed}")
+    (race,) = json.loads((folder / f"halved{seed}" / "halving.json").read_text())
+    full, halved = rows(folder / f"full{seed}"), rows(folder / f"halved{seed}")
+    place = [row["job"] for row in full].index(halved[0]["job"]) + 1
+    passes, drawn = race["passes"], [drawing(folder / f"{name}{seed}", settings) for name in ("full", "halved")]
+    score = [float(table[0][settings.objective]) for table in (full, halved)]
+    training = passes["training"] + passes["judging"]
+    return {
+        "seed": seed,
+        "training_share": training / passes["without"],
+        "judging_share": passes["judging"] / passes["without"],
+        "whole_share": (training + drawn[1]) / (passes["without"] + drawn[0]),
+        "seconds": seconds,
+        "winner_full": full[0]["job"],
+        "winner_halved": halved[0]["job"],
+        "place_in_full": place,
+        "lost": score[0] - score[1],
+        "spread": max(float(row[settings.objective]) for row in full)
+        - min(float(row[settings.objective]) for row in full),
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """In Markdown."""
+    lines = [
+        "| seed | training and judging | of which judging | with final images | seconds | wins full / halved "
+        "| its place in full | lost of the objective, of its spread |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in results:
+        seconds = one["seconds"]
+        lines.append(
+            f"| {one['seed']} | {100 * one['training_share']:.0f} % | {100 * one['judging_share']:.0f} % "
+            f"| {100 * one['whole_share']:.0f} % | {seconds['halved']:.0f} / {seconds['full']:.0f} "
+            f"| {one['winner_full']} / {one['winner_halved']} | {one['place_in_full']} "
+            f"| {one['lost']:.3f} of {one['spread']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--rungs", default="50,100,200")
+    parser.add_argument("--judge", default="draw", choices=("draw", "loss"))
+    parser.add_argument("--prompts", type=int, default=4)
+    parser.add_argument("--factor", type=int, default=2)
+    parser.add_argument("--images", type=int, default=1, help="images per prompt of the final evaluation")
+    parser.add_argument("--sampling-steps", type=int, default=10)
+    parser.add_argument("--objective", default="dino")
+    parser.add_argument("swept", nargs="*", help="what the sweep varies", default=SWEPT)
+    settings = parser.parse_args()
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in map(int, settings.seeds.split(",")):
+            results.append(one_seed(Path(folder), seed, settings))
+            print(json.dumps(results[-1]), flush=True)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Halving: who stops at a rung, which a pruner of Optuna decides, and what a run that was stopped leaves."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from hydra_plugins.dbexp_pack._settings import HalvingConf, PackLauncherConf
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+
+    from dbexp.pipeline.halving import Judging, Race, Stop
+    from dbexp.pipeline.plan import Plan
+
+PRUNERS = ("successive", "hyperband", "median")
+
+
+def problems(settings: PackLauncherConf) -> list[str]:
+    """What is wrong with the settings of halving; nothing where there is none."""
+    from dbexp.pipeline import halving
+
+    cfg = settings.halving
+    if not cfg.rungs:
+        return []
+    messages = halving.problems(cfg.rungs, _judging(cfg))
+    if cfg.pruner not in PRUNERS:
+        messages.append(f"hydra.launcher.halving.pruner={cfg.pruner}: choose one of {', '.join(PRUNERS)}")
+    if cfg.factor < 2:
+        messages.append(f"hydra.launcher.halving.factor={cfg.factor}: must be at least 2")
+    if settings.executor != "inline":
+        messages.append(
+            f"hydra.launcher.executor={settings.executor}: halving judges all runs of a sweep together, which needs "
+            "executor=inline; or hydra/launcher/halving=none"
+        )
+    if importlib.util.find_spec("optuna") is None:
+        messages.append("hydra.launcher.halving: needs the package optuna; pip install '.[optuna]' in dbexp's folder")
+    return messages
+
+
+def race(settings: PackLauncherConf, planned: Plan, folder: Path) -> Race:
+    """Have the runs of a plan race, and note in the sweep's folder how it went.
+
+    Raises:
+        Interrupted: a signal came; everything is saved.
+    """
+    from dbexp.pipeline import halving
+    from dbexp.runs import race as race_files
+
+    cfg = settings.halving
+    judging = _judging(cfg)
+    direction = judging.direction(planned.runs[0].config)
+
+    def decide(values: Mapping[int, Sequence[float]], place: int) -> set[int]:
+        return stopped(values, place, cfg, direction)
+
+    result = halving.race(planned.runs, cfg.rungs, judging, decide, settings.size)
+    race_files.write(result.plain(), folder)
+    return result
+
+
+def _judging(cfg: HalvingConf) -> Judging:
+    from dbexp.pipeline.halving import Judging
+
+    return Judging(cfg.judge, cfg.prompts, cfg.images, cfg.steps)
+
+
+def stopped(values: Mapping[int, Sequence[float]], place: int, cfg: HalvingConf, direction: str) -> set[int]:
+    """The runs that a pruner stops at a rung.
+
+    A pruner decides as trials come, and the first one knows of no other. So every run is judged in a study of its own,
+    in memory, in which all the others have reported before it: a decision does not depend on who came first.
+
+    Args:
+        values: number of a run -> its values at the rungs that it was judged at.
+        place: of the rung, from 0.
+        cfg: names the pruner.
+        direction: minimize or maximize.
+    """
+    return {
+        number for number, of in values.items() if len(of) == place + 1 and _is_stopped(number, values, cfg, direction)
+    }
+
+
+def _is_stopped(number: int, values: Mapping[int, Sequence[float]], cfg: HalvingConf, direction: str) -> bool:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Hyperband gives a trial its bracket by the name of the study and by its number
+    study = optuna.create_study(
+        study_name="halving", direction=optuna.study.StudyDirection[direction.upper()], pruner=_pruner(cfg)
+    )
+    trials = {other: study.ask() for other in sorted(values)}
+
+    def report(other: int) -> bool:
+        pruned = False
+        for place, value in enumerate(values[other]):
+            trials[other].report(value, cfg.factor**place)
+            pruned = trials[other].should_prune()
+        return pruned
+
+    for other in trials:
+        if other != number:
+            report(other)
+            study.tell(trials[other], values[other][-1])
+    return report(number)
+
+
+def _pruner(cfg: HalvingConf) -> BasePruner:
+    """Optuna's. Rungs are numbered by powers of the factor, at which it looks, whatever steps they stand for."""
+    from optuna import pruners
+
+    if cfg.pruner == "median":
+        return pruners.MedianPruner(n_startup_trials=1)
+    if cfg.pruner == "hyperband":
+        most = cfg.factor ** len(cfg.rungs)
+        return pruners.HyperbandPruner(min_resource=1, max_resource=most, reduction_factor=cfg.factor)
+    return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=cfg.factor)
+
+
+@dataclass(frozen=True)
+class Leave:
+    """The task of a job whose run was stopped: to say so. It returns nothing, which a search takes for pruned.
+
+    Attributes:
+        stops: number of a job -> where it was stopped.
+    """
+
+    stops: Mapping[int, Stop]
+
+    def __call__(self, cfg: DictConfig) -> Any:
+        """One job."""
+        from dbexp.config import check
+        from dbexp.pipeline import halving
+
+        hydra = HydraConfig.get()
+        stop = self.stops[int(hydra.job.num)]
+        halving.leave(check.check(cfg), Path(hydra.runtime.output_dir), list(hydra.overrides.task), stop)
