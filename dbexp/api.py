@@ -93,6 +93,7 @@ def run(cfg: Config | DictConfig | Sequence[str], folder: str | Path | None = No
 
     path = Path(folder or Path("outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S}").expanduser()
     overrides = _overrides.get(key_of(plain(config)), [])
+    dbexp.pipeline.run.ready(config)
     try:
         path = path if folder else folders.fresh(path)
         files = RunFolder(path)

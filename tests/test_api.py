@@ -67,7 +67,7 @@ class TestCompose:
         [
             (["lora.rnak=3"], "lora.rnak: there is no such parameter; did you mean lora.rank?"),
             (["model=sd_15"], "model=sd_15: there is no such option; did you mean sd15?"),
-            (["lora.rank=x"], "lora.rank=x: Value 'x' of type 'str' could not be converted to Integer"),
+            (["lora.rank=x"], "lora.rank=x: must be a whole number"),
             (["lora.rank=0", "train.steps=0"], "lora.rank=0: must be at least 1\ntrain.steps=0: must be at least 1"),
             (["lora.rank=1,2"], "lora.rank=1,2: several values make a sweep, and compose makes one config"),
         ],

@@ -7,7 +7,6 @@ YAML files in `conf/` hold the options of each group and are checked against the
 from __future__ import annotations
 
 import importlib.util
-import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,13 +14,17 @@ from omegaconf import DictConfig
 
 from dbexp.config import fields
 from dbexp.config.families import FAMILIES, SAMPLERS, SITES
+from dbexp.config.fields import Bounds
 from dbexp.config.schema import BY_RESOLUTION, Config
 from dbexp.config.template import names, problem
-from dbexp.config.values import structured
-from dbexp.core.errors import Problems
+from dbexp.config.values import flatten, structured
+from dbexp.core.errors import Problems, shown
 
 # optional optimisers: the library each needs, and the extra of this package that installs it
 OPTIMIZER_LIBRARIES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
+
+_MOST_ARGUMENT, _MOST_SHIFT = 1_000_000, 1000
+"""Of a number in the arguments of a backbone; of train.shift."""
 
 
 def _check_family(config: Config, problems: Problems) -> None:
@@ -61,8 +64,28 @@ def _check_family(config: Config, problems: Problems) -> None:
     )
     problems.require(
         train.shift is None or family.flow,
-        f"train.shift={train.shift}: {named} has a noise schedule of its own, which is not shifted; give null",
+        f"train.shift={shown(train.shift)}: {named} has a noise schedule of its own, which is not shifted; give null",
     )
+
+
+def _check_texts(config: Config, problems: Problems) -> None:
+    """The rules of texts and numbers in fields that may hold several things."""
+    prompts = config.sample.prompts
+    if isinstance(prompts, str) and not fields.PATH.allows(prompts):
+        problems.require(False, f"sample.prompts={shown(prompts)}: {fields.PATH.demand(prompts)}")
+    for number, prompt in enumerate(prompts if isinstance(prompts, list) else (), start=1):
+        if not fields.PROMPT.allows(prompt):
+            why = fields.PROMPT.demand(prompt)
+            problems.require(False, f"sample.prompts, entry {number}: {shown(prompt)} {why}")
+    evaluate = config.evaluate
+    groups = {"dino.kwargs": evaluate.dino.kwargs, "clip.kwargs": evaluate.clip.kwargs, "more": evaluate.more}
+    for name, arguments in groups.items():
+        for key, value in flatten(arguments).items():
+            sensible = Bounds(most=_MOST_ARGUMENT).allows(value)
+            problems.require(
+                sensible,
+                f"evaluate.{name}.{shown(key)}={shown(value)}: must be at most {_MOST_ARGUMENT:,} in size",
+            )
 
 
 def _check_together(config: Config, problems: Problems) -> None:
@@ -83,8 +106,8 @@ def _check_together(config: Config, problems: Problems) -> None:
     )
     number = isinstance(train.shift, (int, float)) and not isinstance(train.shift, bool)
     problems.require(
-        train.shift in (None, BY_RESOLUTION) or (number and 0 < train.shift < math.inf),
-        f"train.shift={train.shift}: must be a number greater than 0, {BY_RESOLUTION}, or null",
+        train.shift in (None, BY_RESOLUTION) or (number and 0 < train.shift <= _MOST_SHIFT),
+        f"train.shift={shown(train.shift)}: must be a number greater than 0, {BY_RESOLUTION}, or null",
     )
     for path, value, default in (("logit_mean", train.logit_mean, 0.0), ("logit_std", train.logit_std, 1.0)):
         problems.require(
@@ -114,7 +137,7 @@ def _check_together(config: Config, problems: Problems) -> None:
     )
     problems.require(
         dataset.token.strip() != "" and len(dataset.token.split()) == 1,
-        f"dataset.token={dataset.token!r}: must be one word",
+        f"dataset.token={shown(dataset.token)!r}: must be one word",
     )
     problems.require(dataset.class_noun.strip() != "", "dataset.class_noun='': say what the subject is, such as dog")
     for path, template in (
@@ -125,14 +148,20 @@ def _check_together(config: Config, problems: Problems) -> None:
         wrong = problem(template)
         if wrong is None and path == "dataset.prompt" and "token" not in names(template):
             wrong = "must contain {token}, or nothing would name the subject"
-        problems.require(wrong is None, f"{path}={template!r}: {wrong}")
+        problems.require(wrong is None, f"{path}={shown(template)!r}: {wrong}")
     for name in ("mean", "std"):
         values = getattr(config.evaluate.dino, name)
         problems.require(len(values) == 3, f"evaluate.dino.{name}={values}: give three, for red, green and blue")
-    if config.prior.path is not None and config.prior.weight > 0:
-        problems.require(
-            Path(config.prior.path).expanduser().is_dir(), f"prior.path={config.prior.path}: there is no such folder"
-        )
+    folder = config.prior.path
+    if folder is not None and config.prior.weight > 0 and fields.PATH.allows(folder):
+        problems.require(_is_folder(folder), f"prior.path={shown(folder)}: there is no such folder")
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return Path(path).expanduser().is_dir()
+    except OSError:  # no right to look there
+        return False
 
 
 def check(cfg: DictConfig | Config) -> Config:
@@ -150,6 +179,7 @@ def check(cfg: DictConfig | Config) -> Config:
     config = structured(asdict(cfg), literal=True) if isinstance(cfg, Config) else structured(cfg)
     problems = Problems()
     problems.messages += fields.problems(config)
+    _check_texts(config, problems)
     _check_family(config, problems)
     _check_together(config, problems)
     problems.raise_if_any()

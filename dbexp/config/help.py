@@ -14,7 +14,6 @@ import itertools
 import shutil
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
@@ -25,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from dbexp.config import schema
 from dbexp.config.fields import rule_of
 from dbexp.config.groups import folders, options
+from dbexp.config.typed import type_hints
 
 RESOLVER = "dbexp.help"
 
@@ -45,16 +45,31 @@ dbexp: DreamBooth-LoRA experiments as Hydra sweeps
 _MIN_WIDTH, _MAX_WIDTH = 72, 120
 
 
-@dataclass
-class _Typed(schema.Config):
-    """A config as a user types it: an objective may be a list, or words with + between them."""
+def _typed(cls: Any) -> Any:
+    """A dataclass of the schema for Hydra, which then knows every name, and takes values of any type: `check` looks at
+    all of them at once, and says what is wrong in our words. Hydra says it of the first alone, takes 2 for true, and
+    ends in a traceback where a number has too many digits."""
+    hints, made = type_hints(cls), []
+    for field in dataclasses.fields(cls):
+        hint, default = hints[field.name], field.default
+        if dataclasses.is_dataclass(hint):
+            hint = _typed(hint)
+            made.append((field.name, hint, dataclasses.field(default_factory=hint)))
+        elif field.default_factory is not dataclasses.MISSING:
+            made.append((field.name, Any, dataclasses.field(default_factory=field.default_factory)))
+        else:
+            made.append((field.name, Any, dataclasses.field(default=default)))
+    return dataclasses.make_dataclass(cls.__name__, made)
 
-    objective: Any = "recommend"
+
+@functools.cache
+def _config() -> Any:
+    return _typed(schema.Config)
 
 
 def register() -> None:
     """Tell Hydra about the schema, on which `conf/config.yaml` builds, and about the help, `${dbexp.help:}`."""
-    ConfigStore.instance().store(name="schema", node=_Typed)
+    ConfigStore.instance().store(name="schema", node=_config())
     OmegaConf.register_new_resolver(RESOLVER, _resolve, replace=True)
 
 

@@ -8,9 +8,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, RangeSweep
+from hydra.core.override_parser.types import Glob, Override, QuotedString, RangeSweep
 from hydra.errors import OverrideParseException
 
+from dbexp.core.errors import listed, shown
+
+_LONG_NUMBER = re.compile(r"\d{4300,}")
 # switches of Hydra that take the next word as their value
 _WITH_VALUE = {
     *("--cfg", "-c", "--info", "-i", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
@@ -87,6 +90,28 @@ def jobs(overrides: Sequence[str]) -> list[list[str]]:
             name = override.get_key_element()
             choices.append([f"{name}={value}" for value in override.sweep_string_iterator()])
     return [list(job) for job in itertools.product(*choices)]
+
+
+def beyond_hydra(words: Sequence[str], options: Mapping[str, Sequence[str]]) -> list[str]:
+    """What Hydra would complain of without naming it: numbers that Python does not read, and groups without an option.
+
+    Args:
+        words: of the command line.
+        options: group -> names of its options; groups that take one each.
+    """
+    problems = []
+    for text in words:
+        if digits := _LONG_NUMBER.search(text):
+            problems.append(f"{shown(text, 60)}: no setting takes a number of {len(digits[0]):,} digits")
+            continue
+        name = text.partition("=")[0]
+        if name not in options or (override := parse(text)) is None or override.is_sweep_override():
+            continue
+        if not isinstance(override.value(), str | QuotedString):
+            problems.append(
+                f"{shown(text)}: {name} is a group, and its value must be a string: {listed(options[name])}"
+            )
+    return problems
 
 
 def without_runs(overrides: Sequence[str], options: Mapping[str, Sequence[str]]) -> list[str]:

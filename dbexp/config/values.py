@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass, replace
-from functools import cache
+from dataclasses import asdict
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from dbexp.config.schema import Config
-from dbexp.core.errors import ConfigError, first_line
+from dbexp.config.typed import build
+from dbexp.core.errors import ConfigError, Problems, first_line
 
 
 def plain(value: Any) -> Any:
@@ -52,8 +52,7 @@ def objectives(value: object) -> list[str]:
     return ["".join(word.split()) for word in words]
 
 
-_START, _MARK = "${", "$\0{"
-"""Of an interpolation, and what stands for it where a text is literal: OmegaConf sees nothing in that."""
+_UNKNOWN = "; `dbexp --help` lists all"
 
 
 def structured(settings: object, *, literal: bool = False) -> Config:
@@ -64,52 +63,28 @@ def structured(settings: object, *, literal: bool = False) -> Config:
         literal: nested dicts in which no interpolation is resolved; for what may be a stranger's.
 
     Raises:
-        ConfigError: an unknown name, a value of a wrong type, an interpolation of nothing, or values that are missing.
+        ConfigError: with every unknown name, value of a wrong type, and value that is missing; or an interpolation of
+            nothing.
     """
-    try:
-        values = _replaced(settings, _START, _MARK) if literal else _resolved(settings)
-        if not isinstance(values, dict):
-            raise ConfigError(f"{values!r:.40}: is no group of parameters")
-        if "objective" in values:
-            values["objective"] = objectives(values["objective"])
-        merged = OmegaConf.merge(_schema(), OmegaConf.create(values))
-        missing = sorted(OmegaConf.missing_keys(merged))
-        if missing:
-            raise ConfigError([f"{path}: has no value; give one, {path}=..." for path in missing])
-        config = OmegaConf.to_object(merged)
-    except (ConfigKeyError, ConfigAttributeError) as error:
-        raise ConfigError(f"{error.full_key}: there is no such parameter; `dbexp --help` lists all") from None
-    except OmegaConfBaseException as error:
-        where = f"{error.full_key}: " if error.full_key else ""
-        raise ConfigError(f"{where}{first_line(error)}".replace(_MARK, _START)) from None
-    if literal:
-        config = _replaced(config, _MARK, _START)
-    assert isinstance(config, Config)
+    values = settings if literal else _resolved(settings)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{values!r:.40}: is no group of parameters")
+    if isinstance(values.get("objective", []), str | None):
+        values = {**values, "objective": objectives(values["objective"])}
+    problems = Problems()
+    config = build(Config, values, problems, unknown=_UNKNOWN)
+    problems.messages.sort(key=lambda message: not message.endswith(_UNKNOWN))  # of another version it says most
+    problems.raise_if_any()
+    assert config is not None
     return config
 
 
 def _resolved(settings: object) -> object:
-    node = OmegaConf.create(settings) if isinstance(settings, dict) else settings
-    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-
-
-def _replaced(value: Any, old: str, new: str) -> Any:
-    """The same with a text replaced in every text, all the way down dicts, lists and dataclasses."""
-    if isinstance(value, str):
-        return value.replace(old, new)
-    if isinstance(value, dict):
-        return {key: _replaced(item, old, new) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_replaced(item, old, new) for item in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(
-            value, **{field.name: _replaced(getattr(value, field.name), old, new) for field in fields(value)}
-        )
-    return value
-
-
-@cache
-def _schema() -> DictConfig:
-    """The dataclasses as OmegaConf has them, made once: a sweep checks every job twice."""
-    schema: DictConfig = OmegaConf.structured(Config)
-    return schema
+    try:
+        node = OmegaConf.create(settings) if isinstance(settings, dict) else settings
+        return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    except OmegaConfBaseException as error:
+        where = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(f"{where}{first_line(error)}") from None
+    except RecursionError:
+        raise ConfigError("an interpolation ${...} leads back to itself") from None

@@ -14,11 +14,11 @@ from typing import Any, TypeVar, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from dbexp.config import help
 from dbexp.config.fields import commas_allowed
-from dbexp.core.errors import Problems, did_you_mean, first_line
+from dbexp.config.typed import build
+from dbexp.core.errors import Problems, did_you_mean, shown
 
 T = TypeVar("T")
 
@@ -53,22 +53,15 @@ def parse(cls: type[T], words: Sequence[str], usage: str) -> T:
         elif name in lists:
             try:
                 values.setdefault(name, []).extend(_list_values(text, commas_allowed(lists[name])))
-            except yaml.YAMLError:
-                problems.require(False, f"{word}: is no list; write {name}=[first, second], or {name}=... twice")
+            except (yaml.YAMLError, RecursionError):
+                problems.require(False, f"{shown(word)}: is no list; write {name}=[first, second], or {name}=... twice")
         else:
-            problems.require(name not in values, f"{word}: {name} is given twice")
-            values[name] = None if text == "null" and "None" in str(hints[name]) else _literal(text)
-    settings = OmegaConf.structured(cls)
-    for name, value in values.items():
-        try:
-            OmegaConf.update(settings, name, value)
-        except OmegaConfBaseException as error:
-            text = ",".join(map(str, value)) if isinstance(value, list) else value
-            problems.require(False, f"{name}={text}: {first_line(error)}")
-    for name in sorted(set(OmegaConf.missing_keys(settings)) - set(values)):
-        problems.require(False, f"{name}: has no value; give one, {name}=...")
+            problems.require(name not in values, f"{shown(word)}: {name} is given twice")
+            values[name] = None if text == "null" and "None" in str(hints[name]) else text
+    settings = build(cls, values, problems)
     problems.raise_if_any()
-    return OmegaConf.to_object(settings)  # type: ignore[return-value]  # an instance of cls
+    assert settings is not None
+    return settings
 
 
 def _list_values(text: str, commas: bool) -> list[Any]:
@@ -76,20 +69,15 @@ def _list_values(text: str, commas: bool) -> list[Any]:
     if text.startswith("["):
         values = yaml.safe_load(text)
         return values if isinstance(values, list) else [values]
-    return [part.strip() for part in text.split(",")] if commas else [_literal(text)]
-
-
-def _literal(text: str) -> str:
-    """A text in which OmegaConf sees no interpolation."""
-    return text.replace("${", "\\${")
+    return [part.strip() for part in text.split(",")] if commas else [text]
 
 
 def _unknown(word: str, names: Sequence[str]) -> str:
     """What to say of a word that names no field."""
     name, sign, _ = word.partition("=")
     if not sign:
-        return f"{word}: write NAME=VALUE; a value with spaces needs quotes, NAME='a value'"
-    return f"{name}: there is no such parameter{did_you_mean(name.lstrip('-'), names) or ';'} --help lists all"
+        return f"{shown(word)}: write NAME=VALUE; a value with spaces needs quotes, NAME='a value'"
+    return f"{shown(name)}: there is no such parameter{did_you_mean(name.lstrip('-'), names) or ';'} --help lists all"
 
 
 def _help_text(cls: type[Any], usage: str) -> str:

@@ -12,6 +12,7 @@ _UNSAFE = re.compile(
     r"two options|malicious use",
     re.IGNORECASE,
 )
+_LONG_WORD = re.compile(r"\S{500,}")
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -24,12 +25,19 @@ class ConfigError(ValueError):
 
     def __init__(self, problems: str | Iterable[str]) -> None:
         # each once: several parts may stumble over one thing
-        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(dict.fromkeys(problems))
+        several = (problems,) if isinstance(problems, str) else dict.fromkeys(problems)
+        self.problems: tuple[str, ...] = tuple(map(_printable, several))
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self) -> tuple[type, tuple[tuple[str, ...]]]:
         """Travels from the worker of a sweep with its problems apart."""
         return type(self), (self.problems,)
+
+
+def _printable(message: str) -> str:
+    """A message in one line that a terminal can show and does not act upon, whatever values it quotes."""
+    line = "".join(c if c.isprintable() else " " if c == "\n" else ascii(c)[1:-1] for c in message)
+    return _LONG_WORD.sub(lambda word: f"{word[0][:200]}... ({len(word[0]):,} characters)", line)
 
 
 class Problems:
@@ -97,6 +105,19 @@ def _without_unsafe_advice(line: str) -> str:
     """A library's sentence without its hints at how to load a file that it distrusts, code of strangers and all."""
     sentences = re.split(r"(?<=[.!?])\s+", _ESCAPES.sub("", line))
     return " ".join(s for s in sentences if not _UNSAFE.search(s)).strip() or "it cannot be loaded safely"
+
+
+def shown(value: object, most: int = 200) -> str:
+    """A value as messages have it: null, true and false as one writes them; with escapes what a terminal would act upon
+    or cannot show; cut where it is longer than `most` characters."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    try:
+        text = str(value)
+    except ValueError:  # Python writes no number of thousands of digits
+        return "a number of thousands of digits"
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,9 +1,14 @@
-"""Folders that one process writes to: a new one whatever the clock says, and a lock on one that a user named."""
+"""Folders that one process writes to: a new one whatever the clock says, a lock on one that a user named, and neither
+left behind where nothing came of it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import stat
+from collections.abc import Collection
 from itertools import count
 from pathlib import Path
 
@@ -16,6 +21,67 @@ except ImportError:  # Windows has no lock on a folder; there two processes are 
 
 _locks: dict[Path, int] = {}
 """Folder -> open file of each lock that this process holds."""
+_made: list[Path] = []
+"""Folders that this process made, each after those above it."""
+
+
+def obstacle(path: Path) -> str | None:
+    """Why nothing can be written below a folder that is there or is to be made; None: nothing stands in the way.
+
+    Makes nothing, so that all of this can be asked before anything is computed.
+    """
+    for place in (path, *path.parents):
+        try:
+            mode = place.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:  # a name that no disk takes, a circle of links, no right to look there
+            return getattr(error, "strerror", None) or str(error)
+        if not stat.S_ISDIR(mode):
+            return "is a file" if place == path else f"{place} is a file"
+        return None if os.access(place, os.W_OK | os.X_OK) else f"nothing may be written to {place}"
+    return None
+
+
+def unusable(field: str, path: str | None, *, readable: bool = False) -> list[str]:
+    """What is wrong with a folder that a user named to write to, as a message.
+
+    Args:
+        field: that names it.
+        path: None: nobody named one.
+        readable: whether one that is there will do if it can be read.
+    """
+    try:
+        folder = None if path is None else Path(path).expanduser()
+        fault = None if folder is None or (readable and folder.is_dir()) else obstacle(folder)
+    except (OSError, RuntimeError):  # a name that no disk takes, or no such user: the check of the field tells
+        return []
+    return [f"{field}={path}: {fault}; give a folder, which is made if it is missing"] if fault else []
+
+
+def _make(path: Path) -> None:
+    """Make a folder and those above it, and remember which of them were not there; FileExistsError as `Path.mkdir`."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _made.extend(reversed(missing))
+    path.mkdir()
+    _made.append(path)
+
+
+def take_back(names: Collection[str]) -> None:
+    """Delete the folders that this process made with `fresh` or `hold` and in which nothing came to be.
+
+    Args:
+        names: of files and folders that do not count.
+    """
+    while _made:
+        folder = _made.pop()
+        with contextlib.suppress(OSError):
+            if {path.name for path in folder.iterdir()} <= {*names}:
+                for name in names:
+                    path = folder / name
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                folder.rmdir()
 
 
 def fresh(path: Path) -> Path:
@@ -26,11 +92,10 @@ def fresh(path: Path) -> Path:
     Raises:
         OSError: nothing can be made there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     for number in count(1):
         candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
         with contextlib.suppress(FileExistsError):
-            candidate.mkdir()
+            _make(candidate)
             return candidate
     raise AssertionError("numbers do not end")
 
@@ -46,7 +111,11 @@ def hold(path: Path, field: str) -> None:
         ConfigError: another live process holds it.
         OSError: nothing can be made there.
     """
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        _make(path)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
     path = path.resolve()
     if fcntl is None or path in _locks:
         return

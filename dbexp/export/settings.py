@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from omegaconf import MISSING
 
 from dbexp.config import fields
-from dbexp.config.fields import bounded, choice
+from dbexp.config.fields import NAME, PATH, bounded, choice, text
+from dbexp.config.schema import DEVICE, MOST_SAMPLING_STEPS
 from dbexp.core.errors import Problems
+from dbexp.core.folders import unusable
 from dbexp.evaluate.columns import COLUMNS, RECOMMEND
 from dbexp.export.formats import FORMATS
 
@@ -30,7 +31,7 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 class ExportConfig:
     """One call of `dbexp-export`."""
 
-    run: str = MISSING
+    run: str = text(MISSING, PATH)
     """Folder of a run. The folder of a sweep means its best run."""
     objective: str | None = choice(None, (*COLUMNS, RECOMMEND))
     """What picks the best run of a sweep, a column of the metric table or recommend; null: the objective of the sweep."""
@@ -38,27 +39,27 @@ class ExportConfig:
     """Files to write, comma separated."""
     card: bool = True
     """Also write README.md, the hub's model card: table, pictures, settings, how to load."""
-    pictures: int = bounded(6, at_least=0)
+    pictures: int = bounded(6, at_least=0, most=1000)
     """Prompts of the run whose samples the card shows, from the top of the list; 0: no pictures."""
-    name: str | None = None
+    name: str | None = text(None, NAME)
     """Of the model, in the card and in the name of kohya's file; null: subject and run."""
-    base: str | None = None
+    base: str | None = text(None, NAME)
     """Hub id of the base model, for the card; null: what the run's model stands for, if that is on the hub."""
-    licence: str | None = None
+    licence: str | None = text(None, NAME)
     """Of the base model, as the hub writes it (openrail++), for the card; null: looked up among the models that dbexp knows."""
     check: bool = True
     """Load each written file into a stock pipeline and compare its pictures with the run's: they must agree to 40 dB."""
-    check_steps: int = bounded(8, at_least=1)
+    check_steps: int = bounded(8, at_least=1, most=MOST_SAMPLING_STEPS)
     """Sampling steps of these pictures."""
-    device: str | None = None
+    device: str | None = text(None, DEVICE)
     """cpu, cuda, mps or auto, for the check; null: as the run."""
-    model: str | None = None
+    model: str | None = text(None, PATH)
     """Where the base model is, if not where the run had it: hub id, folder or file."""
-    store: str | None = None
+    store: str | None = text(None, PATH)
     """Folder of the content-addressed cache; null: `dbexp` in the cache folder of the user."""
-    folder: str | None = None
+    folder: str | None = text(None, PATH)
     """Where the files go; null: exported/NAME."""
-    push: str | None = None
+    push: str | None = text(None, NAME)
     """Upload to this repository of the hub, user/name; null: nothing leaves the machine."""
     private: bool = True
     """With `push`: a repository that is made for it is private."""
@@ -80,8 +81,6 @@ def check(settings: ExportConfig) -> None:
         settings.push is None or settings.card,
         f"push={settings.push}: needs the model card; leave out card=false",
     )
-    problems.require(
-        settings.folder is None or not Path(settings.folder).expanduser().is_file(),
-        f"folder={settings.folder}: is a file; give a folder, which is made if it is missing",
-    )
+    problems.messages += unusable("folder", settings.folder)
+    problems.messages += unusable("store", settings.store, readable=True)
     problems.raise_if_any()

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from omegaconf import MISSING
 
 from dbexp.config import fields
 from dbexp.config.families import SAMPLERS, SIZE_MULTIPLE
-from dbexp.config.fields import bounded, choice, comma_list
-from dbexp.config.schema import PRECISIONS
+from dbexp.config.fields import PATH, PROMPT, bounded, choice, text
+from dbexp.config.schema import (
+    DEVICE,
+    MOST_AT_ONCE,
+    MOST_IMAGES,
+    MOST_SAMPLING_STEPS,
+    MOST_SEED,
+    NEGATIVE,
+    PRECISIONS,
+)
 from dbexp.core.errors import Problems
+from dbexp.core.folders import unusable
 from dbexp.evaluate.columns import COLUMNS, RECOMMEND
 
 USAGE = """\
@@ -29,53 +37,53 @@ dbexp-generate: pictures from trained runs
 class GenerateConfig:
     """One call of `dbexp-generate`."""
 
-    run: list[str] = comma_list(MISSING)
+    run: list[str] = text(MISSING, PATH, commas=True)
     """Folder of a run; several, comma separated, make columns. The folder of a sweep means its best run."""
-    prompt: list[str] = field(default_factory=list)
+    prompt: list[str] = text([], PROMPT)
     """What to draw; {token} and {class} are filled in from the run. Give it several times for several rows."""
-    prompts: str | None = None
+    prompts: str | None = text(None, PATH)
     """More prompts: auto, live or object, the paper's lists (auto: by the run's dataset.live), or a text file with one a line."""
-    lora_scale: list[float] = bounded([1.0], commas=True)
+    lora_scale: list[float] = bounded([1.0], most=1000, commas=True)
     """Strength of the LoRA; several, comma separated, make columns."""
     base: bool = False
     """Also draw with the base model alone, as the first column."""
-    images: int = bounded(1, at_least=1)
+    images: int = bounded(1, at_least=1, most=MOST_IMAGES)
     """Pictures per prompt and column."""
-    seed: int = bounded(42, at_least=0)
+    seed: int = bounded(42, at_least=0, most=MOST_SEED - MOST_IMAGES)
     """Seed of the first picture of every prompt and column; the next one has seed + 1, and so on."""
-    init_image: str | None = None
+    init_image: str | None = text(None, PATH)
     """Picture to start from (image to image), or to draw into (with `mask`)."""
     strength: float | None = bounded(None, above=0, at_most=1)
     """Share of the sampling steps that `init_image` goes through: little keeps it, 1 forgets it; null: 0.75, with a mask 1."""
-    mask: str | None = None
+    mask: str | None = text(None, PATH)
     """Picture of the size of `init_image`: white is drawn anew, black is kept."""
     paste: bool = True
     """With `mask`: put the pixels of `init_image` back where the mask is black; false: as the autoencoder returns them."""
-    steps: int | None = bounded(None, at_least=1)
+    steps: int | None = bounded(None, at_least=1, most=MOST_SAMPLING_STEPS)
     """Sampling steps; null: as the first run was sampled."""
-    guidance_scale: float | None = bounded(None, at_least=0)
+    guidance_scale: float | None = bounded(None, at_least=0, most=1000)
     """Classifier-free guidance, 1 for none; null: as the first run was sampled."""
     sampler: str | None = choice(None, SAMPLERS)
     """How noise becomes a picture; null: as the first run was sampled."""
-    negative_prompt: str | None = None
+    negative_prompt: str | None = text(None, NEGATIVE)
     """What to steer away from; null: as the first run was sampled."""
-    width: int | None = bounded(None, at_least=8)
+    width: int | None = bounded(None, at_least=8, most=8192)
     """Pixels; null: as the first run was sampled, in the proportions of `init_image` if there is one."""
-    height: int | None = bounded(None, at_least=8)
+    height: int | None = bounded(None, at_least=8, most=8192)
     """Pixels; null: likewise."""
-    batch_size: int | None = bounded(None, at_least=1)
+    batch_size: int | None = bounded(None, at_least=1, most=MOST_AT_ONCE)
     """Pictures sampled at once, which does not change them beyond rounding; null: as the first run was sampled."""
     objective: str | None = choice(None, (*COLUMNS, RECOMMEND))
     """What picks the best run of a sweep, a column of the metric table or recommend; null: the objective of the sweep."""
-    model: str | None = None
+    model: str | None = text(None, PATH)
     """Another base of the same architecture, such as an inpainting checkpoint: hub id, folder or file; null: the run's."""
     precision: str | None = choice(None, PRECISIONS)
     """Of the weights; null: as the run."""
-    device: str | None = None
+    device: str | None = text(None, DEVICE)
     """cpu, cuda, mps or auto; null: as the run."""
-    store: str | None = None
+    store: str | None = text(None, PATH)
     """Folder of the content-addressed cache; null: `dbexp` in the cache folder of the user."""
-    folder: str | None = None
+    folder: str | None = text(None, PATH)
     """Where the pictures go, and where those that are there already are kept; null: generated/DATE/TIME."""
 
 
@@ -104,8 +112,6 @@ def check(settings: GenerateConfig) -> None:
             value is None or settings.init_image is not None, f"{name}={value}: has no effect without init_image=FILE"
         )
     problems.require(settings.paste or settings.mask is not None, "paste=false: has no effect without mask=FILE")
-    problems.require(
-        settings.folder is None or not Path(settings.folder).expanduser().is_file(),
-        f"folder={settings.folder}: is a file; give a folder, which is made if it is missing",
-    )
+    problems.messages += unusable("folder", settings.folder)
+    problems.messages += unusable("store", settings.store, readable=True)
     problems.raise_if_any()

@@ -5,6 +5,7 @@ Only what costs nothing is imported up here: help, completion and a mistyped key
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -13,19 +14,22 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dbexp.config import check, help
-from dbexp.config.explain import explain
-from dbexp.config.groups import conf_dir
-from dbexp.config.overrides import switches_first
+from dbexp.config.explain import explain, parameters
+from dbexp.config.groups import conf_dir, options
+from dbexp.config.overrides import beyond_hydra, switches_first
 from dbexp.core import folders
 from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
 from dbexp.runs.names import sweep_name
 
+# what Hydra writes into the folder of a run or sweep before anything of dbexp's runs
+_HYDRAS = (".hydra", "multirun.yaml", "dbexp.log")
 # Hydra prints exceptions and exits by itself unless this is set; with it, they come to `main`, which words them.
 _RAISE = "HYDRA_FULL_ERROR"
 # OpenMP's threads spin while they wait, unless told before torch loads it. On a machine with anything else to do, the
@@ -47,8 +51,15 @@ def start(words: Sequence[str]) -> None:
     os.environ.setdefault(_RAISE, "1")
     os.environ.setdefault(_WAIT, "PASSIVE")
     before, sys.argv = sys.argv, [sys.argv[0], *switches_first(words)]  # Hydra reads its words there and nowhere else
+    known = options([conf_dir()])
+    known = {name: known[name] for name in parameters() if name in known and name != "experiment"}
     try:
+        if problems := beyond_hydra(sys.argv[1:], known):
+            raise ConfigError(problems)
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+    except BaseException:  # what ended before anything came of it leaves no folder behind
+        folders.take_back(_HYDRAS)
+        raise
     finally:
         sys.argv = before
         folders.release_all()
@@ -75,6 +86,55 @@ def main() -> None:
         sys.exit(130)
 
 
+def refuse(cfg: DictConfig) -> None:
+    """End a run that cannot be, before Hydra makes a folder for it.
+
+    Args:
+        cfg: what Hydra composed, with its `hydra` node.
+
+    Raises:
+        SystemExit: with every problem of the config, or of the files and networks that it names.
+    """
+    if os.environ.get(_RAISE) != "1":  # Hydra's own report is asked for, which the job gives
+        return
+    configure_log(cfg.hydra.hydra_logging, cfg.hydra.verbose)
+    logging.getLogger().addHandler(_early)
+    try:
+        checked = check.check(without_hydra(cfg))
+        from dbexp.pipeline import run  # torch and diffusers: seconds, so after the check
+
+        run.ready(checked)
+    except ConfigError as error:
+        raise SystemExit(f"dbexp: {explain(error)}") from None
+
+
+class _Early(logging.Handler):
+    """Keeps what is said before there is a log file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def into_files(self) -> None:
+        """Write it into the log files that there are by now; a terminal has it already."""
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.FileHandler):
+                for record in self.records:
+                    handler.handle(record)
+        self.records.clear()
+
+
+_early = _Early()
+
+
+def without_hydra(cfg: DictConfig) -> DictConfig:
+    """A composed config as a job sees it."""
+    return OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"])
+
+
 def job(cfg: DictConfig) -> float | tuple[float, ...] | None:
     """One job: check the config, run the stages, return what `objective` names.
 
@@ -91,6 +151,7 @@ def job(cfg: DictConfig) -> float | tuple[float, ...] | None:
         SystemExit: with the message, where a run that is no sweep fails in one of these ways; or a signal stopped the
             run, which ends a sweep too.
     """
+    _early.into_files()
     hydra_config = HydraConfig.get()
     sweeps = hydra_config.mode == RunMode.MULTIRUN
     try:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from dbexp import dataset, models, tracking
 from dbexp.config.check import advice
 from dbexp.config.schema import Config
+from dbexp.config.values import plain
+from dbexp.core import folders
 from dbexp.core.device import memory_errors
 from dbexp.core.errors import ConfigError, Problems
+from dbexp.core.hashing import key_of
 from dbexp.core.store import Store
 from dbexp.dataset import Subject
 from dbexp.evaluate import evaluate, objective
@@ -39,7 +43,28 @@ def check_inputs(config: Config) -> None:
     except ConfigError as error:
         problems.messages += error.problems
     problems.messages += tracking.problems(config)
+    problems.messages += folders.unusable("store", config.store, readable=True)
     problems.raise_if_any()
+
+
+def ready(config: Config) -> tuple[Store, Model, Backbones]:
+    """Everything that a run needs before it trains; a second call for the same run looks at nothing again.
+
+    Raises:
+        ConfigError: with what is wrong with the inputs, or with the networks.
+    """
+    named = replace(config, dataset=replace(config.dataset, name=dataset.subject_name(config.dataset)))
+    key = key_of(plain(named))
+    if key not in _ready:
+        check_inputs(config)
+        store = open_store(config)
+        _ready.clear()
+        _ready[key] = (store, *load(config, store))
+    return _ready[key]
+
+
+_ready: dict[str, tuple[Store, Model, Backbones]] = {}
+"""Of the last run that was looked at."""
 
 
 def load(config: Config, store: Store) -> tuple[Model, Backbones]:

@@ -38,6 +38,9 @@ _warned: set[str] = set()
 """What the user of this process has read: the runs of a sweep need not all say it."""
 
 
+ready = prepare.ready
+
+
 class Times:
     """Seconds of each stage, by its name."""
 
@@ -72,9 +75,7 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
     outcome, times = Outcome.of(config, folder, overrides), Times()
     config, run_folder = outcome.config, outcome.folder
     with outcome.recorded():
-        prepare.check_inputs(config)
-        store = prepare.open_store(config)
-        model, backbones = prepare.load(config, store)
+        store, model, backbones = ready(config)
         with times.measure("dataset"):
             subject = dataset.load(config.dataset, store)
         _warn(prepare.warnings(config, subject, model, store), again=sweep is None)

@@ -16,6 +16,7 @@ from dbexp.config.groups import folders, options
 from dbexp.config.overrides import without_runs
 from dbexp.core import folders as run_folders
 from dbexp.core.errors import ConfigError
+from dbexp.pipeline import command
 
 _PACK = "dbexp_pack"
 
@@ -27,7 +28,8 @@ class Results(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Give the run a folder of its own."""
+        """Refuse a run that cannot be; give it a folder of its own."""
+        command.refuse(config)
         _claim(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:

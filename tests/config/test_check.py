@@ -197,7 +197,7 @@ def test_what_a_shift_may_be(shift: object, monkeypatch: pytest.MonkeyPatch) -> 
     ("values", "says"),
     [
         ({"train__shift": 0}, "train.shift=0: must be a number greater than 0, resolution, or null"),
-        ({"train__shift": True}, "train.shift=True: must be a number greater than 0, resolution, or null"),
+        ({"train__shift": True}, "train.shift=true: must be a number greater than 0, resolution, or null"),
         ({"train__shift": "much"}, "train.shift=much: must be a number greater than 0, resolution, or null"),
         ({"train__logit_mean": 1.0}, "train.logit_mean=1: has no effect without train.timesteps=logit_normal"),
         ({"train__logit_std": 2.0}, "train.logit_std=2: has no effect without train.timesteps=logit_normal"),
@@ -334,7 +334,16 @@ def test_a_usual_prodigy_rate_is_no_advice() -> None:
     assert check.advice(changed(train__optimizer="prodigy", train__lr=1.0), real_images=5) == []
 
 
-def test_every_size_count_and_number_of_steps_has_a_bound() -> None:
-    """So that a 0 or a negative number cannot slip through."""
-    unbounded = {path for path, (hint, rule) in ruled().items() if hint in (int, int | None) and rule == Bounds()}
-    assert unbounded == {f"seeds.{field.name}" for field in dataclasses.fields(SeedsConfig)}  # any seed will do
+def test_every_number_has_bounds() -> None:
+    """So that neither a 0 nor a slip of the keyboard passes."""
+    rules = {path: rule for path, (hint, rule) in ruled().items() if re.search("int|float", str(hint))}
+    numbers = {path: rule for path, rule in rules.items() if isinstance(rule, Bounds)}
+    assert numbers.keys() == rules.keys()
+    assert {path for path, rule in numbers.items() if _is_open(rule)} == set()
+    signed = {path for path, rule in numbers.items() if rule.at_least is None and rule.above is None}
+    seeds = {f"seeds.{field.name}" for field in dataclasses.fields(SeedsConfig)}  # any seed will do
+    assert signed == {*seeds, "train.logit_mean", "sample.lora_scale", "evaluate.dino.mean"}
+
+
+def _is_open(rule: Bounds) -> bool:
+    return rule.at_most is rule.below is rule.most is None

@@ -72,9 +72,9 @@ def test_every_mistake_in_one_message() -> None:
         "--flag: write NAME=VALUE; a value with spaces needs quotes, NAME='a value'",
         "words=[a {b: is no list; write words=[first, second], or words=... twice",
         "name=2: name is given twice",
-        "count=x: Value 'x' of type 'str' could not be converted to Integer",
-        "numbers=1,y: Value 'y' of type 'str' could not be converted to Float",
         "place: has no value; give one, place=...",
+        "numbers=y: must be a number",
+        "count=x: must be a whole number, or null",
     )
 
 

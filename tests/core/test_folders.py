@@ -36,3 +36,32 @@ def test_a_folder_that_a_live_process_holds_is_refused_and_free_after_it(tmp_pat
     folders.hold(tmp_path, "hydra.sweep.dir")  # a process may hold it twice
     folders.release_all()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_in_which_nothing_came_to_be_are_taken_back(tmp_path: Path) -> None:
+    used, unused = folders.fresh(tmp_path / "2026" / "used"), folders.fresh(tmp_path / "2025" / "unused")
+    folders.hold(tmp_path / "named", "x")
+    (tmp_path / "there").mkdir()
+    folders.hold(tmp_path / "there", "x")
+    for folder in (used, unused):
+        (folder / "log").touch()
+    (used / "result").touch()
+    folders.take_back(["log"])
+    folders.release_all()
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
+        "2026",
+        "2026/used",
+        "2026/used/log",
+        "2026/used/result",
+        "there",
+    ]
+
+
+def test_what_stands_in_the_way_of_a_folder_is_known_before_it_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert folders.obstacle(tmp_path / "a" / "b") is None
+    assert folders.obstacle(tmp_path / "file") == "is a file"
+    assert folders.obstacle(tmp_path / "file" / "a" / "b") == f"{tmp_path / 'file'} is a file"
+    assert folders.obstacle(tmp_path / ("x" * 300) / "a") == "File name too long"
+    assert folders.obstacle(tmp_path / "a\0b") == "embedded null byte"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

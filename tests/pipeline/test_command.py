@@ -34,7 +34,9 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         call.append({"config": cfg, "folder": folder, "overrides": overrides, "sweep": sweep})
         return {"dino": 0.5 + cfg.lora.rank / 100, "clip_t": 0.25, "recommend": 0.6}
 
-    monkeypatch.setattr(dbexp.pipeline, "run", SimpleNamespace(run=stages_run), raising=False)
+    monkeypatch.setattr(
+        dbexp.pipeline, "run", SimpleNamespace(run=stages_run, ready=lambda config: None), raising=False
+    )
     return call
 
 
@@ -140,13 +142,20 @@ def test_the_command_line_narrows_a_table(cli: Cli, jobs: list[dict[str, Any]]) 
         ("+foo=1", "foo"),
         ("model=sd_15", "model=sd_15: there is no such option; did you mean sd15?"),
         ("experiment=reference/difusers", "did you mean reference/diffusers?"),
-        ("lora.rank=abc", "lora.rank=abc: Value 'abc' of type 'str' could not be converted to Integer"),
-        ("lora.rank=1.5", "lora.rank=1.5: Value '1.5' of type 'float' could not be converted to Integer"),
+        ("lora.rank=abc", "lora.rank=abc: must be a whole number"),
+        ("lora.rank=1.5", "lora.rank=1.5: must be a whole number"),
         ("sample.prompts=[a", "sample.prompts=[a: a list ends with a bracket"),
         ("dataset.path=фото", """needs quotes around this value: 'dataset.path="фото"'"""),
         ("dataset.prompt='{token.real}'", "has {token.real}: only {token} and {class} may stand in braces"),
         ("lora.rank=0", "lora.rank=0: must be at least 1"),
-        ("lora=4", "must be a string"),
+        ("lora=4", "lora=4: lora is a group, and its value must be a string: attention, "),
+        ("lora=null", "lora=null: lora is a group, and its value must be a string: attention, "),
+        ("dataset=[a,b]", "dataset=[a,b]: dataset is a group, and its value must be a string: "),
+        ("sample.base=2", "sample.base=2: must be true or false"),
+        ("train.steps=" + "9" * 5000, "no setting takes a number of 5,000 digits"),
+        ("train.lr=1e400", "train.lr=inf: must be greater than 0"),
+        ("train.lr=1" + "0" * 400, "train.lr=inf: must be greater than 0"),
+        ("lora.rank=${lora.rank}", "lora.rank: "),
         ("train.steps=1,2", "train.steps=1,2: several values make a sweep, one run each: add -m"),
         ("dataset.path=a,b", """one value with commas in it is written 'dataset.path="a,b"'"""),
         ("tracking.tags=a,b", "one value that is a list is written tracking.tags=[a,b]"),
@@ -155,13 +164,43 @@ def test_the_command_line_narrows_a_table(cli: Cli, jobs: list[dict[str, Any]]) 
         ("--resolve", "--resolve"),
     ],
 )
-def test_a_mistake_is_one_clear_message(cli: Cli, jobs: list[dict[str, Any]], argument: str, says: str) -> None:
+def test_a_mistake_is_one_clear_message(
+    cli: Cli, jobs: list[dict[str, Any]], tmp_path: Path, argument: str, says: str
+) -> None:
     status, stderr = cli(argument)
     assert status == 1
     assert not jobs
     (message,) = stderr.splitlines()
     assert message.startswith("dbexp: ")
     assert says in message
+    assert not list(tmp_path.iterdir()), "a refused run leaves nothing"
+
+
+@pytest.mark.parametrize("where", ["usual", "its own"])
+def test_a_refused_sweep_leaves_nothing(cli: Cli, tmp_path: Path, where: str) -> None:
+    folder = [f"hydra.sweep.dir={tmp_path}/a/b"] if where == "its own" else []
+    status, stderr = cli("-m", "lora.rank=4,0", *folder)
+    assert (status, stderr) == (1, "dbexp: job 1 (rank=0): lora.rank=0: must be at least 1\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_refused_run_leaves_an_earlier_ones_folder_alone(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "config.yaml").write_text("of the earlier run")
+    assert cli(f"hydra.run.dir={folder}", "lora.rank=0")[0] == 1
+    assert [path.read_text() for path in folder.rglob("*") if path.is_file()] == ["of the earlier run"]
+
+
+def test_what_is_said_before_there_is_a_log_is_in_it(
+    cli: Cli, jobs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ready(config: Config) -> None:
+        logging.getLogger("dbexp.models").info("device: cpu")
+
+    monkeypatch.setattr(dbexp.pipeline.run, "ready", ready)
+    assert cli() == (0, "device: cpu\n")
+    assert "dbexp.models: device: cpu" in (jobs[0]["folder"] / "dbexp.log").read_text()
 
 
 def test_several_mistakes_come_together(cli: Cli, jobs: list[dict[str, Any]]) -> None:
