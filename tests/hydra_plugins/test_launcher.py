@@ -100,7 +100,7 @@ class TestFinished:
 
     def test_seeds_are_averaged(self, finished: Outcome, home: Path) -> None:
         rows = {row["job"]: float(row["dino"]) for row in results(home / "sweep")}
-        below = finished.out.partition("mean ± standard deviation over seeds")[2]
+        _, _, below = finished.out.partition("what it cost")[0].partition("mean ± standard deviation over seeds")
         mean = (rows["0"] + rows["1"]) / 2
         deviation = abs(rows["0"] - rows["1"]) / 2**0.5
         (line,) = [line for line in below.splitlines() if line.startswith("rank=2")]
