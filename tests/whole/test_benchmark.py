@@ -19,7 +19,7 @@ def test_the_storybook_benchmark_is_one_command(tmp_path: Path) -> None:
     text = (tmp_path / "sweep" / "benchmark.csv").read_text()
     rows = list(csv.DictReader(io.StringIO(text)))
     means = [row for row in rows if row["kind"] == "mean"]
-    scope = "for subjects and training seeds like these (5 subjects, 2 seeds), on these prompts"
+    scope = "for subjects, prompts and training seeds like these (5 subjects, 125 prompts, 2 seeds)"
     assert {row["title"] for row in means} == {"weight=0", "weight=1"} and {row["speaks_of"] for row in means} == {
         scope
     }
