@@ -90,7 +90,7 @@ def parts_without_weights(card: PretendedCard, quantize: str | None = None) -> I
 
     def read(cls: Any, folder: Path, *, dtype: torch.dtype, **_: Any) -> nn.Module:
         with card.paused(), torch.device("meta"):
-            module: nn.Module = nn.Module.to(_build(cls, folder), dtype)  # diffusers' own warns
+            module: nn.Module = nn.Module.to(build(cls, folder), dtype)  # diffusers' own warns
         if quantize == "nf4" and folder.name in {family.denoiser for family in FAMILIES.values()}:
             _pack(module)
         _fill(module, {})
@@ -100,7 +100,8 @@ def parts_without_weights(card: PretendedCard, quantize: str | None = None) -> I
         yield
 
 
-def _build(cls: Any, folder: Path) -> Any:
+def build(cls: Any, folder: Path) -> Any:
+    """A module of diffusers or transformers by its configuration alone, with whatever weights its class begins with."""
     if hasattr(cls, "load_config"):  # of diffusers
         return cls.from_config(cls.load_config(folder))
     return cls(cls.config_class.from_pretrained(folder))

@@ -1,0 +1,70 @@
+"""Scripts of benchmarks/ that are kept: tiny sizes run on a CPU, the full one on a card that is not there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import dbexp
+from dbexp.estimate.card import PretendedCard
+
+
+@pytest.fixture(scope="module")
+def gpu() -> ModuleType:
+    path = Path(dbexp.__file__).parents[1] / "benchmarks" / "gpu.py"
+    spec = importlib.util.spec_from_file_location("benchmarks_gpu", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def results(folder: Path) -> dict[str, list[dict[str, float]]]:
+    found: dict[str, list[dict[str, float]]] = json.loads((folder / "gpu.json").read_text())["parts"]
+    return found
+
+
+def test_lanes_stand_beside_a_plain_loop(gpu: ModuleType, tmp_path: Path) -> None:
+    assert gpu.main([f"out={tmp_path}", "quick=true", "device=cpu", "parts=ceilings,lanes,sample"]) == 0
+    parts = results(tmp_path)
+    plain, solo, two = parts["lanes"]
+    assert (plain["what"], solo["lanes"], two["lanes"]) == ("plain loop", 1, 2)
+    assert plain["x_plain"] == solo["x_solo"] == 1
+    assert all(row["least"] <= row["ms"] <= row["most"] and row["TFLOP_s"] > 0 for row in parts["lanes"])
+    text = (tmp_path / "gpu.md").read_text()
+    assert "## lanes" in text and "These numbers mean nothing" in text
+
+
+def test_a_part_that_fails_costs_no_other(gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offender(bench: object) -> list[dict[str, float]]:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setitem(gpu.PARTS, "prior", offender)
+    assert gpu.main([f"out={tmp_path}", "quick=true", "device=cpu", "parts=prior,ceilings"]) == 1
+    assert "no such kernel" in str(results(tmp_path)["prior"]) and len(results(tmp_path)["ceilings"]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["sd", "flux2_klein"])
+def test_the_full_size_runs(gpu: ModuleType, family: str, tmp_path: Path) -> None:
+    with PretendedCard():
+        words = [f"out={tmp_path}", f"family={family}", "parts=lanes", "counts=2", "steps=1"]
+        assert gpu.main(words) == 0
+    assert results(tmp_path)["lanes"][1]["peak_MiB"] > 2000
+
+
+@pytest.mark.slow
+def test_every_part(gpu: ModuleType, tmp_path: Path) -> None:
+    assert gpu.main([f"out={tmp_path}", "quick=true", "device=cpu"]) == 0
+    assert list(results(tmp_path)) == list(gpu.PARTS)
+
+
+def test_mistakes(gpu: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="choose of ceilings"):
+        gpu.main([f"out={tmp_path}", "parts=speed"])
