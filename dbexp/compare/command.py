@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("dbexp-compare", description=_DESCRIPTION)
+    parser.add_argument("--version", action="version", version=explain.version())
     parser.add_argument("sweeps", nargs="*", type=Path, metavar="SWEEP", help="folder of a sweep, or of one run")
     parser.add_argument("--objective", metavar="OBJECTIVE", help=_OBJECTIVE)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the files go")

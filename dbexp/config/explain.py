@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from typing import Any, get_type_hints
 
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -24,6 +25,14 @@ _HELP = "`dbexp --help` lists all"
 _SEVERAL = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'")
 # options of Hydra that a plugin brings -> the extra of this package that installs it
 _EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm"}
+
+
+def version() -> str:
+    """What `--version` prints, of every command."""
+    try:
+        return f"dbexp {metadata.version('dbexp')}"
+    except metadata.PackageNotFoundError:
+        return "dbexp, from a checkout that is not installed"
 
 
 @contextmanager

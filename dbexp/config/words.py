@@ -16,6 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from dbexp.config import help
+from dbexp.config.explain import version
 from dbexp.config.fields import commas_allowed
 from dbexp.config.typed import build
 from dbexp.core.errors import Problems, did_you_mean, shown
@@ -37,10 +38,13 @@ def parse(cls: type[T], words: Sequence[str], usage: str) -> T:
 
     Raises:
         ConfigError: with every problem of names and types; each field that must be given and is not.
-        SystemExit: help was asked for and is printed.
+        SystemExit: help or the version was asked for and is printed.
     """
     if {"-h", "--help"} & set(words):
         print(_help_text(cls, usage))
+        sys.exit(0)
+    if "--version" in words:
+        print(version())
         sys.exit(0)
     hints = get_type_hints(cls)
     lists = {field.name: field for field in dataclasses.fields(cls) if "list" in str(hints[field.name])}  # type: ignore[arg-type]  # T is a dataclass

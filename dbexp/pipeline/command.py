@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dbexp.config import check, help
-from dbexp.config.explain import explain, parameters
+from dbexp.config.explain import explain, parameters, version
 from dbexp.config.groups import conf_dir, options
 from dbexp.config.overrides import beyond_hydra, switches_first
 from dbexp.core import folders
@@ -67,6 +67,9 @@ def start(words: Sequence[str]) -> None:
 
 def main() -> None:
     """Run the command line. Exit status: 0 done, 1 bad input or a failed job, 130 by Ctrl-C, 143 by SIGTERM."""
+    if "--version" in sys.argv[1:]:
+        print(version())
+        return
     try:
         start(sys.argv[1:])
     except (ConfigError, TrainingDiverged, HydraException, OmegaConfBaseException) as error:
@@ -83,6 +86,7 @@ def main() -> None:
     except Interrupted as stop:  # while a pack trained, outside any job
         sys.exit(_stopped(stop))
     except KeyboardInterrupt:
+        print(f"dbexp: {_kept()}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -169,6 +173,14 @@ def job(cfg: DictConfig) -> float | tuple[float, ...] | None:
         raise SystemExit(f"dbexp: {explain(error)}") from None
     scores = tuple(values[name] for name in checked.objective) if values else ()
     return scores[0] if len(scores) == 1 else scores or None
+
+
+def _kept() -> str:
+    """What Ctrl-C leaves outside of training, and how to go on."""
+    text = "stopped; images that were drawn and all that was finished are kept: the same command goes on from there"
+    if HydraConfig.initialized() and (hydra_config := HydraConfig.get()).mode == RunMode.MULTIRUN:
+        text += f", in the same folder with hydra.sweep.dir={hydra_config.sweep.dir}"
+    return text
 
 
 def _stopped(stop: Interrupted) -> int:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -224,7 +225,7 @@ def test_hydras_own_report(cli: Cli, jobs: list[dict[str, Any]], monkeypatch: py
         (TrainingDiverged("the loss became nan at step 3"), 1, "dbexp: the loss became nan at step 3\n"),
         (Interrupted(signal.SIGINT, "stopped at step 3"), 130, "dbexp: stopped at step 3\n"),
         (Interrupted(signal.SIGTERM, "stopped at step 3"), 143, "dbexp: stopped at step 3\n"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "all that was finished are kept: the same command goes on from there\n"),
     ],
 )
 def test_what_the_stages_raise(
@@ -323,3 +324,15 @@ def test_tab_completion(tmp_path: Path) -> None:
     assert "complete -o nospace" in python("-m", "dbexp", "-sc", "install=bash", cwd=tmp_path)
     offered = python("-m", "dbexp", "-sc", "query=bash", cwd=tmp_path, COMP_LINE="dbexp model=sd", COMP_POINT="14")
     assert offered.split() == ["model=sd15", "model=sd21", "model=sd21base", "model=sdxl"]
+
+
+def test_every_command_says_dbexps_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from dbexp.compare import command as compare_command
+    from dbexp.export import command as export_command
+    from dbexp.generate import command as generate_command
+
+    for main in (command.main, compare_command.main, generate_command.main, export_command.main):
+        monkeypatch.setattr(sys, "argv", ["command", "--version"])
+        with suppress(SystemExit):
+            main()
+        assert capsys.readouterr().out == f"dbexp {dbexp.__version__}\n"
