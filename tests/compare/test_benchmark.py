@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from dbexp.compare.write import ComparisonFiles, write_comparison
 from dbexp.evaluate.columns import PAPER
 from tests.compare import sweeps
 
-GRID = {"dataset.name": ("dog", "cat", "owl"), "prior.weight": (0, 1), "seed": (1, 2)}
+GRID: dict[str, tuple[Any, ...]] = {"dataset.name": ("dog", "cat", "owl"), "prior.weight": (0, 1), "seed": (1, 2)}
 
 
 def without_label(sweep: Path, experiment: str | Mapping[str, str]) -> Path:
