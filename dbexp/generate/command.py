@@ -96,6 +96,8 @@ def _draw(columns: Sequence[GridColumn], drawing: Drawing, settings: GenerateCon
     from dbexp.sample.draw import Engine
 
     sources, store = grid.sources(settings), Store(Path(settings.store) if settings.store else None)
+    for sentence in grid.check_texts(columns, drawing, store):
+        print(f"{PROGRAM}: {sentence}", file=sys.stderr)
     with progress("generate", sum(len(column.shots) for column in columns)) as bar:
         for column in columns:
             model = models.load(column.model, store)

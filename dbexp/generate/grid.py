@@ -15,13 +15,15 @@ from dbexp.config.schema import ModelConfig
 from dbexp.config.template import fill
 from dbexp.core.errors import ConfigError, Problems
 from dbexp.core.images import image_hash, read_rgb
+from dbexp.core.store import Store
 from dbexp.generate.settings import GenerateConfig
-from dbexp.models import Model
+from dbexp.models import Model, load
 from dbexp.models.inpaint import MASK_THRESHOLD
 from dbexp.runs.names import what_differs
 from dbexp.runs.record import TrainedRun
 from dbexp.sample.draw import Drawing
 from dbexp.sample.prompts import choose
+from dbexp.sample.reading import Text, look
 from dbexp.sample.shots import Shot, slug
 
 _IMAGE_STRENGTH, _MASK_STRENGTH = 0.75, 1.0
@@ -112,6 +114,27 @@ def check_models(columns: Sequence[GridColumn], drawing: Drawing) -> None:
         for side, pixels in (("width", drawing.width), ("height", drawing.height)):
             problems.require(pixels % unit == 0, f"{side}={pixels}: must be a multiple of {unit} for {model}")
     problems.raise_if_any()
+
+
+def check_texts(columns: Sequence[GridColumn], drawing: Drawing, store: Store) -> list[str]:
+    """Hold prompts against what the text encoders read, before anything is drawn.
+
+    Returns:
+        Sentences about texts of which not all is read.
+
+    Raises:
+        ConfigError: with every prompt that loses the token of its subject.
+    """
+    problems, sentences = Problems(), list[str]()
+    for column in columns:
+        texts = [Text("prompt", shot.prompt) for shot in column.shots]
+        if drawing.guidance_scale > 1 and drawing.negative_prompt:
+            texts.append(Text("negative_prompt", drawing.negative_prompt))
+        read = look(texts, column.run.config.dataset.token, load(column.model, store), store)
+        problems.messages += read.problems
+        sentences += read.cuts
+    problems.raise_if_any()
+    return list(dict.fromkeys(sentences))
 
 
 def sources(settings: GenerateConfig) -> dict[str, str]:

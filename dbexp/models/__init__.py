@@ -91,6 +91,23 @@ class LoraFile:
         return replace(self, weights=weights, alphas=ranks)
 
 
+@dataclass(frozen=True)
+class Cut:
+    """What an encoder reads of a text that is too long for it.
+
+    Attributes:
+        encoder: the part.
+        tokens: of the text, without marks.
+        room: tokens that it reads of a text at most.
+        read: characters of the text that it reads.
+    """
+
+    encoder: str
+    tokens: int
+    room: int
+    read: int
+
+
 class Model(Protocol):
     """A frozen base model, loaded part by part when a part is first used."""
 
@@ -136,6 +153,10 @@ class Model(Protocol):
 
     def token_count(self, text: str) -> int:
         """Number of tokens of a text, without marks."""
+        ...
+
+    def cuts(self, text: str) -> tuple[Cut, ...]:
+        """What is read of a text by each encoder that it is too long for; nothing where all of it is read."""
         ...
 
     def tokenize(self, prompts: Sequence[str]) -> Conditioning:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from dbexp.config.families import Family
 from dbexp.core.device import is_out_of_memory
 from dbexp.core.errors import ConfigError, first_line, listed
-from dbexp.models import VAE, Batch, Conditioning, LoraFile, collate
+from dbexp.models import VAE, Batch, Conditioning, Cut, LoraFile, collate
 from dbexp.models.known import Known, Settings
 from dbexp.models.lora_file import diffusers_layout, kohya_layout
 from dbexp.models.quantize import BYTES, round_to_fp8
@@ -76,6 +76,12 @@ def read_tokenizer(cls: str, folder: Path) -> Any:
         return getattr(library("transformers"), cls).from_pretrained(folder, local_files_only=True)
     except Exception as error:  # a library of Rust raises its own
         raise ConfigError(f"model.path={folder.parent}: {folder} cannot be read ({first_line(error)})") from None
+
+
+def characters_read(tokenizer: Any, text: str, limit: int) -> int:
+    """How much of a text is left where a tokenizer cuts it to so many tokens, marks among them."""
+    read = tokenizer(text, truncation=True, max_length=limit, return_offsets_mapping=True)
+    return max((end for _, end in read.offset_mapping), default=0)
 
 
 class Checkpoint(ABC):
@@ -228,6 +234,10 @@ class Checkpoint(ABC):
         return settings
 
     # -- text -------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def cuts(self, text: str) -> tuple[Cut, ...]:
+        """See `Model.cuts`."""
 
     @abstractmethod
     def tokenize(self, prompts: Sequence[str]) -> Conditioning:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from dbexp.models import Conditioning
-from dbexp.models.checkpoint import read_tokenizer
+from dbexp.models import Conditioning, Cut
+from dbexp.models.checkpoint import characters_read, read_tokenizer
 from dbexp.models.known import WHOLE
 
 if TYPE_CHECKING:
@@ -52,6 +52,14 @@ class QwenText:
 
     def token_count(self, text: str) -> int:
         return len(self.tokenizer(text).input_ids)
+
+    def cuts(self, text: str) -> tuple[Cut, ...]:
+        templated = self._templated(text)
+        if self.token_count(templated) <= self.text_tokens:
+            return ()
+        start = max(templated.find(text.strip()), 0) - (len(text) - len(text.lstrip()))
+        read = characters_read(self.tokenizer, templated, self.text_tokens) - start
+        return (Cut("text_encoder", self.token_count(text), self.room, min(max(read, 0), len(text))),)
 
     def _templated(self, prompt: str) -> str:
         text = self.tokenizer.apply_chat_template(

@@ -14,8 +14,8 @@ from dbexp.config.families import FAMILIES
 from dbexp.config.schema import ModelConfig
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
-from dbexp.models import VAE, Batch, Conditioning, inpaint
-from dbexp.models.checkpoint import Checkpoint, read_tokenizer
+from dbexp.models import VAE, Batch, Conditioning, Cut, inpaint
+from dbexp.models.checkpoint import Checkpoint, characters_read, read_tokenizer
 from dbexp.models.ddpm import KNOWN_SCHEDULES, DiscreteNoise, schedule_disagreements
 from dbexp.models.files import settings as settings_of
 from dbexp.models.find import Source, open_checkpoint
@@ -45,6 +45,7 @@ _SITES: dict[str, Callable[[str], bool]] = {
     "linear": lambda name: ".transformer_blocks." in name,
 }
 _TEXT_SITES = (".q_proj", ".k_proj", ".v_proj", ".out_proj")
+_POSITIONS = 77  # of CLIP's text encoders
 _INPAINT_CHANNELS = 9  # of the noisy latents (4), the mask (1) and the masked picture's latents (4)
 
 
@@ -145,11 +146,28 @@ class StableDiffusion(DiscreteNoise, Checkpoint):
         return tokenizer
 
     @property
+    def _tokenizers(self) -> dict[str, CLIPTokenizer]:
+        """Encoder -> its tokenizer."""
+        return {"text_encoder": self.tokenizer}
+
+    @cached_property
     def room(self) -> int:
-        return int(self.tokenizer.model_max_length) - 2  # a start and an end mark
+        limits = [int(tokenizer.model_max_length) for tokenizer in self._tokenizers.values()]
+        for encoder in self.family.encoders:  # tokenizers may know of no limit
+            settings = self._settings(encoder, "config.json")
+            limits.append(int(settings.get("max_position_embeddings", _POSITIONS)))
+        return min(limits) - 2  # a start and an end mark
 
     def token_count(self, text: str) -> int:
         return len(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def cuts(self, text: str) -> tuple[Cut, ...]:
+        found = []
+        for encoder, tokenizer in self._tokenizers.items():
+            count = len(tokenizer(text, add_special_tokens=False).input_ids)
+            if count > self.room:
+                found.append(Cut(encoder, count, self.room, characters_read(tokenizer, text, self.room + 2)))
+        return tuple(found)
 
     def tokenize(self, prompts: Sequence[str]) -> Conditioning:
         return {"ids": self._ids(self.tokenizer, prompts)}

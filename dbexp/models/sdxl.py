@@ -91,6 +91,10 @@ class StableDiffusionXL(StableDiffusion):
         tokenizer: CLIPTokenizer = read_tokenizer("CLIPTokenizer", self._folder / "tokenizer_2")
         return tokenizer
 
+    @property
+    def _tokenizers(self) -> dict[str, CLIPTokenizer]:
+        return {"text_encoder": self.tokenizer, "text_encoder_2": self.tokenizer_2}
+
     def tokenize(self, prompts: Sequence[str]) -> Conditioning:
         return {"ids": self._ids(self.tokenizer, prompts), "ids_2": self._ids(self.tokenizer_2, prompts)}
 

@@ -19,8 +19,8 @@ from dbexp.evaluate import evaluate, objective
 from dbexp.evaluate.added import added, columns_of
 from dbexp.evaluate.evaluate import Backbones
 from dbexp.models import Model
-from dbexp.pipeline.requests import prior_request, sample_request, training_request
-from dbexp.sample import prior, sample
+from dbexp.pipeline.requests import prior_request, sample_request, texts, training_request
+from dbexp.sample import prior, reading
 from dbexp.train.data import Training
 
 
@@ -71,7 +71,7 @@ def load(config: Config, store: Store) -> tuple[Model, Backbones]:
     """Base model and metric backbones, before hours are spent on a run whose metrics cannot be computed.
 
     Raises:
-        ConfigError: with what is not there, or does not fit in memory.
+        ConfigError: with what is not there, does not fit in memory, or is cut off by a text encoder.
     """
     with memory_errors("free some, or choose smaller networks for model and evaluate"):
         model = models.load(config.model, store)
@@ -80,6 +80,7 @@ def load(config: Config, store: Store) -> tuple[Model, Backbones]:
                 f"model.path={config.model.path}: an inpainting checkpoint, which is not trained here; train on the "
                 "checkpoint that it was made from: dbexp-generate draws with this one, too"
             )
+        reading.require(reading.look(texts(config), config.dataset.token, model, store))
         return model, evaluate.load_backbones(config.evaluate, model.device, store)
 
 
@@ -88,7 +89,8 @@ def warnings(config: Config, subject: Subject, model: Model, store: Store) -> It
     yield from advice(config, len(subject.paths))
     yield from dataset.warnings(subject, config.model.resolution)
     yield from prior.warnings(prior_request(config))
-    yield from sample.token_notes(sample_request(config).sampling.prompts, subject.token, model, store)
+    read = reading.look(texts(config), subject.token, model, store)
+    yield from (*read.cuts, *read.notes)
 
 
 def make_training(config: Config, model: Model, store: Store) -> Training:

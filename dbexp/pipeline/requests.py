@@ -11,6 +11,7 @@ from dbexp.config.template import fill
 from dbexp.config.values import plain
 from dbexp.sample.prior import PriorRequest
 from dbexp.sample.prompts import choose
+from dbexp.sample.reading import PROMPTS, Text
 from dbexp.sample.sample import SampleRequest
 from dbexp.sample.shots import Sampling
 from dbexp.train.data import Training
@@ -62,6 +63,19 @@ def sample_request(config: Config) -> SampleRequest:
     class_prompt = fill(sample.class_prompt, config.dataset)
     of_class = replace(sampling, stream="class", prompts=(class_prompt,), images_per_prompt=count)
     return SampleRequest(groups, sampling, of_class if count else None, sample.lora_scale, sample.batch_size)
+
+
+def texts(config: Config) -> list[Text]:
+    """Every text of a run that is encoded."""
+    prior, sample = config.prior, config.sample
+    templates = [("dataset.prompt", config.dataset.prompt)]
+    templates += [("prior.prompt", prior.prompt)] if prior.weight > 0 else []
+    templates += [("sample.class_prompt", sample.class_prompt)] if sample.class_images != 0 else []
+    found = [Text(field, fill(template, config.dataset)) for field, template in templates]
+    found += [Text(PROMPTS, prompt.text) for prompt in choose(sample.prompts, config.dataset)]
+    if sample.negative_prompt and sample.guidance_scale > 1:
+        found.append(Text("sample.negative_prompt", sample.negative_prompt))
+    return found
 
 
 def training_request(config: Config, images: Sequence[Path], prompt: str, class_images: Sequence[Path]) -> Training:

@@ -5,22 +5,15 @@ The base model and every LoRA draw the same prompts from the same noise, so that
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dbexp.core.files import write_atomic
 from dbexp.core.store import Store
 from dbexp.models import Model
 from dbexp.sample.sets import cost_of, draw_set
 from dbexp.sample.shots import Sampling
-
-_NOTES = "notes.json"
-_NOTES_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -96,49 +89,3 @@ def _draw(
         ahead=() if request.class_sampling is None else request.class_sampling.prompts,
         description=f"{title}, {'base model' if lora is None else 'adapter on'}",
     )
-
-
-def token_notes(prompts: Sequence[str], token: str, model: Model, store: Store) -> list[str]:
-    """What is allowed but rarely meant about prompts and token, as sentences for the log.
-
-    They are noted in the store, for importing a tokenizer takes seconds.
-
-    Args:
-        prompts: of a run, filled in.
-        token: of its subject.
-        model: its tokenizer counts; no weights are loaded.
-        store: where they are noted.
-    """
-    inputs = {
-        "version": _NOTES_VERSION,
-        "transformers": version("transformers"),
-        "model": model.identity,
-        "token": token,
-        "prompts": list(prompts),
-    }
-
-    def make(folder: Path) -> None:
-        notes = _token_notes(prompts, token, model)
-        write_atomic(folder / _NOTES, json.dumps(notes, ensure_ascii=False))
-
-    notes: list[str] = json.loads((store.get("tokens", inputs, make) / _NOTES).read_text(encoding="utf-8"))
-    return notes
-
-
-def _token_notes(prompts: Sequence[str], token: str, model: Model) -> list[str]:
-    room = model.room
-    word = re.compile(rf"(?<!\w){re.escape(token)}(?!\w)")
-    notes = []
-    for prompt in prompts:
-        if not word.search(prompt):
-            notes.append(f"{prompt!r} does not contain the token {token!r}, so it asks for no subject")
-        count = model.token_count(prompt)
-        if count > room:
-            notes.append(f"{prompt!r} has {count} tokens: the text encoder reads only the first {room}")
-    count, rare = model.token_count(token), model.family.rare_token
-    if count > 1 and rare:
-        notes.append(
-            f"dataset.token={token} is {count} tokens of this text encoder; a rare word of one token, such as {rare}, "
-            "binds faster"
-        )
-    return notes

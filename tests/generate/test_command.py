@@ -294,6 +294,18 @@ def test_mistakes_are_one_message(run: Path, tmp_path: Path) -> None:
         assert not (tmp_path / "out").exists()
 
 
+def test_prompts_that_are_too_long(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lost = [f"prompt={place * 15}a {{token}} dog" for place in ("in the snow ", "on the beach ")]
+    with pytest.raises(SystemExit) as caught:
+        command.main([f"run={run}", f"folder={tmp_path / 'grid'}", *lost])
+    assert str(caught.value.code).count("which cuts off the token 'sks'") == 2
+    assert not (tmp_path / "grid").exists()
+    long = ("prompt=a {token} dog " + "in the snow " * 15, "negative_prompt=" + "red " * 40)
+    command.main([f"run={run}", f"folder={tmp_path / 'grid'}", *long, "guidance_scale=3", "steps=2"])
+    err = capsys.readouterr().err
+    assert "dbexp-generate: prompt='a sks dog " in err and "dbexp-generate: negative_prompt='red " in err
+
+
 def test_a_lora_of_another_architecture(tmp_path: Path) -> None:
     run_folders.make(tmp_path / "run")
     wide = builders.checkpoint(replace(TINY, unet_channels=(8, 32)))

@@ -151,25 +151,3 @@ def test_what_images_took_is_known_when_they_are_found_again(model: Model, lora:
     sample.sample_prompts(request, model, lora, store)
     assert sample.sample_cost(request, model, lora, store) == cost
     assert sample.sample_cost(request, model, None, store) is None, "the base model's are others"
-
-
-class TestTokenNotes:
-    def notes(self, prompts: Any, model: Model, store: Store, token: str = "sks") -> list[str]:
-        return sample.token_notes([p.text for p in choose(prompts, replace(DOG, token=token))], token, model, store)
-
-    def test_prompts_that_miss_the_subject_or_are_too_long(self, model: Model, store: Store) -> None:
-        prompts = ["a {token}, red", "a sksy dog", "a {token} {class} " + "in the snow " * 20]
-        notes = self.notes(prompts, model, store)
-        assert len(notes) == 2
-        assert notes[0].startswith("'a sksy dog' does not contain the token 'sks'")
-        assert "has 63 tokens: the text encoder reads only the first 30" in notes[1]
-        assert self.notes("auto", model, store) == []
-
-    def test_a_token_of_several_pieces(self, model: Model, store: Store) -> None:
-        (note,) = self.notes(PROMPTS[:2], model, store, token="xqzzyj")
-        assert note.startswith("dataset.token=xqzzyj is ") and "such as sks, binds faster" in note
-
-    def test_they_are_counted_once(self, model: Model, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        first = self.notes(PROMPTS, model, store)
-        monkeypatch.setattr(model, "token_count", None)
-        assert first and self.notes(PROMPTS, model, store) == first
