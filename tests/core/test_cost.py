@@ -33,7 +33,8 @@ def test_memory_is_the_most_that_was_held_meanwhile() -> None:
     if during.memory_of != "resident":
         pytest.skip("this system does not let a process begin its count anew")
     assert during.memory_mib is not None and before is not None and most is not None
-    assert most >= during.memory_mib >= 256
+    # two countings, each rounded down, a moment apart
+    assert most + 2 >= during.memory_mib >= 256
     del held
     after = Meter(CPU).cost()
     assert after.memory_mib is not None and after.memory_mib <= during.memory_mib - 200
