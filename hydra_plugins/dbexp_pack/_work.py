@@ -100,15 +100,15 @@ def folders(cfg: DictConfig, base: Path) -> tuple[Path, Path]:
         cfg: of the job, with its `hydra` node.
         base: what they are relative to.
     """
-    state = HydraConfig.instance()
+    state: Any = HydraConfig.instance()
     before = state.cfg
-    state.set_config(cfg)
+    # `set_config` copies all of the config, and takes no None, which is what it was outside a job; Hydra's run_job puts
+    # it back in the same way. Checked with hydra-core 1.3.8.
+    state.cfg = cfg
     try:
         sweep = base / str(cfg.hydra.sweep.dir)
         return sweep, sweep / str(cfg.hydra.sweep.subdir)
     finally:
-        # `set_config` takes no None, which is what it was outside a job; Hydra's run_job puts it back in the same way.
-        # Checked with hydra-core 1.3.8.
         state.cfg = before
 
 
