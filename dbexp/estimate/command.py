@@ -43,12 +43,15 @@ def main(words: Sequence[str] | None = None) -> None:
         check(settings)
         card = pick_card(settings)
         configs = compose(others)
+        from dbexp.core.store import Store
         from dbexp.estimate import show  # torch: seconds, so after the check
         from dbexp.estimate.estimate import estimate, plain
         from dbexp.estimate.measure import Measure
+        from dbexp.train.measured import facts
 
         with tempfile.TemporaryDirectory(prefix="dbexp-estimate-") as folder, _quiet():
-            told = estimate(configs, card, Measure(Path(folder), card), settings.price_per_hour)
+            noted = facts(Store.of(configs[0].store).root)
+            told = estimate(configs, card, Measure(Path(folder), card), settings.price_per_hour, noted)
         print(json.dumps(plain(told), indent=1) if settings.format == "json" else show.page(told), flush=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
@@ -14,6 +15,7 @@ from dbexp.estimate.cards import GIB, Card, is_launched_slowly, seconds
 from dbexp.estimate.measure import Measure
 from dbexp.pipeline.requests import prior_request, sample_request
 from dbexp.train import packing
+from dbexp.train.measured import Fact
 
 RESERVED = 1.2 * GIB
 """Bytes beside torch's tensors: CUDA's context, libraries and their workspaces. From 0.5 to 1.5 GiB, by the card."""
@@ -37,6 +39,7 @@ class Group:
         memory: lanes -> bytes of training.
         step_seconds: of an optimizer step of one lane alone, and of a pack of `lanes`.
         waits_for_host: whether the card waits for Python.
+        measurements: trainings like these, on such a card, that times are corrected by.
         remedies: settings that would make a lane fit, with the bytes that it takes then.
         sampling: images at once -> bytes.
         batch: images at once that fit.
@@ -52,6 +55,7 @@ class Group:
     memory: Mapping[int, int]
     step_seconds: tuple[float, float]
     waits_for_host: bool
+    measurements: int
     remedies: Mapping[str, int]
     sampling: Mapping[int, int]
     batch: int
@@ -89,7 +93,13 @@ class Estimate:
         return sum(group.disk for group in self.groups)
 
 
-def estimate(configs: Sequence[Config], card: Card, measure: Measure, price_per_hour: float | None = None) -> Estimate:
+def estimate(
+    configs: Sequence[Config],
+    card: Card,
+    measure: Measure,
+    price_per_hour: float | None = None,
+    facts: Sequence[Fact] = (),
+) -> Estimate:
     """What runs take that start with an empty store.
 
     Args:
@@ -97,16 +107,17 @@ def estimate(configs: Sequence[Config], card: Card, measure: Measure, price_per_
         card: where.
         measure: counts for them.
         price_per_hour: of the card.
+        facts: what was measured before, on whichever card.
     """
     groups: dict[str, list[Config]] = {}
     for config in configs:
         groups.setdefault(key_of(packing.shared(config)), []).append(config)
-    told = tuple(_group(members, card, measure) for members in groups.values())
+    told = tuple(_group(members, card, measure, facts) for members in groups.values())
     whole = Estimate(card, told, None)
     return whole if price_per_hour is None else replace(whole, price=price_per_hour * whole.seconds / 3600)
 
 
-def _group(configs: Sequence[Config], card: Card, measure: Measure) -> Group:
+def _group(configs: Sequence[Config], card: Card, measure: Measure, facts: Sequence[Fact]) -> Group:
     largest = max(configs, key=_size)
     lanes_of: dict[str, Config] = {}
     for config in configs:
@@ -121,6 +132,13 @@ def _group(configs: Sequence[Config], card: Card, measure: Measure) -> Group:
     pack = one if lanes < 2 else two if lanes == 2 else measure.training(largest, lanes)
     memory = {count: int(one.peak + (count - 1) * lane + RESERVED) for count in sorted({1, max(lanes, 1), 2, 4, 8, 16})}
     alone, together = seconds(one.operations, card), seconds(pack.operations, card)
+    ratios = [
+        fact.seconds / (alone + (fact.lanes - 1) * _slope(alone, together, lanes))
+        for fact in facts
+        if fact.key == one.key and card.title in fact.card
+    ]
+    correction = statistics.median(ratios) if ratios else 1.0
+    alone, together = correction * alone, correction * together
     batch, sampling = _batch(largest, card, measure)
     drawn = measure.drawing(largest, max(batch, 1))
     metrics = measure.metrics(largest)
@@ -147,6 +165,7 @@ def _group(configs: Sequence[Config], card: Card, measure: Measure) -> Group:
         memory=memory,
         step_seconds=(alone * largest.train.grad_accum, together * largest.train.grad_accum),
         waits_for_host=is_launched_slowly(pack.operations, card),
+        measurements=len(ratios),
         remedies={} if lanes else _remedies(largest, room, measure),
         sampling=sampling,
         batch=batch,
@@ -162,10 +181,15 @@ def _size(config: Config) -> tuple[int, bool, int]:
     return rows, config.lora.text_encoder, config.lora.rank
 
 
+def _slope(alone: float, together: float, lanes: int) -> float:
+    """Seconds that a lane more costs; as much as the first where nothing else is known."""
+    return (together - alone) / (lanes - 1) if lanes > 1 else alone
+
+
 def _training_seconds(lanes: Sequence[Config], size: int, alone: float, together: float) -> float:
     """Packs of lanes of like length, each pack as long as its longest lane; a lane more costs the same each time."""
     passes = sorted((config.train.steps * config.train.grad_accum for config in lanes), reverse=True)
-    slope = (together - alone) / (size - 1) if size > 1 else 0.0
+    slope = _slope(alone, together, size)
     total, start = 0.0, 0
     while start < len(passes):
         members = passes[start : start + size]

@@ -29,7 +29,7 @@ from dbexp.evaluate.backbones.deferred import open_backbone
 from dbexp.models import VAE, Batch, Model
 from dbexp.models.lora_file import linear_layer
 from dbexp.pipeline.requests import training_request
-from dbexp.train import memory
+from dbexp.train import measured, memory
 
 _ENOUGH = 1 << 50
 """Bytes of the pretended card: how much a stage takes is the question, not whether there is as much."""
@@ -48,6 +48,8 @@ class Count:
 
     operations: Mapping[Operation, int]
     peak: int
+    key: str = ""
+    """Of trainings, see `dbexp.train.measured.key`."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Measure:
                 card.forget()
                 card.peak = card.allocated
                 loop.microbatch()
-            return Count(Counter(card.operations), card.peak)
+            return Count(Counter(card.operations), card.peak, measured.key(training, model))
 
     def _drawing(self, config: Config, images: int, steps: int) -> Count:
         sample = config.sample

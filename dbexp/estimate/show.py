@@ -11,8 +11,8 @@ from dbexp.estimate.estimate import Estimate, Group
 _WIDTH = 80
 _SURE = (
     "How sure: memory is counted by running this code without numbers, with 1.2 GiB for what CUDA itself takes: expect "
-    "it within 15 %. Times are a roofline of the card's data sheet, which nobody measured for this: expect them within "
-    "a factor of 2 for training and sampling. The store is taken to be empty; loading and downloading are left out."
+    "it within 15 %. Times are a roofline of the card's data sheet, corrected where this machine has trained the like: "
+    "expect others within a factor of 2. The store is taken to be empty; loading and downloading are left out."
 )
 
 
@@ -56,6 +56,8 @@ def _group(group: Group, memory: int) -> list[str]:
         step += f", {together:,.0f} ms for {group.lanes} lanes ({alone * group.lanes / together:.1f} x as much)"
     if group.waits_for_host:
         step += "; the card waits for Python"
+    if group.measurements:
+        step += f"; as {count(group.measurements, 'training')} on such a card took"
     lines += textwrap.wrap(step, _WIDTH, subsequent_indent="    ")
     stages = ", ".join(f"{stage} {duration(value)}" for stage, value in group.seconds.items() if value)
     lines += textwrap.wrap(f"  time: {stages}", _WIDTH, subsequent_indent="    ")

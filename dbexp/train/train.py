@@ -19,7 +19,7 @@ from dbexp.core.hashing import key_of
 from dbexp.core.progress import progress
 from dbexp.core.store import Entry, Store
 from dbexp.models import Model
-from dbexp.train import adapter, packing, resume
+from dbexp.train import adapter, measured, packing, resume
 from dbexp.train.data import Training, TrainingData, prepare
 from dbexp.train.lane import Lane, Row, enter, open_slots, ranks_of
 from dbexp.train.loop import Loop
@@ -146,7 +146,8 @@ def _train_pack(
             total, before = sum(lane.steps for lane in lanes), sum(lane.step for lane in lanes)
             with progress("train", total, done=before) as bar:
                 pack.tell_history()
-                with contextlib.closing(Loop(lanes, slots, model, bar, pack.tell)) as loop:
+                loop = Loop(lanes, slots, model, bar, pack.tell)
+                with contextlib.closing(loop), measured.noting(lanes, model, store):
                     pack.run(loop, signals)
             if is_main():
                 state.end(store)

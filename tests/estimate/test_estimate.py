@@ -19,6 +19,7 @@ from dbexp.estimate.card import Operation
 from dbexp.estimate.cards import CARDS, GIB
 from dbexp.estimate.measure import Count, Drawn, Measure
 from dbexp.estimate.settings import EstimateConfig, check
+from dbexp.train.measured import Fact
 from tests import builders
 
 
@@ -73,7 +74,7 @@ class Given:
     def training(self, config: Config, lanes: int) -> Count:
         least = 0.5 if config.train.gradient_checkpointing else 2.0
         weights = 1.0 if config.model.quantize == "nf4" else 3.0
-        return Count({product(1024): 100 * lanes}, int((weights + least * lanes) * GIB))
+        return Count({product(1024): 100 * lanes}, int((weights + least * lanes) * GIB), "like this")
 
     def drawing(self, config: Config, images: int) -> Drawn:
         peak = (2 + images) * GIB
@@ -131,6 +132,22 @@ class TestPlan:
         # 200 class images; of each of two prompts' lists 25 x 4 samples; class samples as many; the base model's
         assert one == 200 + 4 * 100
         assert two == 200 + 6 * 100
+
+    def test_what_was_measured_corrects_it(self) -> None:
+        measure: Any = Given()
+        (plain,) = told(80, *sweep(4)).groups
+        alone, together = plain.step_seconds
+        facts = [
+            Fact("NVIDIA H100 80GB HBM3", "like this", 1, 3 * alone),
+            Fact("NVIDIA H100 80GB HBM3", "like this", 4, 3 * together),
+            Fact("NVIDIA H100 80GB HBM3", "unlike it", 1, 100.0),
+            Fact("Tesla T4", "like this", 1, 100.0),
+        ]
+        whole = estimates.estimate(sweep(4), CARDS["h100"], measure, None, facts)
+        (group,) = whole.groups
+        assert group.measurements == 2
+        assert group.seconds["train"] == pytest.approx(3 * plain.seconds["train"])
+        assert "as 2 trainings on such a card took" in " ".join(show.page(whole).split())
 
     def test_money(self) -> None:
         whole = told(80, *sweep(1), price=2.0)
