@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -9,7 +10,7 @@ import pytest
 
 from dbexp.core.files import TEMPORARY
 from dbexp.core.store import PACKS, Store, lock_of
-from dbexp.train.resume import PackState, begun
+from dbexp.train.resume import PackState, begun, resume
 
 PACK = PackState(("lane",), (("train/ab/abc",),), {"unet": 4})
 
@@ -42,3 +43,18 @@ def test_a_file_that_is_being_written_stays(tmp_path: Path, stray: Path) -> None
         assert other.is_alive() and stray.exists()
     other.join(30)
     assert not stray.exists() and begun(Store(tmp_path)) == [PACK]
+
+
+def test_a_state_that_is_kept_outlives_its_pack_and_others(tmp_path: Path) -> None:
+    """A longer training of the same lanes goes on from it."""
+    store = Store(tmp_path)
+    (tmp_path / "train/ab/abc").mkdir(parents=True)
+    kept, longer = replace(PACK, keep=True), replace(PACK, entries=(("train/cd/cde",),))
+    kept.begin(store)
+    kept.save(store, [{"micro": 3}])
+    kept.end(store)
+    assert begun(store) == [kept]
+    assert resume(store, longer)[1] == {"lane": {"micro": 3}}
+    longer.begin(store)
+    longer.end(store)
+    assert begun(store) == [kept]
