@@ -22,6 +22,13 @@ from dbexp.models.files import Weights, damage, head, is_weights, settings
 _SINGLE_FILES = (".safetensors", ".ckpt")
 _MARKS = {"cond_stage_model.": "sd", "conditioner.embedders.1.": "sdxl"}
 """How the names of tensors in single files begin -> their family."""
+_SAME_FILES = {
+    # the storybook's text encoder, which names fp32 as its precision where it named fp16; dbexp reads neither
+    "23bffc72c88881d6cea66b90a95a0f79507efaf1ddc12a2ce97c547680c5abcf": (
+        "3f46ca259b47e7f3c35268adf68061e3fa2271f59220169f0a50cff02683c174"
+    ),
+}
+"""Hash of a file -> that of an earlier one which says the same to dbexp: what was computed with it is still found."""
 _LORA_MARKS = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lora.down.", ".lora.up.")
 
 
@@ -106,11 +113,12 @@ def _hashes(
     another variant or format beside them."""
     files = [path for folder in folders for path in sorted(folder.rglob("*")) if not is_weights(path)]
     files += [path for each in weights.values() for path in each.files]
-    hashes = {
+    found = {
         f"{path.parent.name}/{path.name}": store.file_hash(path)
         for path in files
         if path.suffix in source.suffixes and path.is_file()
     }
+    hashes = {name: _SAME_FILES.get(digest, digest) for name, digest in found.items()}
     return hashes | {name: store.file_hash(pipeline / name) for name in source.files if (pipeline / name).is_file()}
 
 

@@ -86,6 +86,9 @@ def export_pipeline(out: Path, folder: Path) -> Path:
     for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
         part.half()
     pipeline.save_pretrained(str(folder), safe_serialization=True)
+    # transformers takes the precision that this file names where nobody asks for one, diffusers fp32: they must meet
+    settings = folder / "text_encoder" / "config.json"
+    settings.write_text(settings.read_text(encoding="utf-8").replace('"float16"', '"float32"'), encoding="utf-8")
     save_tokenizer(folder / "tokenizer")
     (folder / "README.md").write_text(model_card(out), encoding="utf-8")
     return folder

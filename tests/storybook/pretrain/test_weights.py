@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 
 from dbexp import models
 from dbexp.config.schema import Config
@@ -48,6 +49,22 @@ def test_it_loads_like_any_checkpoint(cfg: Config, tmp_path: Path) -> None:
     mean, std = model.encode_images(torch.zeros(1, 3, 64, 64))
     assert mean.shape == (1, 16, 16, 16)
     assert (std > 0).all()
+
+
+def test_it_is_known_as_before(cfg: Config, tmp_path: Path) -> None:
+    """What users computed with it is found by this; new weights give it another."""
+    model = models.load(cfg.model, Store(tmp_path))
+    assert model.identity.startswith("3066df6fc5ae")
+
+
+def test_a_stock_pipeline_that_is_told_no_precision_draws() -> None:
+    """Weights are stored in half precision, in which transformers would load its part, and diffusers its own not."""
+    pipe = DiffusionPipeline.from_pretrained(WEIGHTS)
+    assert {pipe.unet.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.float32}
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    (image,) = pipe("a dog in the snow", num_inference_steps=2, generator=generator, output_type="np").images
+    assert image.shape == (64, 64, 3) and image.std() > 0.05
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
