@@ -6,6 +6,7 @@ import errno
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -51,7 +52,7 @@ class TestPrecision:
 
     @pytest.mark.parametrize(("precision", "rounded"), [("fp32", False), ("bf16", True)])
     def test_fp32_is_not_tf32(self, precision: str, rounded: bool) -> None:
-        switches = (torch.backends.cudnn, torch.backends.cuda.matmul)
+        switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
         before = [switch.allow_tf32 for switch in switches]
         try:
             for switch in switches:
