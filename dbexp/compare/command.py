@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbexp.config import explain
-from dbexp.core.errors import ConfigError, Problems
+from dbexp.config.fields import PATH, Bounds
+from dbexp.core.errors import ConfigError, Problems, shown
+from dbexp.core.folders import obstacle
 
 if TYPE_CHECKING:
     from dbexp.compare.comparison import Comparison
@@ -46,10 +49,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="list what it holds; without a folder, the one in the user's cache directory",
     )
-    store.add_argument("--prune-older-than", type=float, metavar="DAYS", help="delete what was not used for so long")
-    store.add_argument(
-        "--prune-to-size", type=float, metavar="GB", help="delete what was used longest ago until it fits"
-    )
+    store.add_argument("--prune-older-than", metavar="DAYS", help="delete what was not used for so long")
+    store.add_argument("--prune-to-size", metavar="GB", help="delete what was used longest ago until it fits")
     store.add_argument("--verify", action="store_true", help="read all of it, and say what is damaged")
     store.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
     return parser
@@ -69,11 +70,43 @@ def _run(options: argparse.Namespace) -> None:
         options.store is not None or not options.verify, "--verify: say --store too, which is what is read"
     )
     problems.require(prunes or not options.dry_run, "--dry-run: give --prune-older-than DAYS or --prune-to-size GB too")
+    _check_places(options, problems)
+    for name in ("prune_older_than", "prune_to_size"):
+        problems.messages += _read_number(options, name)
     problems.raise_if_any()
     if options.store is not None:
         _store(options, prunes)
     if options.sweeps:
         _compare(options)
+
+
+def _check_places(options: argparse.Namespace, problems: Problems) -> None:
+    """Paths that are none, and folders that nothing can be read from or written to."""
+    given = [*(("", path) for path in options.sweeps), ("--output=", options.output), ("--store=", options.store)]
+    named = [(name, str(path)) for name, path in given if path is not None]
+    wrong = [(name, path) for name, path in named if not PATH.allows(path)]
+    problems.messages += [f"{name}{shown(path)}: {PATH.demand(path)}" for name, path in wrong]
+    if wrong:
+        return
+    output, store = options.output, options.store
+    fault = output and obstacle(output)
+    problems.require(not fault, f"--output={output}: {fault}; choose another place with --output FOLDER")
+    problems.require(
+        store is None or store.is_dir() or not os.path.lexists(store),
+        f"--store={store}: is a file; give the folder of a store",
+    )
+
+
+def _read_number(options: argparse.Namespace, name: str) -> list[str]:
+    """Make a number of what was typed after a switch, or say what is wrong with it."""
+    text, bounds = getattr(options, name), Bounds(at_least=0, most=1e9)
+    try:
+        value = None if text is None else float(text)
+    except ValueError:
+        return [f"--{name.replace('_', '-')}={shown(text)}: must be a number"]
+    setattr(options, name, value)
+    right = value is None or bounds.allows(value)
+    return [] if right else [f"--{name.replace('_', '-')}={shown(text)}: {bounds.demand(value)}"]
 
 
 def _store(options: argparse.Namespace, prunes: bool) -> None:

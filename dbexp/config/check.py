@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from dbexp.config import fields
 from dbexp.config.families import FAMILIES, SAMPLERS, SITES
 from dbexp.config.fields import Bounds
-from dbexp.config.schema import BY_RESOLUTION, Config
+from dbexp.config.schema import BY_RESOLUTION, LPIPS_LEAST, Config
 from dbexp.config.template import names, problem
 from dbexp.config.values import flatten, structured
 from dbexp.core.errors import Problems, shown
@@ -44,6 +44,9 @@ def _check_family(config: Config, problems: Problems) -> None:
             name in known or name not in of_all,  # what no family knows is refused where the field is declared
             f"{path}={name}: model.family={config.model.family} has {', '.join(known)}",
         )
+    problems.messages += too_many_steps("sample", config.model.family, config.sample.sampler, config.sample.steps)
+    if config.prior.weight > 0 and config.prior.path is None:
+        problems.messages += too_many_steps("prior", config.model.family, config.prior.sampler, config.prior.steps)
     train, named = config.train, f"model.family={config.model.family}"
     problems.require(
         config.model.precision != "fp16" or family.fp16,
@@ -66,6 +69,21 @@ def _check_family(config: Config, problems: Problems) -> None:
         train.shift is None or family.flow,
         f"train.shift={shown(train.shift)}: {named} has a noise schedule of its own, which is not shifted; give null",
     )
+
+
+def too_many_steps(group: str, family: str, sampler: str | None, steps: int) -> list[str]:
+    """What is wrong with a number of sampling steps, as a message.
+
+    Args:
+        group: of the field; empty: it is in none.
+        family: of the model.
+        sampler: None: the checkpoint's own.
+        steps: asked for.
+    """
+    most, prefix = FAMILIES[family].steps_of(sampler), group and f"{group}."
+    with_sampler = f" with {prefix}sampler={sampler}" if sampler else ""
+    too_many = f"{prefix}steps={steps}: must be at most {most} for model.family={family}{with_sampler}"
+    return [] if steps <= most else [too_many]
 
 
 def _check_texts(config: Config, problems: Problems) -> None:
@@ -149,6 +167,13 @@ def _check_together(config: Config, problems: Problems) -> None:
         if wrong is None and path == "dataset.prompt" and "token" not in names(template):
             wrong = "must contain {token}, or nothing would name the subject"
         problems.require(wrong is None, f"{path}={shown(template)!r}: {wrong}")
+    lpips = config.evaluate.lpips
+    for path, side in (("evaluate.lpips.size", lpips.size), ("sample.resolution", config.sample.resolution)):
+        least = LPIPS_LEAST.get(lpips.net, 0)
+        problems.require(
+            side >= least or side < 1,  # which the field's own bound refuses
+            f"{path}={side}: must be at least {least}, the least that evaluate.lpips.net={lpips.net} reads",
+        )
     for name in ("mean", "std"):
         values = getattr(config.evaluate.dino, name)
         problems.require(len(values) == 3, f"evaluate.dino.{name}={values}: give three, for red, green and blue")

@@ -42,6 +42,12 @@ class Family:
     """Whether its activations stay within what fp16 can hold."""
     formats: tuple[str, ...] = ("diffusers", "kohya")
     """Of exported LoRA files, names of `dbexp.export.formats`."""
+    most_steps: int = 10_000
+    """Sampling steps that its samplers can take; above, those of diffusers count beyond the noise schedule, or take two
+    steps at one time and draw NaN."""
+    fewer_steps: Mapping[str, int] = field(default_factory=dict)
+    """Sampler -> the same, where it can take fewer: UniPC rounds times to thousandths, which a shift k of flow matching
+    puts k times as close together where there is much noise."""
     tags: tuple[str, ...] = ()
     """On the hub."""
     licences: Mapping[str, str] = field(default_factory=dict)
@@ -50,6 +56,10 @@ class Family:
     """Class of diffusers that a model card loads, and"""
     dtype: str = "bfloat16"
     """its precision there."""
+
+    def steps_of(self, sampler: str | None) -> int:
+        """Most sampling steps of a sampler; None: the checkpoint's own."""
+        return self.fewer_steps.get(sampler or "", self.most_steps)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -77,6 +87,7 @@ FAMILIES = {
         encoders=("text_encoder",),
         text_parts=("text_encoder",),
         samplers=_DIFFUSION_SAMPLERS,
+        most_steps=998,
         sites=_UNET_SITES,
         size_multiple=8,
         rare_token="sks",
@@ -97,6 +108,7 @@ FAMILIES = {
         encoders=("text_encoder", "text_encoder_2"),
         text_parts=("text_encoder", "text_encoder_2"),
         samplers=_DIFFUSION_SAMPLERS,
+        most_steps=998,
         sites=_UNET_SITES,
         size_multiple=8,
         rare_token="sks",
@@ -112,6 +124,7 @@ FAMILIES = {
         encoders=("text_encoder",),
         text_parts=(),
         samplers=("euler", "unipc"),
+        fewer_steps={"unipc": 300},
         sites=_TRANSFORMER_SITES,
         size_multiple=16,
         tasks=("text", "inpaint"),
@@ -133,6 +146,7 @@ FAMILIES = {
         encoders=("text_encoder",),
         text_parts=(),
         samplers=("euler", "unipc"),
+        fewer_steps={"unipc": 150},
         sites=_TRANSFORMER_SITES,
         size_multiple=16,
         flow=True,

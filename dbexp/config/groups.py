@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import yaml
 from omegaconf import DictConfig
 
+from dbexp.config.values import flatten
 from dbexp.core.errors import ConfigError
 
 
@@ -41,6 +44,12 @@ def options(roots: Iterable[Path]) -> dict[str, list[str]]:
             if group != "hydra":
                 names.setdefault(group, set()).add("/".join(rest))
     return {group: sorted(members, key=_naturally) for group, members in sorted(names.items())}
+
+
+def options_of(group: str) -> list[dict[str, Any]]:
+    """The shipped options of a group, as their files have them: interpolations are texts."""
+    files = sorted((conf_dir() / group).glob("**/*.yaml"))
+    return [flatten(yaml.safe_load(file.read_text(encoding="utf-8")) or {}) for file in files]
 
 
 def _naturally(name: str) -> tuple[int, str, int]:

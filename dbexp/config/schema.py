@@ -47,6 +47,8 @@ BY_RESOLUTION = "resolution"
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 CROPS = {"center": "", "random": "", "none": "pictures must then be square"}
 LPIPS_NETS = ("alex", "vgg", "squeeze")
+LPIPS_LEAST = {"alex": 31, "vgg": 16, "squeeze": 17}
+"""Pixels a side below which a layer of the trunk has no output."""
 MOST_STEPS, MOST_SAMPLING_STEPS, MOST_IMAGES, MOST_AT_ONCE = 100_000_000, 10_000, 100_000, 10_000
 MOST_SEED = 2**63 - 1
 DEVICE, WORDS, NEGATIVE = Text(most=40, empty=False), Text(most=200), Text(most=PROMPT.most, lines=True)

@@ -8,7 +8,7 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -56,7 +56,18 @@ def unusable(field: str, path: str | None, *, readable: bool = False) -> list[st
         fault = None if folder is None or (readable and folder.is_dir()) else obstacle(folder)
     except (OSError, RuntimeError):  # a name that no disk takes, or no such user: the check of the field tells
         return []
-    return [f"{field}={path}: {fault}; give a folder, which is made if it is missing"] if fault else []
+    return [f"{field}={path}: {fault}; give a folder: choose another place with {field}=FOLDER"] if fault else []
+
+
+@contextlib.contextmanager
+def working_in(path: Path) -> Iterator[None]:
+    """Relative paths start at a folder during the block."""
+    before = Path.cwd()
+    os.chdir(path)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _make(path: Path) -> None:

@@ -35,13 +35,13 @@ class EstimateConfig:
 
     card: str | None = choice(None, CARD_NAMES)
     """The GPU; null: `memory`, `rate` and `bandwidth` say what it is, or else it is that of this machine."""
-    memory: float | None = bounded(None, above=0)
+    memory: float | None = bounded(None, above=0, most=1e6)
     """Its memory in GiB; null: as the card has."""
-    rate: float | None = bounded(None, above=0)
+    rate: float | None = bounded(None, above=0, most=1e6)
     """TFLOP/s of its matrix products in 16 bits, dense; null: as the card has."""
-    bandwidth: float | None = bounded(None, above=0)
+    bandwidth: float | None = bounded(None, above=0, most=1e9)
     """GB/s of its memory; null: as the card has."""
-    price_per_hour: float | None = bounded(None, at_least=0)
+    price_per_hour: float | None = bounded(None, at_least=0, most=1e6)
     """Money for an hour of it, in whatever currency; null: no sum is given."""
     format: str = choice("text", {"text": "a page", "json": "one object"})
     """What is printed."""

@@ -68,7 +68,7 @@ def export(settings: ExportConfig) -> Exported:
     from dbexp.export import hub
     from dbexp.export.card import Facts
     from dbexp.models import lora_file
-    from dbexp.runs.record import open_runs
+    from dbexp.runs.record import open_runs, require_known_model
     from dbexp.sample.shots import slug
 
     (run,) = open_runs([settings.run], settings.objective)
@@ -79,10 +79,15 @@ def export(settings: ExportConfig) -> Exported:
     base_config = run.config.model
     device, path = settings.device or base_config.device, settings.model or base_config.path
     base_config = replace(base_config, precision="fp32", quantize=None, device=device, path=path)
+    require_known_model(run, base_config, settings.model)
     model = models.load(base_config, Store(Path(settings.store) if settings.store else None))
     folder = Path(settings.folder or Path("exported") / slug(name)).expanduser()
     lora = lora_file.read(run.lora, model)
+    lora_file.require_fit(lora, model, run.lora)
     lora = replace(lora, provenance=public(lora.provenance))
+    most = model.family.steps_of(None)
+    if settings.check_steps > most:
+        raise ConfigError(f"check_steps={settings.check_steps}: must be at most {most} for model={model.name}")
     known = model.family.formats
     files = {kind: FORMATS[kind].file.format(name=slug(name)) for kind in settings.format if kind in known}
     if not files:

@@ -49,7 +49,7 @@ def generate(settings: GenerateConfig) -> Path:
     """
     check(settings)
     from dbexp.generate import grid  # torch and diffusers: seconds, so after the check
-    from dbexp.runs.record import open_runs
+    from dbexp.runs.record import open_runs, require_known_model
 
     runs = open_runs(settings.run, settings.objective)
     problems = Problems()
@@ -64,6 +64,8 @@ def generate(settings: GenerateConfig) -> Path:
         problems.messages += error.problems
     problems.raise_if_any()
     grid.check_models(columns, drawing)
+    for column in columns:
+        require_known_model(column.run, column.model, settings.model)
     for run in (run for run in runs if run.chosen):
         print(f"{run.folder}: {run.chosen}", flush=True)
     now = datetime.now()

@@ -199,6 +199,21 @@ def merged(model: Model, path: Path | None, scale: float = 1.0, parts: Collectio
                 layer.weight.copy_(weight)
 
 
+def require_fit(file: LoraFile, model: Model, path: Path) -> None:
+    """Hold every adapter of a file to the layer that it belongs to.
+
+    Args:
+        file: read from `path`.
+        model: whose layers these are; parts that the file adapts are loaded for it.
+
+    Raises:
+        ConfigError: a layer is missing, or of another shape.
+    """
+    for name, (down, up) in file.weights.items():
+        part, _, site = name.partition(".")
+        fitting_layer(model, part, site, (up.shape[0], down.shape[1]), path)
+
+
 def fitting_layer(model: Model, part: str, site: str, shape: tuple[int, int], path: Path) -> nn.Linear:
     """The layer that an adapter of shape [out, in], read from `path`, belongs to.
 

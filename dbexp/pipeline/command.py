@@ -158,12 +158,16 @@ def job(cfg: DictConfig) -> float | tuple[float, ...] | None:
     _early.into_files()
     hydra_config = HydraConfig.get()
     sweeps = hydra_config.mode == RunMode.MULTIRUN
+    # hydra.job.chdir=true moves into the folder of the run, but paths are those that the user typed
+    start = Path(hydra_config.runtime.cwd) if hydra_config.job.chdir else Path.cwd()
     try:
-        checked = check.check(cfg)
-        from dbexp.pipeline import run  # torch and diffusers: seconds, so after the check
+        with folders.working_in(start):
+            checked = check.check(cfg)
+            from dbexp.pipeline import run  # torch and diffusers: seconds, so after the check
 
-        sweep = sweep_name(Path(hydra_config.sweep.dir)) if sweeps else None
-        values = run.run(checked, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task), sweep)
+            sweep = sweep_name(Path(hydra_config.sweep.dir)) if sweeps else None
+            folder, words = Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task)
+            values = run.run(checked, folder, words, sweep)
     except Interrupted as stop:
         raise SystemExit(_stopped(stop)) from None
     except (ConfigError, TrainingDiverged) as error:

@@ -9,14 +9,17 @@ import dataclasses
 import json
 import re
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from dbexp.config.groups import options_of
+from dbexp.config.schema import ModelConfig
 from dbexp.config.values import flatten
+from dbexp.core.files import locate
 from dbexp.evaluate.report import Copy, ImageScores, Report
 
 _MOST_YAML = 1_000_000  # characters; a config has a few thousand
@@ -138,6 +141,8 @@ def fits(value: object, hint: Any) -> bool:
         value: dataclasses, dicts, lists, texts, numbers, None.
         hint: a type as dataclasses have it.
     """
+    if hint is Any:
+        return True
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, arg) for arg in args)
@@ -153,6 +158,30 @@ def fits(value: object, hint: Any) -> bool:
         whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
         return whole or (hint is float and isinstance(value, float))
     return isinstance(value, hint)
+
+
+def unnamed_models(model: ModelConfig, named: Collection[str]) -> list[str]:
+    """What a record would have fetched from the hub that its reader never named: neither an option of dbexp, nor given
+    on the command line, nor on this machine already. Whoever wants that says so.
+
+    Args:
+        model: of the record.
+        named: paths that the user has given.
+
+    Returns:
+        The hub ids.
+    """
+    shipped = {str(value) for option in options_of("model") for value in option.values()}
+    places = (model.path, model.vae, model.single_file_config)
+    strange = [path for path in places if path is not None and path not in (*named, *shipped, "random")]
+    return [path for path in strange if not locate(path).exists() and not _is_cached(path) and path.count("/") == 1]
+
+
+def _is_cached(repository: str) -> bool:
+    """Whether something of a hub repository is on this machine."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE, f"models--{repository.replace('/', '--')}").is_dir()
 
 
 @cache

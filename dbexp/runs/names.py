@@ -19,6 +19,9 @@ _SUBJECT = ("dataset", *(f"dataset.{field}" for field in ("name", "path", "root"
 """Overrides that say which subject: its name stands for them, however many it took."""
 _NAME_LENGTH = 100
 _TAG_LENGTH = 64  # W&B refuses longer tags
+WANDB_LENGTH = 128
+"""Characters of W&B's other names: projects, groups, runs, artifacts; longer ones are refused by the library or by the
+server, which says so when a run is over. Checked with wandb 0.31.0."""
 
 
 def matters(parameter: str) -> bool:
@@ -62,13 +65,13 @@ def run_name(cfg: Config, overrides: Sequence[str], now: datetime | None = None)
     special = [(key, value) for key, value in pairs if matters(key) and key not in _SUBJECT]
     short = short_names(key for key, _ in special)
     words += [_word(short[key], _short_value(value)) for key, value in special]
-    return _cut(" ".join(words) or f"{cfg.dataset.name} {now or datetime.now():%Y-%m-%d %H:%M}", _NAME_LENGTH)
+    return cut(" ".join(words) or f"{cfg.dataset.name} {now or datetime.now():%Y-%m-%d %H:%M}", _NAME_LENGTH)
 
 
 def tags(cfg: Config) -> tuple[str, ...]:
     """Experiment, dataset, model, and the user's own; each once."""
     all_tags = [cfg.experiment, cfg.dataset.name, cfg.model.name, *cfg.tracking.tags]
-    return tuple(dict.fromkeys(_cut(tag, _TAG_LENGTH) for tag in all_tags if tag))
+    return tuple(dict.fromkeys(cut(tag, _TAG_LENGTH) for tag in all_tags if tag))
 
 
 def sweep_name(folder: Path) -> str:
@@ -146,6 +149,6 @@ def _short_value(value: str) -> str:
     return Path(value).name if is_path else value
 
 
-def _cut(text: str, length: int) -> str:
+def cut(text: str, length: int = WANDB_LENGTH) -> str:
     """The text, or its beginning and an ellipsis."""
     return text if len(text) <= length else f"{text[: length - 1]}…"

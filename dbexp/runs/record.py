@@ -15,7 +15,7 @@ from typing import Any
 
 from dbexp.config import fields, template
 from dbexp.config.families import FAMILIES, SIZE_MULTIPLE
-from dbexp.config.schema import Config
+from dbexp.config.schema import Config, ModelConfig
 from dbexp.config.values import flatten, objectives, structured
 from dbexp.core.errors import ConfigError, Problems, first_line
 from dbexp.core.hashing import file_hash
@@ -267,6 +267,25 @@ def open_runs(folders: Sequence[str], objective: str | None) -> list[TrainedRun]
             problems.messages += [f"run={folder}: {problem}" for problem in error.problems]
     problems.raise_if_any()
     return runs
+
+
+def require_known_model(run: TrainedRun, model: ModelConfig, named: str | None) -> None:
+    """Let nothing be fetched because a run's record, which may be a stranger's, says so.
+
+    Args:
+        run: whose record it is.
+        model: that is to be loaded.
+        named: what the user gave in place of the record's.
+
+    Raises:
+        ConfigError: naming what would be fetched.
+    """
+    if strange := foreign.unnamed_models(model, [named] if named else []):
+        raise ConfigError(
+            f"run={run.folder}: its base model is {path} of the hub, which only the record of the run names and "
+            f"nothing on this machine knows; if you trust it, say so with model={path}, or `hf download {path}`"
+            for path in strange
+        )
 
 
 def open_run(folder: Path, objective: str | None) -> TrainedRun:

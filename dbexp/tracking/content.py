@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from dbexp.core.files import readable
-from dbexp.core.hashing import file_hash
+from dbexp.core.hashing import file_hash, key_of
 from dbexp.evaluate.columns import COLUMNS, PAPER, REFERENCES, heading, in_order
 from dbexp.evaluate.objective import with_score
 from dbexp.evaluate.report import Report, summary
@@ -19,6 +19,7 @@ from dbexp.runs import foreign
 from dbexp.runs.costs import Costs
 from dbexp.runs.folder import RunFolder
 from dbexp.runs.foreign import within
+from dbexp.runs.names import WANDB_LENGTH
 
 if TYPE_CHECKING:
     import wandb
@@ -150,7 +151,13 @@ def sources(config: Mapping[str, Any], folder: RunFolder) -> list[wandb.Artifact
 
 
 def _artifact_name(*words: str) -> str:
-    return re.sub(r"[^\w.-]", "-", "-".join(words))
+    """Words as W&B takes them for the name of an artifact: of letters, digits, dots and dashes. What differs only in
+    other letters, or beyond the longest name, still differs."""
+    text = "-".join(words)
+    name = re.sub(r"[^a-zA-Z0-9_.-]", "-", text)
+    if text.isascii() and len(name) <= WANDB_LENGTH:
+        return name
+    return f"{name[: WANDB_LENGTH - 9]}-{key_of({'name': text})[:8]}"
 
 
 def lora_artifact(config: Mapping[str, Any], report: Report, lora: Path) -> wandb.Artifact:

@@ -16,6 +16,7 @@ names what it stages by absolute paths.
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,12 +29,15 @@ from filelock import FileLock, Timeout
 
 from dbexp.core.files import readable, write_atomic
 from dbexp.core.hashing import file_hash, key_of
+from dbexp.runs import foreign
 from dbexp.runs import record as runs
 from dbexp.runs.folder import RunFolder
 from dbexp.runs.names import matters
 from dbexp.runs.record import Run
 
 _RUN, _HISTORY, _SUMMARY, _SYNCED = "run.json", "history.jsonl", "summary.json", "synced.json"
+
+_ID = re.compile(r"[\w-]{1,128}")
 
 TIME = "_timestamp"
 """W&B's name for the time of a row, seconds since 1970."""
@@ -125,11 +129,14 @@ class Records:
 
     def run(self) -> RunRecord | None:
         """run.json; None where there is none, or one that cannot be read."""
-        content = _read(self.path / _RUN)
+        content = _read(self.folder, self.path / _RUN)
         try:
-            return None if content is None else RunRecord(**{**content, "tags": tuple(content["tags"])})
+            record = None if content is None else RunRecord(**{**content, "tags": tuple(content["tags"])})
         except (TypeError, KeyError):
             return None
+        # the id becomes the name of a file
+        sound = record is not None and foreign.fits(record, RunRecord) and _ID.fullmatch(record.id)
+        return record if sound else None
 
     def result(self) -> Run | None:
         """The run with its report, as its folder tells it; None: it has no result.
@@ -153,12 +160,12 @@ class Records:
 
     def history(self) -> list[dict[str, float]]:
         """Rows by step, each step once, the last one that was written; a torn last line is left out."""
-        whole, timed = _rows(self._run_folder.history), _rows(self.path / _HISTORY)
+        whole, timed = _rows(self.folder, self._run_folder.history), _rows(self.folder, self.path / _HISTORY)
         return [{**whole.get(step, {}), **timed[step]} for step in sorted(timed)]
 
     def condense(self) -> None:
         """Leave to the run's own history what it has, now that the run has ended."""
-        whole, timed = _rows(self._run_folder.history), _rows(self.path / _HISTORY)
+        whole, timed = _rows(self.folder, self._run_folder.history), _rows(self.folder, self.path / _HISTORY)
         for step, row in timed.items():
             if {TIME: row.get(TIME), **whole.get(step, {})} == row:
                 timed[step] = {TIME: row[TIME], "step": step}
@@ -173,27 +180,29 @@ class Records:
 
     def summary(self) -> dict[str, Any] | None:
         """summary.json; None where there is none."""
-        return _read(self.path / _SUMMARY)
+        return _read(self.folder, self.path / _SUMMARY)
 
     # -- what is on the server ----------------------------------------------------------------------------------------
 
     def signature(self) -> str:
         """A hash of everything an upload would send."""
         run = self._run_folder
-        evaluated = (_read(run.metrics) or {}).get("report") if run.result.is_file() else None
+        evaluated = (_read(self.folder, run.metrics) or {}).get("report") if run.result.is_file() else None
         files = (self.path / _HISTORY, run.contact_sheet, run.lora)
         return key_of(
             {
-                "run": _read(self.path / _RUN),
+                "run": _read(self.folder, self.path / _RUN),
                 "summary": self.summary(),
                 "report": evaluated,
-                "files": [file_hash(path) for path in files if path.is_file()],
+                "files": [
+                    file_hash(path) for path in files if foreign.regular(self.folder, path.relative_to(self.folder))
+                ],
             }
         )
 
     def synced(self) -> bool:
         """Whether all of it is on the server."""
-        mark = _read(self.path / _SYNCED)
+        mark = _read(self.folder, self.path / _SYNCED)
         return mark is not None and mark.get("signature") == self.signature()
 
     def mark_synced(self, url: str) -> None:
@@ -217,23 +226,27 @@ def find(folder: Path) -> list[Records]:
     return [Records(path.parent.parent) for path in sorted(folder.rglob(f"{name}/{_RUN}"))]
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """A file of JSON with a dict in it; None where there is none, or another."""
+def _read(folder: Path, path: Path) -> dict[str, Any] | None:
+    """A file of JSON in a folder, with a dict in it; None where there is none, or another."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return foreign.read_json(folder, path)
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) else None
 
 
-def _rows(path: Path) -> dict[float, dict[str, float]]:
-    """Step -> row of a history, the last one that was written; what is torn is left out."""
+def _rows(folder: Path, path: Path) -> dict[float, dict[str, float]]:
+    """Step -> row of a history, the last one that was written; what is torn, or no row of numbers, is left out."""
     rows: dict[float, dict[str, float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    try:
+        lines = foreign.read_text(folder, path).splitlines()
+    except (OSError, ValueError):
+        return rows
+    for line in lines:
         try:
             row = json.loads(line)
-            rows[row["step"]] = row
-        except (ValueError, KeyError):
+            if foreign.fits(row, dict[str, float]):
+                rows[row["step"]] = row
+        except (ValueError, KeyError, RecursionError):
             continue
     return rows
 

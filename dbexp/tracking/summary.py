@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dbexp.core.hashing import key_of
 from dbexp.evaluate.columns import heading
 from dbexp.runs.foreign import within
+from dbexp.runs.names import cut
 from dbexp.tracking import content, session
 from dbexp.tracking.records import Records, RunRecord
 from dbexp.tracking.session import Attempts
@@ -83,7 +84,7 @@ def summarise(sweep: Path, summary: Summary, runs: Sequence[Path]) -> None:
     if not tracked:
         return
     records, attempts = Records(sweep), Attempts("the sweep's")
-    mode = str(tracked[0].config["tracking.mode"])
+    mode = str(tracked[0].config.get("tracking.mode", "offline"))
     with (
         session.environment(session.inside(records.path, mode)),
         attempts.attempt("the summary of the sweep"),
@@ -114,12 +115,12 @@ def _summarise(records: Records, attempts: Attempts, mode: str, summary: Summary
 def _record(tracked: Sequence[RunRecord], sweep: Path, summary: Summary) -> RunRecord:
     """The summary's record: what all runs agree in."""
     first = tracked[0]
-    group = first.group or sweep.name
+    group = first.group or cut(sweep.name)
     verdict = [sentence for _, sentence in summary.statements]
     shared = {name: value for name, value in first.config.items() if all(r.config.get(name) == value for r in tracked)}
     return RunRecord(
         id=key_of({"sweep of": first.id})[:12],
-        name=f"summary {group}",
+        name=cut(f"summary {group}"),
         kind="sweep",
         project=first.project,
         entity=first.entity,

@@ -92,7 +92,7 @@ def _record(cfg: Config, name: str, group: str | None, overrides: Sequence[str])
         kind="job",
         project=cfg.tracking.project,
         entity=cfg.tracking.entity,
-        group=cfg.tracking.group or group,
+        group=cfg.tracking.group or (group and names.cut(group)),
         tags=names.tags(cfg),
         notes=" ".join(["dbexp", *overrides]),
         config=flatten(plain(cfg)),

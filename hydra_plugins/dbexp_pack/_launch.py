@@ -15,6 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dbexp.core.errors import ConfigError
+from dbexp.core.folders import obstacle
 from hydra_plugins.dbexp_pack import _console, _executors, _gpus, _halving, _work
 from hydra_plugins.dbexp_pack._settings import PackLauncherConf
 from hydra_plugins.dbexp_pack._work import PackWork
@@ -154,6 +155,8 @@ def _check_folder(cfg: DictConfig, sweep: Path, folder: Path, folders: dict[Path
         raise ConfigError(f"{setting}: leads out of the folder of the sweep, {sweep}")
     if path in folders:
         raise ConfigError(f"{setting}: is the folder of job {folders[path]} too; add /${{hydra.job.num}} to it")
+    if fault := obstacle(path):
+        raise ConfigError(f"{setting}: {fault}; give another")
     folders[path] = int(cfg.hydra.job.num)
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dbexp.config.explain import explain
 from dbexp.config.groups import folders, options
-from dbexp.config.overrides import without_runs
+from dbexp.config.overrides import jobs, without_runs
 from dbexp.core import folders as run_folders
 from dbexp.core.errors import ConfigError
 from dbexp.pipeline import command
@@ -33,8 +34,8 @@ class Results(Callback):
         _claim(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a sweep that would have no runs."""
-        if problems := _without_runs(config):
+        """Refuse a sweep that would have no runs, or runs that write over each other."""
+        if problems := _without_runs(config) or _shared_folders(config):
             # no exception of another kind gets past Hydra, for which a callback cannot end anything
             raise SystemExit(f"dbexp: {explain(ConfigError(problems))}")
         _claim(config, "sweep")
@@ -75,7 +76,7 @@ def _claim(config: DictConfig, mode: str) -> None:
     node, field = config.hydra[mode], f"hydra.{mode}.dir"
     path = Path(str(node.dir))
     try:
-        if any(str(word).lstrip("+").startswith(f"{field}=") for word in config.hydra.overrides.hydra):
+        if any(word.lstrip("+").startswith(f"{field}=") for word in _typed(config, "hydra")):
             run_folders.hold(path, field)
             return
         path = run_folders.fresh(path)
@@ -90,17 +91,52 @@ def _claim(config: DictConfig, mode: str) -> None:
             config.hydra.overrides.hydra.append(f"{field}='{path}'")
 
 
-def _without_runs(config: DictConfig) -> list[str]:
-    """Why a sweep has no runs, whatever its launcher; empty: it has some."""
-    typed = [str(word) for word in config.hydra.overrides.task]
+def _typed(config: DictConfig, kind: str) -> list[str]:
+    """The overrides of the command line as they were typed, interpolations and all.
+
+    Args:
+        kind: task, or hydra for those of Hydra's own settings.
+    """
+    words: Any = OmegaConf.to_container(config.hydra.overrides[kind], resolve=False)
+    return [str(word) for word in words]
+
+
+def _words(config: DictConfig) -> list[str]:
+    """The overrides of a sweep: those of the command line, then those of its preset."""
+    typed = _typed(config, "task")
     names = {word.partition("=")[0] for word in typed}
     preset = OmegaConf.select(config, "hydra.sweeper.params") or {}
-    words = [*typed, *(f"{name}={value}" for name, value in preset.items() if name not in names)]
-    problems = without_runs(words, options(folders(config)))
+    return [*typed, *(f"{name}={value}" for name, value in preset.items() if name not in names)]
+
+
+def _without_runs(config: DictConfig) -> list[str]:
+    """Why a sweep has no runs, whatever its launcher; empty: it has some."""
+    problems = without_runs(_words(config), options(folders(config)))
     trials = OmegaConf.select(config, "hydra.sweeper.n_trials")
     if trials is not None and trials < 1:
         problems.append(f"hydra.sweeper.n_trials={trials}: must be at least 1")
     return problems
+
+
+def _shared_folders(config: DictConfig) -> list[str]:
+    """Why jobs would write into one folder, for launchers that look at one job at a time; hydra/launcher=pack looks at
+    all of them itself."""
+    sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    subdir = str(sweep["subdir"])
+    if _packs(config) or "job.num" in subdir or "job.id" in subdir:
+        return []
+    setting, advice = f"hydra.sweep.subdir={subdir}", "add /${hydra.job.num} to it"
+    if "BasicSweeper" not in str(config.hydra.sweeper._target_):
+        return [f"{setting}: may be one folder for several jobs; {advice}"]
+    from hydra_plugins.dbexp_pack import _work
+
+    loader, taken = GlobalHydra.instance().config_loader(), dict[Path, int]()
+    for number, words in enumerate(jobs(_words(config))):
+        folder = _work.folders(loader.load_sweep_config(config, words), Path.cwd())[1]
+        if folder in taken:
+            return [f"{setting}: is the folder of job {taken[folder]} and of job {number}; {advice}"]
+        taken[folder] = number
+    return []
 
 
 def _is_sweep(config: DictConfig) -> bool:

@@ -13,6 +13,8 @@ from dbexp.config.schema import Config
 from dbexp.config.typed import type_hints
 from dbexp.config.values import plain, structured
 from dbexp.core.errors import ConfigError, shown
+from dbexp.estimate.settings import EstimateConfig
+from dbexp.estimate.settings import check as check_estimate
 from dbexp.export.settings import ExportConfig
 from dbexp.export.settings import check as check_export
 from dbexp.generate.settings import GenerateConfig
@@ -44,7 +46,8 @@ def judge(cases: Iterable[Case], attempt: Callable[[Case], object]) -> int:
     return refused
 
 
-CASES: dict[type, list[Case]] = {cls: list(of_fields(cls)) for cls in (Config, GenerateConfig, ExportConfig)}
+_ALL: tuple[type, ...] = (Config, GenerateConfig, ExportConfig, EstimateConfig)
+CASES: dict[type, list[Case]] = {cls: list(of_fields(cls)) for cls in _ALL}
 
 
 @pytest.mark.parametrize("group", sorted({case.field.split(".")[0] for case in CASES[Config]}))
@@ -73,8 +76,9 @@ def test_a_config(group: str) -> None:
     [
         (GenerateConfig, check_generate, {"run": "r", "prompt": "a {token}"}),
         (ExportConfig, check_export, {"run": "r"}),
+        (EstimateConfig, check_estimate, {}),
     ],
-    ids=["generate", "export"],
+    ids=["generate", "export", "estimate"],
 )
 def test_a_command_of_words(cls: type, rules: Callable[[Any], None], given: dict[str, str]) -> None:
     def attempt(case: Case) -> None:

@@ -117,3 +117,23 @@ def test_a_lora_of_no_numbers_is_not_exported(
         export(f"run={spoilt}", f"check={check}")
     assert str(stop.value).startswith("dbexp-export: ")
     assert list(tmp_path.iterdir()) == [spoilt], "nothing is left"
+
+
+@pytest.mark.parametrize("check", ["true", "false"])
+def test_a_lora_of_another_architecture_is_not_exported(run: Path, export: Export, tmp_path: Path, check: str) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    path = other / "train" / "lora.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
+    wider = {key: torch.cat([tensor] * 2, dim=1) if "lora_A" in key else tensor for key, tensor in tensors.items()}
+    save_file(wider, path, metadata)
+    with pytest.raises(SystemExit, match=r"does not fit the model tiny: \S+ is \d+ x \d+ there, \d+ x \d+ here"):
+        export(f"run={other}", f"check={check}")
+    assert list(tmp_path.iterdir()) == [other], "nothing is left"
+
+
+def test_more_steps_than_the_sampler_has(export: Export, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"check_steps=999: must be at most 998"):
+        command.main([f"run={run}", f"folder={tmp_path / 'out'}", "check_steps=999"])
+    assert not list(tmp_path.iterdir())

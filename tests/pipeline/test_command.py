@@ -193,6 +193,51 @@ def test_a_refused_run_leaves_an_earlier_ones_folder_alone(cli: Cli, tmp_path: P
     assert [path.read_text() for path in folder.rglob("*") if path.is_file()] == ["of the earlier run"]
 
 
+@pytest.mark.parametrize("sweep", [False, True])
+def test_paths_are_those_of_the_user_wherever_a_job_works(
+    cli: Cli, jobs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sweep: bool
+) -> None:
+    def look(config: Config, *_: Any) -> dict[str, float]:
+        assert Path(str(config.prior.path)).resolve() == tmp_path / "dogs"
+        return {"recommend": 0.5}
+
+    (tmp_path / "dogs").mkdir()
+    monkeypatch.setattr(dbexp.pipeline.run, "run", look)
+    words = ["-m", "hydra/launcher=basic", "lora.rank=4,8"] if sweep else []
+    assert cli(*words, "hydra.job.chdir=true", "prior.path=dogs")[0] == 0
+    assert Path.cwd() == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("subdir", "says"),
+    [
+        ("${dataset.name}", "is the folder of job 0 and of job 1; add /${hydra.job.num} to it"),
+        ("all", "is the folder of job 0 and of job 1; add /${hydra.job.num} to it"),
+        ("${lora.rank}", None),
+        ("${hydra.job.override_dirname}", None),
+        ("a/${hydra.job.num}", None),
+    ],
+)
+def test_jobs_do_not_write_over_each_other(
+    cli: Cli, jobs: list[dict[str, Any]], tmp_path: Path, subdir: str, says: str | None
+) -> None:
+    status, stderr = cli("-m", "hydra/launcher=basic", "lora.rank=4,8", f"hydra.sweep.subdir='{subdir}'")
+    assert (status, len(jobs)) == ((1, 0) if says else (0, 2))
+    if says:
+        assert stderr == f"dbexp: hydra.sweep.subdir={subdir}: {says}\n"
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "file/y"])
+def test_a_jobs_folder_that_cannot_be_made_is_told_before_a_sweep(cli: Cli, tmp_path: Path, name: str) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "file").touch()
+    folder = f"hydra.sweep.dir={tmp_path}/sweep"
+    status, stderr = cli("-m", "lora.rank=4,8", folder, f"hydra.sweep.subdir={name}/${{hydra.job.num}}")
+    assert (status, stderr.count("hydra.sweep.subdir=")) == (1, 2)
+    assert ("is a file" if "file" in name else "File name too long") in stderr and "Traceback" not in stderr
+
+
 def test_what_is_said_before_there_is_a_log_is_in_it(
     cli: Cli, jobs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

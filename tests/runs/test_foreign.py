@@ -16,6 +16,7 @@ from PIL import Image
 from dbexp.compare.gather import compare
 from dbexp.compare.page import gallery
 from dbexp.compare.page.curves import curves
+from dbexp.config.schema import ModelConfig
 from dbexp.config.values import plain, structured
 from dbexp.core.errors import ConfigError
 from dbexp.export import command
@@ -268,3 +269,23 @@ def test_within(tmp_path: Path) -> None:
         refused, False
     )
     assert foreign.regular(folder, "good") and not foreign.regular(folder, "missing")
+
+
+class TestBaseModels:
+    @pytest.mark.parametrize("field", ["path", "vae", "single_file_config"])
+    def test_nothing_is_fetched_that_only_a_record_names(self, run: Path, tmp_path: Path, field: str) -> None:
+        spoil(run / "evaluate" / "metrics.json", lambda record: record["config"]["model"].update({field: "a/stranger"}))
+        says = r"its base model is a/stranger of the hub, which only the record of the run names"
+        with pytest.raises(SystemExit, match=says):
+            command.main([f"run={run}", f"folder={tmp_path / 'out'}"])
+        with pytest.raises(SystemExit, match=says):
+            generate.main([f"run={run}", "prompt=a {token}", f"folder={tmp_path / 'out'}"])
+        assert not (tmp_path / "out").exists()
+
+    def test_what_the_user_names_or_dbexp_ships_or_the_machine_has_is_no_strangers(self, tmp_path: Path) -> None:
+        sd15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+        for path in (sd15, "random", "package:storybook/weights", str(tmp_path)):
+            assert foreign.unnamed_models(ModelConfig(name="m", path=path), []) == []
+        strange = ModelConfig(name="m", path="a/b", vae="c/d")
+        assert foreign.unnamed_models(strange, []) == ["a/b", "c/d"]
+        assert foreign.unnamed_models(strange, ["a/b"]) == ["c/d"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from dbexp import tracking
 from dbexp.core.errors import ConfigError
 from dbexp.runs.folder import RunFolder
+from dbexp.tracking import content
 from dbexp.tracking.records import TIME, Records, RunRecord, find
 from tests.tracking.runs import KEY, ROWS, config, evaluate
 
@@ -173,3 +176,61 @@ def test_the_records_are_complete_without_wandb(tmp_path: Path, monkeypatch: pyt
     assert len(records.history()) == 2
     assert records.result() is not None
     assert KEY not in json.dumps([path.read_text() for path in records.path.iterdir()])
+
+
+@pytest.mark.parametrize("name", ["run.json", "history.jsonl", "summary.json", "synced.json"])
+@pytest.mark.parametrize("kind", ["fifo", "link", "deep"])
+def test_a_record_that_is_no_file_of_the_folder_is_none(tmp_path: Path, name: str, kind: str) -> None:
+    records = finished(tmp_path / "run")
+    path = records.path / name
+    path.unlink(missing_ok=True)
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "link":
+        (tmp_path / "private.json").write_text('{"step": 1, "secret": 2.0, "signature": "x"}')
+        path.symlink_to(tmp_path / "private.json")
+    else:
+        path.write_text("[" * 100_000)
+    assert records.run() == (None if name == "run.json" else replace(RECORD, exit_code=0))
+    assert records.history() == [] or name != "history.jsonl"
+    assert records.summary() is None
+    assert not records.synced()
+
+
+@pytest.mark.parametrize("change", [{"id": "../../x"}, {"id": 5}, {"project": None}, {"tags": [1]}, {"config": 3}])
+def test_a_record_whose_values_are_of_other_types_is_none(tmp_path: Path, change: dict[str, Any]) -> None:
+    records = finished(tmp_path)
+    path = records.path / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert records.run() is None and records.offline_files() == []
+
+
+def test_records_are_found_however_deep_they_lie(tmp_path: Path) -> None:
+    deep = [finished(tmp_path / "a" / "b=1" / "c" / str(number)).folder for number in range(2)]
+    assert [records.folder for records in find(tmp_path)] == deep
+    assert [records.folder for records in find(tmp_path / "a")] == deep
+
+
+def test_names_are_as_long_as_the_dashboard_takes_them(tmp_path: Path) -> None:
+    cfg = config()
+    cfg.dataset.name, cfg.model.name = "x" * 200, "y" * 200
+    with tracking.start(cfg, folder=tmp_path, name="n", group="g" * 300):
+        pass
+    record = Records(tmp_path).run()
+    assert record is not None and record.group is not None and len(record.group) == 128
+    assert all(len(tag) <= 64 for tag in record.tags)
+
+
+def test_an_artifacts_name_is_one_and_differs_where_words_do(tmp_path: Path) -> None:
+    run = finished(tmp_path).result()
+    assert run is not None and run.report is not None
+    report, lora = run.report, RunFolder(run.folder).lora
+    names = {
+        text: content.lora_artifact(
+            {"dataset.name": text, "model.name": "sd15", "dataset.token": "", "dataset.class_noun": ""}, report, lora
+        ).name
+        for text in ("storybook/dog", "x" * 200, "x" * 201, "фото", "мама")
+    }
+    assert names["storybook/dog"] == "lora-storybook-dog-sd15"
+    assert len(set(names.values())) == 5
+    assert all(len(name) <= 128 and re.fullmatch(r"[a-zA-Z0-9_.-]+", name) for name in names.values())
