@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from dbexp.config.families import Family
 from dbexp.core.device import is_out_of_memory
 from dbexp.core.errors import ConfigError, first_line, listed
-from dbexp.models import VAE, Batch, Conditioning, Cut, LoraFile, collate
+from dbexp.models import VAE, Batch, Conditioning, Cut, LoraFile, collate, files
 from dbexp.models.known import Known, Settings
 from dbexp.models.lora_file import diffusers_layout, kohya_layout
 from dbexp.models.quantize import BYTES, round_to_fp8
@@ -208,14 +209,14 @@ class Checkpoint(ABC):
         return sum(map(self._bytes, parts)) > _CROWDED * memory
 
     def _bytes(self, part: str) -> int:
-        """What a part takes in memory, by the heads of its files; files of several variants hold the same weights."""
-        sizes: dict[str, int] = {}
-        for path in (self._folder / part).glob("*.safetensors"):
-            with path.open("rb") as file:
-                head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-            sizes |= {name: int(np.prod(entry["shape"])) for name, entry in head.items() if name != "__metadata__"}
+        """What a part takes in memory, by the heads of its files."""
+        library_name, _ = self.classes[part].split(".")
+        found = files.weights(self._folder / part, library_name, self._variants.get(part))
+        heads = [files.head(path) for path in (found.files if found else ()) if path.suffix == ".safetensors"]
+        tensors = [entry for head in heads for name, entry in head.items() if name != "__metadata__"]
+        numbers = sum(math.prod(entry["shape"]) for entry in tensors)
         itemsize = BYTES[self.quantize] if part == self.family.denoiser else None
-        return int(sum(sizes.values()) * (itemsize or self.dtype.itemsize))
+        return int(numbers * (itemsize or self.dtype.itemsize))
 
     def enable_gradient_checkpointing(self, enabled: bool) -> None:
         for name in self.family.parts:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from huggingface_hub.utils import filter_repo_objects
 
 from dbexp.config.families import FAMILIES
 from dbexp.models import unfit
@@ -105,6 +106,16 @@ class TestIdentity:
         path.write_bytes(b"other weights")
         assert checkpoints.open("sd").identity == plain
 
+    def test_pointers_of_weights_that_nothing_loads(self, checkpoints: Checkpoints) -> None:
+        """A clone without its large files, of which one variant was fetched."""
+        folder = checkpoints.copy("sd")
+        for part in ("unet", "text_encoder"):
+            path = weights(folder / part)
+            path.with_name(f"{path.stem}.fp16.safetensors").write_bytes(POINTER)
+        model = checkpoints.open("sd")
+        assert not model.crowded
+        assert model.part("unet").state_dict()
+
     def test_shards_are_all_of_it(self, checkpoints: Checkpoints) -> None:
         folder = checkpoints.copy("sd")
         sharded(weights(folder / "unet"))
@@ -160,6 +171,29 @@ class TestOtherVae:
             f"model.vae={folder}: a pipeline, and not a VAE alone; give model.vae={folder / 'vae'}"
         ]
         assert checkpoints.open(family, vae=str(folder / "vae")).identity == checkpoints.open(family).identity
+
+    def test_a_repository_of_the_hub(
+        self, checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of a pipeline's no weights are fetched; a VAE's own are, whatever lies beside them."""
+        weights_name = "diffusion_pytorch_model.safetensors"
+        names = [f"vae/{weights_name}", "sdxl_vae.safetensors", weights_name]
+        fetched: list[str] = []
+
+        def download(repository: str, allow_patterns: list[str]) -> str:
+            fetched.extend(filter_repo_objects(names, allow_patterns=allow_patterns))
+            folder = tmp_path / repository
+            folder.mkdir(parents=True)
+            (folder / "model_index.json").write_text("{}")
+            return str(folder)
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+        checkpoints.copy("sd")
+        (problem,) = checkpoints.problems("sd", vae="owner/pipeline")
+        assert problem == (
+            "model.vae=owner/pipeline: a pipeline, and not a VAE alone; give the folder `vae` of a downloaded one"
+        )
+        assert fetched == names[2:]
 
     def test_a_single_file(self, checkpoints: Checkpoints) -> None:
         path = weights(checkpoints.copy("sd") / "vae")

@@ -10,6 +10,14 @@ import torch
 
 from dbexp.config.families import FAMILIES
 from dbexp.config.schema import TrainConfig
+from dbexp.models.checkpoint import Checkpoint
+from dbexp.models.ddpm import KNOWN_SCHEDULES
+from dbexp.models.flux2_klein import Flux2Klein
+from dbexp.models.known import unknown
+from dbexp.models.sd import StableDiffusion
+from dbexp.models.sdxl import StableDiffusionXL
+from dbexp.models.z_image import ZImage
+from tests import builders
 from tests.models.checkpoints import (
     Checkpoints,
     change,
@@ -101,3 +109,79 @@ class TestSettings:
         folder = checkpoints.copy(family)
         change(folder / "unet" / "config.json", in_channels=9)
         assert checkpoints.open(family).needs_mask
+
+
+_SD_UNET = {"_class_name": "UNet2DConditionModel", "in_channels": 4, "out_channels": 4}
+_SD_VAE = {"_class_name": "AutoencoderKL", "in_channels": 3, "out_channels": 3, "latent_channels": 4}
+_SD_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "trained_betas": None}
+_BLOCKS = {"block_out_channels": [128, 256, 512, 512]}
+_FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
+_KLEIN = {
+    "_class_name": "Flux2Transformer2DModel", "guidance_embeds": False, "in_channels": 128, "out_channels": None,
+    "patch_size": 1,
+}  # fmt: skip
+_KLEIN_VAE = {
+    "_class_name": "AutoencoderKLFlux2", "latent_channels": 32, "patch_size": [2, 2], "batch_norm_eps": 1e-4,
+}  # fmt: skip
+PUBLISHED: dict[str, tuple[type[Checkpoint], dict[str, dict[str, Any]]]] = {
+    "Stable Diffusion 1.5": (StableDiffusion, {
+        "unet": {**_SD_UNET, "cross_attention_dim": 768},
+        "vae": {**_SD_VAE, **_BLOCKS},
+        "text_encoder": {"model_type": "clip_text_model", "hidden_size": 768, "projection_dim": 768},
+        "scheduler": {**_SD_SCHEDULE, "_class_name": "PNDMScheduler", "num_train_timesteps": 1000},
+    }),
+    "Stable Diffusion 2.1": (StableDiffusion, {
+        "unet": {**_SD_UNET, "cross_attention_dim": 1024, "class_embed_type": None, "num_class_embeds": None},
+        "vae": {**_SD_VAE, **_BLOCKS},
+        "text_encoder": {"model_type": "clip_text_model", "hidden_size": 1024, "projection_dim": 512},
+        "scheduler": {**_SD_SCHEDULE, "_class_name": "DDIMScheduler", "prediction_type": "v_prediction"},
+    }),
+    "Stable Diffusion XL": (StableDiffusionXL, {
+        "unet": {
+            **_SD_UNET, "cross_attention_dim": 2048, "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816, "time_cond_proj_dim": None,
+        },
+        "vae": {**_SD_VAE, **_BLOCKS, "scaling_factor": 0.13025},
+        "text_encoder": {"model_type": "clip_text_model", "hidden_size": 768, "projection_dim": 768},
+        "text_encoder_2": {"model_type": "clip_text_model", "hidden_size": 1280, "projection_dim": 1280},
+        "scheduler": {**_SD_SCHEDULE, "_class_name": "EulerDiscreteScheduler", "prediction_type": "epsilon"},
+    }),
+    "FLUX.2 klein 4B": (Flux2Klein, {
+        "transformer": {**_KLEIN, "joint_attention_dim": 7680},
+        "vae": _KLEIN_VAE,
+        "text_encoder": {"model_type": "qwen3", "hidden_size": 2560, "num_hidden_layers": 36},
+        "scheduler": {**_FLOW, "use_dynamic_shifting": True, "invert_sigmas": False},
+    }),
+    "FLUX.2 klein 9B": (Flux2Klein, {
+        "transformer": {**_KLEIN, "joint_attention_dim": 12288},
+        "vae": _KLEIN_VAE,
+        "text_encoder": {"model_type": "qwen3", "hidden_size": 4096, "num_hidden_layers": 36},
+        "scheduler": {**_FLOW, "use_dynamic_shifting": True, "invert_sigmas": False},
+    }),
+    "Z-Image": (ZImage, {
+        "transformer": {
+            "_class_name": "ZImageTransformer2DModel", "all_patch_size": [2], "all_f_patch_size": [1],
+            "in_channels": 16, "cap_feat_dim": 2560, "t_scale": 1000.0,
+        },
+        "vae": {**_SD_VAE, "latent_channels": 16, "scaling_factor": 0.3611, "shift_factor": 0.1159},
+        "text_encoder": {"model_type": "qwen3", "hidden_size": 2560, "num_hidden_layers": 36},
+        "scheduler": {**_FLOW, "use_dynamic_shifting": False},
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_checkpoints_are_known(name: str) -> None:
+    kind, settings = PUBLISHED[name]
+    assert settings.keys() == kind.known.keys()
+    assert unknown(settings, kind.known) == []
+    assert list(kind.disagreements({**settings, "model_index": {}})) == []
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of the libraries among themselves
+@pytest.mark.parametrize("name", KNOWN_SCHEDULES["_class_name"])
+def test_every_sampler_that_a_checkpoint_may_name_draws(checkpoints: Checkpoints, name: str) -> None:
+    change(checkpoints.copy("sd") / SCHEDULER, _class_name=name, clip_sample=False)
+    model = checkpoints.open("sd")
+    assert model.sampler == name
+    assert builders.picture(model, steps=4).std() > 1

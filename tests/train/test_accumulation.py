@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from accelerate.data_loader import BatchSamplerShard
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 
-from dbexp.config.schema import TrainConfig
+from dbexp.config.schema import Config, TrainConfig
 from dbexp.core.store import Store
 from dbexp.train import accumulation
 from dbexp.train.lane import schedule_of_pictures
@@ -25,8 +27,9 @@ from tests.models.families import assert_identical, assert_resumes, run
 EPOCHS = 3
 
 
-def steps_of_accelerate(items: int, batch_size: int, grad_accum: int) -> list[bool]:
-    """Whether each pass of some epochs ends in an optimizer step, in a loop as that of diffusers' scripts."""
+def steps_of_accelerate(items: int, batch_size: int, grad_accum: int, *, accumulates: bool = True) -> list[bool]:
+    """Whether each pass of some epochs ends in an optimizer step, in a loop as that of diffusers' scripts, or as that
+    of cloneofsimo's, which does not accumulate."""
     accelerator = Accelerator(gradient_accumulation_steps=grad_accum, cpu=True)
     weights = nn.Linear(1, 1)
     batches = DataLoader(TensorDataset(torch.ones(items, 1)), batch_size=batch_size, shuffle=True)
@@ -35,7 +38,7 @@ def steps_of_accelerate(items: int, batch_size: int, grad_accum: int) -> list[bo
     for _ in range(EPOCHS):
         for (batch,) in batches:
             before = [parameter.detach().clone() for parameter in weights.parameters()]
-            with accelerator.accumulate(weights):
+            with accelerator.accumulate(weights) if accumulates else nullcontext():
                 accelerator.backward(weights(batch).mean())
                 optimizer.step()
                 optimizer.zero_grad()
@@ -118,3 +121,28 @@ class TestTraining:
         made = training(weight=weight, images=pictures(5), class_images=pictures(6, seed=1), grad_accum=2)
         stepping = replace(made, cfg=replace(made.cfg, remainder="step"))
         assert (inputs_of(stepping, builders.model()) != inputs_of(made, builders.model())) is moves
+
+
+class TestRecipes:
+    """The stepping of each recipe is that of its script, on five pictures, which fill no two passes."""
+
+    @pytest.mark.parametrize("grad_accum", [1, 2])
+    def test_diffusers(self, checked: Callable[..., Config], grad_accum: int) -> None:
+        words = ("experiment=recipe/diffusers", "model=sd15", "dataset=dog3", f"train.grad_accum={grad_accum}")
+        cfg = checked(*words).train
+        self.assert_steps(cfg, steps_of_accelerate(5, 1, grad_accum))
+
+    @pytest.mark.parametrize("name", ["sdxl", "flux2_klein_4b", "z_image"])
+    def test_families(self, checked: Callable[..., Config], name: str) -> None:
+        cfg = checked(f"model={name}", "dataset=dog3", "prior.weight=0").train
+        assert cfg.grad_accum == 4
+        self.assert_steps(cfg, steps_of_accelerate(5, 1, 4))
+
+    def test_cloneofsimo(self, checked: Callable[..., Config]) -> None:
+        """It never enters `accumulate`: an optimizer step at every pass."""
+        cfg = checked("experiment=recipe/cloneofsimo", "model=sd15", "dataset=dog3").train
+        self.assert_steps(cfg, steps_of_accelerate(5, 1, 1, accumulates=False))
+
+    def assert_steps(self, cfg: TrainConfig, expected: list[bool]) -> None:
+        steps = accumulation.of(cfg, 5, 0)
+        assert [steps.between(passes) for passes in range(1, len(expected) + 1)] == expected
