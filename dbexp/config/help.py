@@ -59,12 +59,23 @@ def _typed(cls: Any) -> Any:
             made.append((field.name, Any, dataclasses.field(default_factory=field.default_factory)))
         else:
             made.append((field.name, Any, dataclasses.field(default=default)))
-    return dataclasses.make_dataclass(cls.__name__, made)
+    return dataclasses.make_dataclass(cls.__name__, made, namespace={"__module__": __name__})
 
 
 @functools.cache
 def _config() -> Any:
     return _typed(schema.Config)
+
+
+def __getattr__(name: str) -> Any:
+    """The dataclasses that Hydra has, by name: a composed config is of them, and is pickled for other processes."""
+    waiting = [] if name.startswith("_") else [_config()]
+    while waiting:
+        cls = waiting.pop()
+        if cls.__name__ == name:
+            return cls
+        waiting += [field.type for field in dataclasses.fields(cls) if dataclasses.is_dataclass(field.type)]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def register() -> None:

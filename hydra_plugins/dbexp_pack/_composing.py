@@ -8,6 +8,7 @@ checked with hydra-core 1.3.8.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +18,10 @@ from hydra._internal.config_loader_impl import get_overrides_dirname  # private:
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 _Words = tuple[str, ...]
 
@@ -49,10 +52,9 @@ class _SharedOptions:
 
     def __call__(self, master_config: DictConfig, sweep_overrides: list[str], *more: Any) -> DictConfig:
         if not more:
-            try:
+            # what is wrong Hydra words, and it knows what else an override may be
+            with contextlib.suppress(HydraException, OmegaConfBaseException, ValueError):
                 return self._compose(master_config, sweep_overrides)
-            except Exception:  # Hydra words what is wrong, and knows what else an override may be
-                pass
         return self._by_hydra(master_config, sweep_overrides, *more)
 
     def _by_hydra(self, master: DictConfig, words: Sequence[str], *more: Any) -> DictConfig:
@@ -62,7 +64,7 @@ class _SharedOptions:
         """The config of a job, as Hydra makes it.
 
         Raises:
-            Exception: of any kind, where it takes Hydra itself.
+            HydraException, OmegaConfBaseException, ValueError: where something is wrong, or takes Hydra itself.
         """
         overrides = OverridesParser.create().parse_overrides(list(words))
         if any(override.is_hydra_override() or override.is_sweep_override() for override in overrides):
