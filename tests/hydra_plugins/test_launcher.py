@@ -312,7 +312,7 @@ class TestFailures:
         assert single.status == 1 and trained == [1]
 
     def test_an_interrupt_while_a_pack_trains(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def interrupted(*_: object) -> None:
+        def interrupted(*_: object, **__: object) -> None:
             raise Interrupted(signal.SIGTERM, "training stopped at step 3")
 
         monkeypatch.setattr(sweep, "train", interrupted)

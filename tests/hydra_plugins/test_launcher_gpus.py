@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,6 +44,7 @@ def works(composed: Any, tmp_path: Path) -> Works:
 
     def make(function: Callable[[DictConfig], Any], packs: Sequence[Sequence[int]]) -> list[PackWork]:
         packed: list[PackWork] = []
+        judged = replace(builders.config(), objective=["dino"])
         for members in packs:
             jobs: list[Any] = []
             configs = []
@@ -53,7 +55,7 @@ def works(composed: Any, tmp_path: Path) -> Works:
                     cfg.hydra.sweep.dir = "sweep"
                     cfg.hydra.job.num, cfg.hydra.job.id, cfg.hydra.output_subdir = number, str(number), None
                 # what dbexp.pipeline.plan.PlannedRun has, without the seconds that its import takes
-                jobs.append(SimpleNamespace(number=number, overrides=(f"seed={number}",), config=builders.config()))
+                jobs.append(SimpleNamespace(number=number, overrides=(f"seed={number}",), config=judged))
                 configs.append(cfg)
             context = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]  # no job asks it
             name = f"pack {len(packed) + 1}"

@@ -23,7 +23,7 @@ def packs(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Nothing is loaded, measured or trained; grows by the numbers of the jobs of every training that is begun."""
     trainings: list[list[int]] = []
 
-    def train(tasks: Sequence[int], *_: Any) -> list[object]:
+    def train(tasks: Sequence[int], *_: Any, **__: Any) -> list[object]:
         trainings.append(list(tasks))
         return [object() for _ in tasks]
 
@@ -42,7 +42,7 @@ def packs(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 def test_without_memory_half_as_many_go_on_together(
     packs: list[list[int]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    def at_most_two(tasks: Sequence[int], *_: Any) -> list[object]:
+    def at_most_two(tasks: Sequence[int], *_: Any, **__: Any) -> list[object]:
         if len(tasks) > 2:
             raise error
         packs.append(list(tasks))
@@ -81,7 +81,7 @@ def test_finish_lines_of_a_lane_are_never_parted(packs: list[list[int]], monkeyp
         member.config.train.steps = 10 * (number + 1)
     calls: list[int] = []
 
-    def counted(tasks: Sequence[int], *_: Any) -> list[object]:
+    def counted(tasks: Sequence[int], *_: Any, **__: Any) -> list[object]:
         calls.append(len(tasks))
         return [object() for _ in tasks]
 
@@ -93,7 +93,7 @@ def test_finish_lines_of_a_lane_are_never_parted(packs: list[list[int]], monkeyp
 def test_one_that_never_fits_is_left_to_its_job(
     packs: list[list[int]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def never(*_: Any) -> None:
+    def never(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(sweep, "train", never)
@@ -119,7 +119,7 @@ def test_a_job_that_cannot_begin_costs_the_others_nothing(
 def test_a_pack_that_fails_leaves_its_jobs_to_themselves(
     packs: list[list[int]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: Exception
 ) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise failure
 
     monkeypatch.setattr(sweep, "train", fail)
@@ -130,7 +130,7 @@ def test_a_pack_that_fails_leaves_its_jobs_to_themselves(
 def test_a_lane_that_diverges_is_named(
     packs: list[list[int]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sweep, "train", lambda *_: [object(), TrainingDiverged("NaN at step 2")])
+    monkeypatch.setattr(sweep, "train", lambda *_, **__: [object(), TrainingDiverged("NaN at step 2")])
     with caplog.at_level(logging.WARNING):
         sweep.train_pack([planned_run(4), planned_run(5, "lr=1")])
     assert caplog.messages == ["job 5 (lr=1): NaN at step 2"]
@@ -138,7 +138,7 @@ def test_a_lane_that_diverges_is_named(
 
 @pytest.mark.parametrize("where", ["make_training", "train"])
 def test_a_signal_ends_it(packs: list[list[int]], monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **__: Any) -> None:
         raise Interrupted(signal.SIGINT, "stopped")
 
     monkeypatch.setattr(prepare if where == "make_training" else sweep, where, stop)
