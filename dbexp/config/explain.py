@@ -100,9 +100,11 @@ def _unreadable(override: str) -> str:
     name, sign, value = override.partition("=")
     if not sign or not name:
         return f"{override}: write NAME=VALUE"
-    if value.startswith("[") and not value.endswith("]"):
-        return f"{override}: a list ends with a bracket, {name}=[first,second]"
     kind = parameters().get(name)
+    if value.startswith("[") and not value.endswith("]") and re.search("list|Any", str(kind)):
+        return f"{override}: a list ends with a bracket, {name}=[first,second]"
+    if str(kind).startswith("dict"):
+        return f"{override}: is not in Hydra's grammar; texts in a dictionary need quotes, '{name}={{key:\"text\"}}'"
     if kind is not None and not re.search("str|Any", str(kind)):
         value_of = "the name of an option" if dataclasses.is_dataclass(kind) else help.type_name(kind)
         return f"{override}: is not in Hydra's grammar; {name} takes {value_of}"

@@ -44,7 +44,7 @@ def in_quotes(override: str) -> str | None:
         As one types it in a shell; None where quotes do not help.
     """
     name, _, value = override.partition("=")
-    if value.startswith("["):
+    if value.startswith("[") and value.endswith("]"):
         values = [part.strip() for part in value[1:].removesuffix("]").split(",")]
         written = f"{name}=[{','.join(_quote(part) for part in values)}]"
         expected: object = [_bare(part) for part in values]
@@ -105,6 +105,8 @@ def beyond_hydra(words: Sequence[str], options: Mapping[str, Sequence[str]]) -> 
             problems.append(f"{shown(text, 60)}: no setting takes a number of {len(digits[0]):,} digits")
             continue
         name = text.partition("=")[0]
+        if text.startswith("="):
+            problems.append(f"{shown(text)}: write NAME=VALUE")
         if name not in options or (override := parse(text)) is None or override.is_sweep_override():
             continue
         if not isinstance(override.value(), str | QuotedString):

@@ -17,6 +17,7 @@ from dbexp import dataset, tracking
 from dbexp.compare import table
 from dbexp.config.schema import Config
 from dbexp.core.device import main_process_first, processes
+from dbexp.core.errors import listed
 from dbexp.core.files import link_tree
 from dbexp.core.store import MANIFEST, Store
 from dbexp.evaluate import evaluate, objective
@@ -99,7 +100,7 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
             outcome.finished(subject, model, trained, report, times.seconds, drawn)
             tracker.result()
     if sweep is None:
-        _print(outcome, report)
+        _print(outcome, report, tracker.lacks)
     objectives = {name: objective.value(report.rows, name) for name in config.objective}
     return summary(report) | objectives
 
@@ -130,8 +131,12 @@ def _train(training: Training, model: Model, store: Store, tracker: tracking.Tra
     return trained
 
 
-def _print(outcome: Outcome, report: Report) -> None:
-    """What somebody who waited wants to see: the table, the pictures, and where to look next."""
+def _print(outcome: Outcome, report: Report, lacks: Sequence[str]) -> None:
+    """What somebody who waited wants to see: the table, the pictures, and where to look next.
+
+    Args:
+        lacks: what the dashboard did not get.
+    """
     folder = outcome.folder
     table.show([(outcome.name, report)])
     lines = [
@@ -139,6 +144,8 @@ def _print(outcome: Outcome, report: Report) -> None:
         f"metrics        {folder.metrics}",
         f"LoRA           {folder.lora}",
     ]
-    if outcome.config.tracking.mode == "offline":
+    if lacks:
+        lines.append(f"dashboard      lacks {listed(lacks)}; dbexp-compare {folder.path} --sync sends what is missing")
+    elif outcome.config.tracking.mode == "offline":
         lines.append(f"dashboard      dbexp-compare {folder.path} --sync")
     print("\n" + "\n".join(lines), flush=True)

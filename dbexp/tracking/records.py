@@ -59,6 +59,7 @@ class RunRecord:
         images, artifact: whether pictures and the LoRA are logged.
         exit_code: 0 finished, 1 failed, None: it has not ended, or was killed.
         error: why it failed, one line.
+        lacks: parts that W&B did not get while the run went on; its folder has them.
     """
 
     id: str
@@ -74,6 +75,7 @@ class RunRecord:
     artifact: bool = True
     exit_code: int | None = None
     error: str | None = None
+    lacks: tuple[str, ...] = ()
 
 
 def new_id() -> str:
@@ -131,7 +133,11 @@ class Records:
         """run.json; None where there is none, or one that cannot be read."""
         content = _read(self.folder, self.path / _RUN)
         try:
-            record = None if content is None else RunRecord(**{**content, "tags": tuple(content["tags"])})
+            record = (
+                None
+                if content is None
+                else RunRecord(**{**content, "tags": tuple(content["tags"]), "lacks": tuple(content.get("lacks", ()))})
+            )
         except (TypeError, KeyError):
             return None
         # the id becomes the name of a file

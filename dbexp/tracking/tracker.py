@@ -30,9 +30,20 @@ class Tracker(Protocol):
     def result(self) -> None:
         """Log the metric table, the pictures and the LoRA, which the run's folder has by now."""
 
+    @property
+    def lacks(self) -> Sequence[str]:
+        """What W&B did not get; complete when the run has ended."""
+
 
 class Disabled:
-    """The tracker of a run that is not tracked: takes everything, does nothing."""
+    """The tracker of a run that is not tracked: takes everything, does nothing.
+
+    Args:
+        lacks: why it is not, where it should have been.
+    """
+
+    def __init__(self, lacks: Sequence[str] = ()) -> None:
+        self.lacks = lacks
 
     def train(self, rows: Sequence[Mapping[str, float]]) -> None: ...
 
@@ -76,7 +87,7 @@ def start(
             tracker.open(cfg.tracking.mode)
         error: BaseException | None = None
         try:
-            yield tracker or Disabled()
+            yield tracker or Disabled(attempts.failed)
         except BaseException as raised:
             error = raised
             raise
@@ -108,6 +119,10 @@ class _Tracker:
         self._records, self._record, self._attempts = records, record, attempts
         self._writer: Writer | None = None
         self._url: str | None = None
+
+    @property
+    def lacks(self) -> Sequence[str]:
+        return self._attempts.failed
 
     def open(self, mode: str) -> None:
         """Begin the W&B run in the mode asked for, else offline, else not at all, a warning at each step down."""
@@ -144,6 +159,9 @@ class _Tracker:
             self._records.condense()
         if self._writer is not None:
             self._writer.finish(exit_code, reason)
+        if self._attempts.failed:
+            with self._attempts.attempt("a note of what it lacks"):
+                self._records.write(replace(self._record, lacks=tuple(self._attempts.failed)))
         if self._url is not None and not self._attempts.failed:
             with self._attempts.attempt("a note that it has everything"):
                 self._records.mark_synced(self._url)

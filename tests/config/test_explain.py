@@ -42,6 +42,10 @@ def test_a_value_that_needs_quotes_is_shown_in_them(override: str, hint: str) ->
         ("lora.rank", "lora.rank: write NAME=VALUE"),
         ("sample.prompts=[a", "a list ends with a bracket, sample.prompts=[first,second]"),
         ("lora.rank=choice()", "is not in Hydra's grammar; lora.rank takes int"),
+        ("evaluate.dino.kwargs={a:ü}", """texts in a dictionary need quotes, 'evaluate.dino.kwargs={key:"text"}'"""),
+        ("dataset.path=[a", """needs quotes around this value: 'dataset.path="[a"'"""),
+        ("dataset.path=C:\\фото,b", """'dataset.path="C:\\фото,b"'"""),
+        ("tracking.tags=[a b,{d}]", """'tracking.tags=["a b","{d}"]'"""),
         ("lora={}{", "is not in Hydra's grammar; lora takes the name of an option"),
         (
             "dataset.prompt=a {token}, b",

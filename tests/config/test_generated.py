@@ -82,16 +82,21 @@ def test_a_config(group: str) -> None:
 )
 def test_a_command_of_words(cls: type, rules: Callable[[Any], None], given: dict[str, str]) -> None:
     def attempt(case: Case) -> None:
-        typed = {**given, case.field: _typed(case.value, "list" in str(type_hints(cls)[case.field]))}
-        rules(words.parse(cls, [f"{name}={text}" for name, text in typed.items()], ""))
+        rules(words.parse(cls, typed_words(cls, given, case), ""))
 
-    cases = [case for case in CASES[cls] if _can_be_typed(cls, case)]
+    cases = [case for case in CASES[cls] if can_be_typed(cls, case)]
     refused = judge(cases, attempt)
     print(f"{cls.__name__}: {len(cases)} cases, {refused} refused")
     assert refused >= sum(case.refused for case in cases)
 
 
-def _can_be_typed(cls: type, case: Case) -> bool:
+def typed_words(cls: type, given: dict[str, str], case: Case) -> list[str]:
+    """A command line of words with the value of a case among others."""
+    typed = {**given, case.field: _typed(case.value, "list" in str(type_hints(cls)[case.field]))}
+    return [f"{name}={text}" for name, text in typed.items()]
+
+
+def can_be_typed(cls: type, case: Case) -> bool:
     """Whether a value is no text already: those are taken as they stand, brackets, null, dollars and all."""
     value = case.value[0] if isinstance(case.value, list) else case.value
     of_texts = "str" in str(type_hints(cls)[case.field])

@@ -150,6 +150,7 @@ def test_the_command_line_narrows_a_table(cli: Cli, jobs: list[dict[str, Any]]) 
         ("dataset.prompt='{token.real}'", "has {token.real}: only {token} and {class} may stand in braces"),
         ("lora.rank=0", "lora.rank=0: must be at least 1"),
         ("lora=4", "lora=4: lora is a group, and its value must be a string: attention, "),
+        ("=5", "=5: write NAME=VALUE"),
         ("lora=null", "lora=null: lora is a group, and its value must be a string: attention, "),
         ("dataset=[a,b]", "dataset=[a,b]: dataset is a group, and its value must be a string: "),
         ("sample.base=2", "sample.base=2: must be true or false"),

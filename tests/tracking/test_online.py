@@ -256,7 +256,9 @@ class TestSync:
             service.stop()
             _, stderr = process.communicate("\n", timeout=300)
         assert process.returncode == 0
-        (home / "sweep").rename(home / "moved")
+        deep = home / "moved" / "subject=dog" / "rank" / "lr=0.1"  # however deep the jobs lie below what is uploaded
+        deep.mkdir(parents=True)
+        (home / "sweep").rename(deep / "sweep")
         service = Service(service.port, service)
         try:
             out = completed(SYNC, home / "moved", service, home)
@@ -284,7 +286,7 @@ class TestSync:
         assert name.encode() in lost[0].files.values(), "the LoRA"
 
     def test_wandb_sync_will_not_upload_the_offline_run_again(self, lost: Any, home: Path) -> None:
-        (offline,) = (home / "moved" / "0" / "tracking" / "wandb").glob("offline-run-*/*.wandb")
+        (offline,) = (home / "moved").glob("**/0/tracking/wandb/offline-run-*/*.wandb")
         assert offline.with_name(f"{offline.name}.synced").exists()
 
 

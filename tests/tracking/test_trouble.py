@@ -13,6 +13,7 @@ import pytest
 from dbexp import tracking
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError
+from dbexp.tracking.records import Records
 from tests.tracking.runs import evaluate
 
 ROWS = [{"step": 1, "loss": 0.5}]
@@ -107,6 +108,8 @@ def test_wandb_that_cannot_start_costs_a_warning(
     with caplog.at_level(logging.WARNING):
         assert whole_run(config(), tmp_path) == "done"
     (warning,) = caplog.messages
+    record = Records(tmp_path).run()
+    assert record is not None and record.lacks == ("the run, which could not start offline",)
     assert warning == (
         "tracking: W&B lacks the run, which could not start offline "
         "(ConnectionError: no route to init); the run's folder has everything"
@@ -129,6 +132,9 @@ def test_wandb_that_fails_at_every_call_costs_warnings(
         "the LoRA",
         "the end of the run",
     ]
+    record = Records(tmp_path).run()
+    assert record is not None and record.lacks == tuple(lacks), "its folder says so"
+    assert (record.exit_code, record.error) == (0, None), "but the run is well"
 
 
 def test_the_runs_own_error_is_the_one_that_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,8 +148,9 @@ def test_a_server_that_does_not_answer_leaves_an_offline_run(
 ) -> None:
     wandb = Unreachable()
     use(monkeypatch, wandb)
-    with tracking.start(config("online"), folder=tmp_path, name="run", group=None):
+    with tracking.start(config("online"), folder=tmp_path, name="run", group=None) as tracker:
         pass
+    assert "the run, which could not start online" in tracker.lacks
     assert wandb.modes == ["online", "offline"]
     assert "could not start online (TimeoutError: no answer)" in caplog.messages[0]
 
