@@ -17,7 +17,7 @@ from dbexp.core.errors import ConfigError
 try:
     import fcntl
 except ImportError:  # Windows has no lock on a folder; there two processes are told apart by `fresh` alone
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # a module elsewhere
 
 _locks: dict[Path, int] = {}
 """Folder -> open file of each lock that this process holds."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
@@ -266,8 +266,8 @@ class SweepView:
                 Text(name, no_wrap=True, overflow="ellipsis"), no_wrap=True, overflow="ellipsis", width=share
             )
         for heading, least in zip(_HEADINGS[1:], widths[1:], strict=True):
-            justify = "left" if heading == "stage" else "right"
-            grid.add_column(heading, justify=justify, no_wrap=True, min_width=least)  # type: ignore[arg-type]
+            justify: Literal["left", "right"] = "left" if heading == "stage" else "right"
+            grid.add_column(heading, justify=justify, no_wrap=True, min_width=least)
         for number in visible:
             job, state, *numbers = cells[number]
             differs = [Text(self._differs[number].get(name, "")) for name in names]

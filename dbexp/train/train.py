@@ -253,7 +253,7 @@ class _Pack:
             if not self._alone:
                 loop.to_step_boundary()
             self._save()
-            reached = ", ".join(f"{lane.step} of {lane.steps}" for lane in self._lanes)
+            reached = ", ".join(dict.fromkeys(f"{lane.step} of {lane.steps}" for lane in self._lanes))
             raise Interrupted(stop, f"training stopped at step {reached}; the same command goes on from there")
         for lane, trajectory in zip(self._lanes, self._trajectories, strict=True):
             if lane.diverged_at is not None:
