@@ -74,7 +74,7 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET, is_running:
         statements=sentences,
         reach=_reach(sentences),
         opening=opening,
-        measures=tuple(column for column in MEASURES if column in comparison.columns),
+        measures=tuple(column for column in MEASURES if _has(comparison, column)),
         others=tuple(column for column in comparison.columns if column not in MEASURES),
         benchmark_legend=BENCHMARK_LEGEND,
         costs=_costs(comparison),
@@ -125,6 +125,11 @@ def _costs(comparison: Comparison) -> list[tuple[str, str, list[str]]]:
         (" ".join(entry.id for entry in s.entries), s.title, words([entry.run.costs for entry in s.entries]))
         for s in comparison.standings
     ]
+
+
+def _has(comparison: Comparison, column: str) -> bool:
+    """Whether any run has a value: a column of dashes takes no place."""
+    return any(math.isfinite(entry.run.value(column)) for entry in comparison.finished)
 
 
 def _asset(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from dbexp.compare import command
+from dbexp.compare.gather import compare
+from dbexp.compare.page import page as report
 from dbexp.compare.statements import statements
 from dbexp.compare.write import ComparisonFiles, write_comparison
 from tests.compare import sweeps
@@ -103,3 +106,18 @@ def test_the_command_writes_the_same_and_refuses_an_empty_folder(
     with pytest.raises(SystemExit) as stop:
         command.main([str(tmp_path)])
     assert stop.value.code not in (0, None)
+
+
+def test_a_column_without_a_value_takes_no_place(tmp_path: Path) -> None:
+    folder = sweeps.sweep(tmp_path, {"lora.rank": (4, 8)}, side=8)
+    for file in folder.glob("*/evaluate/metrics.json"):
+        record = json.loads(file.read_text())
+        missing = {"value": None, "low": None, "high": None, "n": 0, "reason": "one sample per prompt"}
+        record["report"]["rows"]["run"]["div"] = missing
+        file.write_text(json.dumps(record))
+    comparison = compare([folder])
+    assert "div" in comparison.columns
+    text = report.page(comparison, folder)
+    headings = re.findall(r"<th[^>]*>(?:<button[^>]*>)?([^<]*)", text)
+    assert headings.count("CLIP-T ↑") == 2, "of effects and of runs"
+    assert "DIV ↑" not in headings
