@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +13,13 @@ from dbexp.config.families import FAMILIES
 from dbexp.config.schema import ModelConfig
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
-from dbexp.models import VAE, Batch, Conditioning, Cut, inpaint
-from dbexp.models.checkpoint import Checkpoint, characters_read, read_tokenizer
+from dbexp.models import VAE, Batch, Conditioning, clip, inpaint
+from dbexp.models.checkpoint import Checkpoint
+from dbexp.models.clip import ClipText
 from dbexp.models.ddpm import KNOWN_SCHEDULES, DiscreteNoise, schedule_disagreements
 from dbexp.models.files import settings as settings_of
 from dbexp.models.find import Source, open_checkpoint
 from dbexp.models.known import POSITIVE, WHOLE, Known, Settings
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
 
 _SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     # latents have no bounds to clip to, and some checkpoints' settings forget to say so
@@ -44,8 +41,6 @@ _SITES: dict[str, Callable[[str], bool]] = {
     "attention+geglu": lambda name: name.endswith((*_ATTENTION, ".ff.net.0.proj")),
     "linear": lambda name: ".transformer_blocks." in name,
 }
-_TEXT_SITES = (".q_proj", ".k_proj", ".v_proj", ".out_proj")
-_POSITIONS = 77  # of CLIP's text encoders
 _INPAINT_CHANNELS = 9  # of the noisy latents (4), the mask (1) and the masked picture's latents (4)
 
 
@@ -70,14 +65,9 @@ _KNOWN_VAE: dict[str, tuple[Any, ...]] = {
     "scaling_factor": (POSITIVE,),
     "shift_factor": (None, 0, 0.0),
 }
-KNOWN_ENCODER: dict[str, tuple[Any, ...]] = {
-    "model_type": ("clip_text_model", "clip"),
-    "hidden_size": (WHOLE,),
-    "projection_dim": (WHOLE,),
-}
 
 
-class StableDiffusion(DiscreteNoise, Checkpoint):
+class StableDiffusion(ClipText, DiscreteNoise, Checkpoint):
     """Parts: vae, unet, text_encoder. Conditioning: `states` [B, L, D] of the text encoder."""
 
     family = FAMILIES["sd"]
@@ -99,7 +89,7 @@ class StableDiffusion(DiscreteNoise, Checkpoint):
     known: ClassVar[Known] = {
         "unet": {**_KNOWN_UNET, "addition_embed_type": (None,)},
         "vae": {**_KNOWN_VAE, "latents_mean": (None,), "latents_std": (None,)},
-        "text_encoder": KNOWN_ENCODER,
+        "text_encoder": clip.KNOWN_ENCODER,
         "scheduler": KNOWN_SCHEDULES,
     }
 
@@ -129,55 +119,17 @@ class StableDiffusion(DiscreteNoise, Checkpoint):
         return self.dtype  # these do not overflow, and stored latents are of this precision
 
     def sites(self, part: str, preset: str) -> tuple[str, ...]:
-        is_site = _SITES[preset] if part == "unet" else lambda name: name.endswith(_TEXT_SITES)
+        is_site = _SITES[preset] if part == "unet" else lambda name: name.endswith(clip.SITES)
         modules = self.part(part).named_modules()
         return tuple(name for name, module in modules if isinstance(module, nn.Linear) and is_site(name))
 
     def saved_site(self, part: str, site: str) -> str:
-        # transformers 5 dropped the inner module `text_model`; LoRA files everywhere still carry its name
-        return f"text_model.{site}" if part != "unet" and not site.startswith("text_model.") else site
+        return site if part == "unet" else clip.saved_name(site)
 
     # -- text -------------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def tokenizer(self) -> CLIPTokenizer:
-        """The tokenizer."""
-        tokenizer: CLIPTokenizer = read_tokenizer("CLIPTokenizer", self._folder / "tokenizer")
-        return tokenizer
-
-    @property
-    def _tokenizers(self) -> dict[str, CLIPTokenizer]:
-        """Encoder -> its tokenizer."""
-        return {"text_encoder": self.tokenizer}
-
-    @cached_property
-    def room(self) -> int:
-        limits = [int(tokenizer.model_max_length) for tokenizer in self._tokenizers.values()]
-        for encoder in self.family.encoders:  # tokenizers may know of no limit
-            settings = self._settings(encoder, "config.json")
-            limits.append(int(settings.get("max_position_embeddings", _POSITIONS)))
-        return min(limits) - 2  # a start and an end mark
-
-    def token_count(self, text: str) -> int:
-        return len(self.tokenizer(text, add_special_tokens=False).input_ids)
-
-    def cuts(self, text: str) -> tuple[Cut, ...]:
-        found = []
-        for encoder, tokenizer in self._tokenizers.items():
-            count = len(tokenizer(text, add_special_tokens=False).input_ids)
-            if count > self.room:
-                found.append(Cut(encoder, count, self.room, characters_read(tokenizer, text, self.room + 2)))
-        return tuple(found)
-
     def tokenize(self, prompts: Sequence[str]) -> Conditioning:
-        return {"ids": self._ids(self.tokenizer, prompts)}
-
-    def _ids(self, tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
-        """int64 [B, L], on the device."""
-        ids: Tensor = tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=self.room + 2, return_tensors="pt"
-        ).input_ids
-        return ids.to(self.device)
+        return {"ids": self.token_ids("text_encoder", prompts)}
 
     def encode(self, tokens: Conditioning) -> Conditioning:
         return {"states": self.part("text_encoder")(tokens["ids"])[0]}

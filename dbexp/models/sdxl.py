@@ -7,9 +7,8 @@ Shapes: B rows, L tokens, D1 and D2 the widths of the two text encoders, C laten
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,16 +19,11 @@ from torch import Tensor
 from dbexp.config.families import FAMILIES
 from dbexp.config.schema import ModelConfig
 from dbexp.core.store import Store
-from dbexp.models import SIZES, VAE, Batch, Conditioning
-from dbexp.models.checkpoint import read_tokenizer
+from dbexp.models import SIZES, VAE, Batch, Conditioning, clip
 from dbexp.models.find import Source, check_pipeline, open_checkpoint
 from dbexp.models.inpaint import MASK_THRESHOLD
 from dbexp.models.known import WHOLE, Known, Settings
-from dbexp.models.sd import KNOWN_ENCODER, StableDiffusion
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
-
+from dbexp.models.sd import StableDiffusion
 
 _SIZES = 6  # see `dbexp.models.SIZES`
 _KNOWN_SIZES = {"addition_time_embed_dim": (WHOLE,), "projection_class_embeddings_input_dim": (WHOLE,)}
@@ -49,6 +43,7 @@ class StableDiffusionXL(StableDiffusion):
     family = FAMILIES["sdxl"]
     classes: ClassVar = {**StableDiffusion.classes, "text_encoder_2": "transformers.CLIPTextModelWithProjection"}
     layout = ("vae", "unet", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+    tokenizers: ClassVar = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
     pipelines: ClassVar = {
         "text": "StableDiffusionXLPipeline",
         "image": "StableDiffusionXLImg2ImgPipeline",
@@ -60,8 +55,8 @@ class StableDiffusionXL(StableDiffusion):
     known: ClassVar[Known] = {
         "unet": {**StableDiffusion.known["unet"], "addition_embed_type": ("text_time",), **_KNOWN_SIZES},
         "vae": {name: values for name, values in StableDiffusion.known["vae"].items() if "latents" not in name},
-        "text_encoder": KNOWN_ENCODER,
-        "text_encoder_2": KNOWN_ENCODER,
+        "text_encoder": clip.KNOWN_ENCODER,
+        "text_encoder_2": clip.KNOWN_ENCODER,
         "scheduler": StableDiffusion.known["scheduler"],
     }
 
@@ -85,18 +80,11 @@ class StableDiffusionXL(StableDiffusion):
 
     # -- text -------------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def tokenizer_2(self) -> CLIPTokenizer:
-        """The second encoder's: the same words, other padding."""
-        tokenizer: CLIPTokenizer = read_tokenizer("CLIPTokenizer", self._folder / "tokenizer_2")
-        return tokenizer
-
-    @property
-    def _tokenizers(self) -> dict[str, CLIPTokenizer]:
-        return {"text_encoder": self.tokenizer, "text_encoder_2": self.tokenizer_2}
-
     def tokenize(self, prompts: Sequence[str]) -> Conditioning:
-        return {"ids": self._ids(self.tokenizer, prompts), "ids_2": self._ids(self.tokenizer_2, prompts)}
+        return {
+            "ids": self.token_ids("text_encoder", prompts),
+            "ids_2": self.token_ids("text_encoder_2", prompts),
+        }
 
     def encode(self, tokens: Conditioning) -> Conditioning:
         first = self.part("text_encoder")(tokens["ids"], output_hidden_states=True)
