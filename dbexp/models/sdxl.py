@@ -13,13 +13,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from dbexp.config.families import FAMILIES
 from dbexp.config.schema import ModelConfig
 from dbexp.core.store import Store
-from dbexp.models import SIZES, VAE, Batch, Conditioning, clip
+from dbexp.models import SIZES, VAE, Batch, Conditioning, clip, start
 from dbexp.models.find import Source, check_pipeline, open_checkpoint
 from dbexp.models.inpaint import MASK_THRESHOLD
 from dbexp.models.known import WHOLE, Known, Settings
@@ -134,13 +133,11 @@ class StableDiffusionXL(StableDiffusion):
     def call(self, pipe: Any, batch: Batch) -> dict[str, Any]:
         arguments = super().call(pipe, batch)
         if batch.image is not None:
-            mean, std = self.encode_images(_pixels(batch.image))
-            generators = [torch.Generator("cpu").manual_seed(seed) for seed in batch.seeds]
-            rows = [mean + std * torch.randn(mean.shape, generator=each).to(mean.device) for each in generators]
-            arguments |= {"image": torch.cat(rows).to(self.dtype), "generator": generators}
+            latents, generators = start.drawn_latents(self.encode_images, batch.image, batch.seeds)
+            arguments |= {"image": latents.to(self.dtype), "generator": generators}
             if batch.mask is not None and self.needs_mask:
                 hidden = np.asarray(batch.mask)[..., None] >= MASK_THRESHOLD
-                latents, _ = self.encode_images(_pixels(batch.image) * torch.from_numpy(~hidden).permute(2, 0, 1))
+                latents, _ = self.encode_images(start.pixels(batch.image) * torch.from_numpy(~hidden).permute(2, 0, 1))
                 arguments["masked_image_latents"] = latents.to(self.dtype)
         return arguments
 
@@ -151,11 +148,6 @@ class StableDiffusionXL(StableDiffusion):
             arguments["negative_prompt_embeds"] = batch.negative["states"]
             arguments["negative_pooled_prompt_embeds"] = batch.negative["pooled"]
         return arguments
-
-
-def _pixels(image: Image.Image) -> Tensor:
-    """fp32 [1, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 127.5 - 1
 
 
 def _random() -> dict[str, Any]:
