@@ -35,6 +35,7 @@ _WHAT = {
     "prior": "class images",
     "latents": "encoded pictures",
     "train": "LoRAs with their checkpoints",
+    "lora": "LoRAs of other trainers",
     "sample": "samples and class images for PRES",
     "sheet": "contact sheets",
     "evaluate": "metric tables of sets of pictures",

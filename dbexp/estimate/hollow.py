@@ -19,6 +19,7 @@ from dbexp.estimate.card import PretendedCard
 from dbexp.estimate.published import Published, Settings
 from dbexp.models import random_qwen, random_weights
 from dbexp.models.checkpoint import Checkpoint, library
+from dbexp.models.outline import build
 
 _TOKENIZERS: dict[str, Callable[[Path, int], Any]] = {
     "clip": lambda folder, tokens: random_weights.build_tokenizer(folder, random_weights.WORDS, tokens),
@@ -98,13 +99,6 @@ def parts_without_weights(card: PretendedCard, quantize: str | None = None) -> I
 
     with patch.object(Checkpoint, "read", staticmethod(read)):
         yield
-
-
-def build(cls: Any, folder: Path) -> Any:
-    """A module of diffusers or transformers by its configuration alone, with whatever weights its class begins with."""
-    if hasattr(cls, "load_config"):  # of diffusers
-        return cls.from_config(cls.load_config(folder))
-    return cls(cls.config_class.from_pretrained(folder))
 
 
 def _fill(module: nn.Module, made: dict[int, Tensor]) -> None:

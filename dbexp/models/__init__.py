@@ -131,6 +131,15 @@ class Model(Protocol):
         """Names of the linear layers of a part that get an adapter, in a fixed order."""
         ...
 
+    def layers(self, part: str) -> Mapping[str, tuple[int, int]]:
+        """Every layer of a part that a LoRA could adapt -> (outputs, inputs); no weight is read for it."""
+        ...
+
+    def native_layers(self) -> Mapping[str, tuple[str, ...]]:
+        """Layer of the denoiser as the original checkpoint calls it -> the layers here that it consists of, in the
+        order of its outputs; those that are called as here may be left out."""
+        ...
+
     def release(self, *names: str) -> None:
         """Drop parts from memory; they are loaded again when used again."""
         ...

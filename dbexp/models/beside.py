@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from dbexp.models import Model
-from dbexp.models.lora_file import fitting_layer, merged, put_layer, read
+from dbexp.models.lora_file import Layer, add_update, fitting_layer, merged, put_layer, read
 
 
 class BesideLinear(nn.Module):
@@ -35,7 +36,8 @@ class BesideLinear(nn.Module):
 
 @contextlib.contextmanager
 def beside(model: Model, path: Path, scale: float = 1.0) -> Iterator[None]:
-    """Inside the block the denoiser computes with a LoRA, and its weights are not touched.
+    """Inside the block the denoiser computes with a LoRA, and the weights of its linear layers are not touched.
+    Convolutions are never quantised, so theirs are merged, and restored bit for bit.
 
     Args:
         model: the base.
@@ -47,19 +49,30 @@ def beside(model: Model, path: Path, scale: float = 1.0) -> Iterator[None]:
     """
     file, part = read(path, model), model.family.denoiser
     layers: dict[str, BesideLinear] = {}
+    convolutions: list[tuple[Layer, float, Tensor, Tensor]] = []
     for name, (down, up) in file.weights.items():
         owner, _, site = name.partition(".")
         if owner == part:
             base = fitting_layer(model, part, site, (up.shape[0], down.shape[1]), path)
             strength = scale * file.alphas[part] / down.shape[0]
-            layers[site] = BesideLinear(base, down, strength * up).to(model.device)
+            if isinstance(base, nn.Linear):
+                layers[site] = BesideLinear(base, down, strength * up).to(model.device)
+            else:
+                convolutions.append((base, strength, down, up))
+    originals = [(layer, layer.weight.detach().clone()) for layer, *_ in convolutions]
     try:
         for site, layer in layers.items():
             put_layer(model.part(part), site, layer)
+        with torch.no_grad():
+            for update in convolutions:
+                add_update(*update)
         yield
     finally:
         for site, layer in layers.items():
             put_layer(model.part(part), site, layer.base)
+        with torch.no_grad():
+            for convolution, weight in originals:
+                convolution.weight.copy_(weight)
 
 
 def adapted(model: Model, path: Path | None, scale: float = 1.0) -> AbstractContextManager[None]:

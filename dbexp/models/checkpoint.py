@@ -27,6 +27,8 @@ from dbexp.core.errors import ConfigError, first_line, listed
 from dbexp.models import VAE, Batch, Conditioning, Cut, LoraFile, collate, files
 from dbexp.models.known import Known, Settings
 from dbexp.models.lora_file import diffusers_layout, kohya_layout
+from dbexp.models.native_names import NativeNames, expand
+from dbexp.models.outline import Width, layers_of
 from dbexp.models.quantize import BYTES, round_to_fp8
 
 _CROWDED = 0.5
@@ -114,6 +116,8 @@ class Checkpoint(ABC):
     """Name -> scheduler class of diffusers, and settings in which it departs from the checkpoint's."""
     kohya_prefixes: ClassVar[Mapping[str, str]] = {}
     """Part -> what kohya's trainers and ComfyUI call it in the keys of a LoRA file."""
+    native: ClassVar[NativeNames] = {}
+    """What layers of the denoiser are called in the original checkpoint, where that is not as here."""
     bakes_alpha: ClassVar[bool] = False
     """Whether exported files have alpha in their weights: programs that read no metadata then scale them right."""
     chats: ClassVar[bool] = False
@@ -148,6 +152,7 @@ class Checkpoint(ABC):
         self.quantize = quantize
         self._folder, self._vae_folder, self._variants = folder, vae_folder, variants
         self.parts: dict[str, nn.Module] = {}
+        self._layers: dict[str, Mapping[str, Width]] = {}
 
     @classmethod
     @abstractmethod
@@ -169,6 +174,15 @@ class Checkpoint(ABC):
         if name not in self.parts:
             self.parts[name] = self._load(name)
         return self.parts[name]
+
+    def layers(self, part: str) -> Mapping[str, Width]:
+        if part not in self._layers:
+            package, cls = self.classes[part].split(".")
+            self._layers[part] = layers_of(getattr(library(package), cls), self._folder / part)
+        return self._layers[part]
+
+    def native_layers(self) -> Mapping[str, tuple[str, ...]]:
+        return expand(self.native, self.layers(self.family.denoiser))
 
     def _load(self, name: str) -> nn.Module:
         package, cls = self.classes[name].split(".")

@@ -26,6 +26,8 @@ from dbexp.models.checkpoint import Checkpoint
 from dbexp.models.find import Source, check_pipeline, open_checkpoint
 from dbexp.models.flow import KNOWN_SCHEDULES, FlowMatching
 from dbexp.models.known import POSITIVE, WHOLE, Known, Settings
+from dbexp.models.lora_file import native_layout
+from dbexp.models.native_names import NativeNames
 from dbexp.models.qwen import KNOWN_ENCODER, QwenText
 
 _STATES = (9, 18, 27)
@@ -40,24 +42,31 @@ _SITES = {
     "attention+mlp": (*_ATTENTION, r"transformer_blocks\.\d+\.ff\.(linear_in|linear_out)"),
     "linear": (r"(single_)?transformer_blocks\..*",),
 }
-_ORIGINAL_NAMES = {
-    "transformer_blocks.attn.to_q": "double_blocks.img_attn_qkv",
-    "transformer_blocks.attn.to_k": "double_blocks.img_attn_qkv",
-    "transformer_blocks.attn.to_v": "double_blocks.img_attn_qkv",
-    "transformer_blocks.attn.to_out.0": "double_blocks.img_attn_proj",
-    "transformer_blocks.ff.linear_in": "double_blocks.img_mlp_0",
-    "transformer_blocks.ff.linear_out": "double_blocks.img_mlp_2",
-    "transformer_blocks.attn.add_q_proj": "double_blocks.txt_attn_qkv",
-    "transformer_blocks.attn.add_k_proj": "double_blocks.txt_attn_qkv",
-    "transformer_blocks.attn.add_v_proj": "double_blocks.txt_attn_qkv",
-    "transformer_blocks.attn.to_add_out": "double_blocks.txt_attn_proj",
-    "transformer_blocks.ff_context.linear_in": "double_blocks.txt_mlp_0",
-    "transformer_blocks.ff_context.linear_out": "double_blocks.txt_mlp_2",
-    "single_transformer_blocks.attn.to_qkv_mlp_proj": "single_blocks.linear1",
-    "single_transformer_blocks.attn.to_out": "single_blocks.linear2",
+_BLOCK, _SINGLE = "transformer_blocks.{}", "single_transformer_blocks.{}"
+NATIVE: NativeNames = {
+    "double_blocks.{}.img_attn.qkv": tuple(f"{_BLOCK}.attn.{name}" for name in ("to_q", "to_k", "to_v")),
+    "double_blocks.{}.img_attn.proj": (f"{_BLOCK}.attn.to_out.0",),
+    "double_blocks.{}.img_mlp.0": (f"{_BLOCK}.ff.linear_in",),
+    "double_blocks.{}.img_mlp.2": (f"{_BLOCK}.ff.linear_out",),
+    "double_blocks.{}.txt_attn.qkv": tuple(f"{_BLOCK}.attn.add_{name}_proj" for name in "qkv"),
+    "double_blocks.{}.txt_attn.proj": (f"{_BLOCK}.attn.to_add_out",),
+    "double_blocks.{}.txt_mlp.0": (f"{_BLOCK}.ff_context.linear_in",),
+    "double_blocks.{}.txt_mlp.2": (f"{_BLOCK}.ff_context.linear_out",),
+    "single_blocks.{}.linear1": (f"{_SINGLE}.attn.to_qkv_mlp_proj",),
+    "single_blocks.{}.linear2": (f"{_SINGLE}.attn.to_out",),
+    "img_in": ("x_embedder",),
+    "txt_in": ("context_embedder",),
+    "time_in.in_layer": ("time_guidance_embed.timestep_embedder.linear_1",),
+    "time_in.out_layer": ("time_guidance_embed.timestep_embedder.linear_2",),
+    "guidance_in.in_layer": ("time_guidance_embed.guidance_embedder.linear_1",),
+    "guidance_in.out_layer": ("time_guidance_embed.guidance_embedder.linear_2",),
+    "final_layer.linear": ("proj_out",),
+    "single_stream_modulation.lin": ("single_stream_modulation.linear",),
+    "double_stream_modulation_img.lin": ("double_stream_modulation_img.linear",),
+    "double_stream_modulation_txt.lin": ("double_stream_modulation_txt.linear",),
 }
-"""Layer in diffusers -> layer in the original checkpoint, whose names ComfyUI and kohya's trainers keep. There q, k and
-v are one layer, in this order."""
+"""Of FLUX.2's original checkpoints. Their final_layer.adaLN_modulation has shift and scale the other way round than
+norm_out.linear here, so it is not among these."""
 
 
 def sites(denoiser: nn.Module, preset: str) -> tuple[str, ...]:
@@ -86,6 +95,7 @@ class Flux2Klein(QwenText, FlowMatching, Checkpoint):
         "euler": ("FlowMatchEulerDiscreteScheduler", {}),
         "unipc": ("UniPCMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}),
     }
+    native = NATIVE
     bakes_alpha = True
     output = "latent"
     thinks = False
@@ -207,31 +217,13 @@ class Flux2Klein(QwenText, FlowMatching, Checkpoint):
     def export(self, file: LoraFile, format: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         if format != "kohya":
             return super().export(file, format)
-        tensors: dict[str, Tensor] = {}
-        for name, members in _original_layers(file).items():
-            # side by side, their ranks add up, and alpha / rank must stay what it is
-            tensors[f"{name}.lora_down.weight"] = torch.cat([down for down, _ in members])
-            tensors[f"{name}.lora_up.weight"] = torch.block_diag(*(up for _, up in members))
-            tensors[f"{name}.alpha"] = torch.tensor(file.alphas["transformer"] * len(members))
-        return tensors, {}
+        return native_layout(file, "transformer", self.native_layers(), self.layers("transformer"))
 
 
 def _places(extent: tuple[int, int, int, int], device: torch.device) -> Tensor:
     """Places of tokens on the four axes that rotary embeddings know (picture, row, column, word), int64 [tokens, 4]."""
     axes = [torch.arange(length, device=device) for length in extent]
     return torch.cartesian_prod(*axes)
-
-
-def _original_layers(file: LoraFile) -> dict[str, list[tuple[Tensor, Tensor]]]:
-    """Adapters (down [r, in], up [out, r]) by the name of their layer in kohya's files, in the order of outputs."""
-    layers: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for kind, original in _ORIGINAL_NAMES.items():
-        blocks, layer = original.split(".")
-        for name, pair in file.weights.items():
-            _, stack, number, site = name.split(".", 3)
-            if f"{stack}.{site}" == kind:
-                layers.setdefault(f"lora_unet_{blocks}_{number}_{layer}", []).append(pair)
-    return layers
 
 
 def _random() -> dict[str, Any]:

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import safetensors.torch
 import torch
@@ -20,6 +20,10 @@ from torch import Tensor, nn
 from dbexp.core.errors import ConfigError, first_line
 from dbexp.core.files import write_atomic
 from dbexp.models import LoraFile, Model
+from dbexp.models.outline import is_layer, width_of
+
+Layer: TypeAlias = nn.Linear | nn.Conv2d
+"""What a LoRA adapts."""
 
 
 def write(file: LoraFile, target: Path, model: Model, format: str | None = None) -> None:
@@ -77,6 +81,35 @@ def kohya_layout(
         tensors[f"{key}.lora_down.weight"] = down
         tensors[f"{key}.lora_up.weight"] = up
         tensors[f"{key}.alpha"] = torch.tensor(file.alphas[part])
+    return tensors, {}
+
+
+def native_layout(
+    file: LoraFile, part: str, native: Mapping[str, tuple[str, ...]], layers: Mapping[str, tuple[int, int]]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The same under the names of the original checkpoint, where layers of a model may be one: its rank is then the sum
+    of theirs, and alpha grows with it.
+
+    Args:
+        part: the only one that the file adapts.
+        native, layers: of the model.
+    """
+    tensors: dict[str, Tensor] = {}
+    fused = {site for sites in native.values() for site in sites}
+    names = {**native, **{site: (site,) for site in layers if site not in fused}}
+    for name, sites in names.items():
+        pairs = [file.weights.get(f"{part}.{site}") for site in sites]
+        members = [pair for pair in pairs if pair is not None]
+        if not members:
+            continue
+        ups = [
+            torch.zeros(layers[site][0], 0) if pair is None else pair[1]
+            for site, pair in zip(sites, pairs, strict=True)
+        ]
+        key = f"lora_unet_{name.replace('.', '_')}"
+        tensors[f"{key}.lora_down.weight"] = torch.cat([down for down, _ in members])
+        tensors[f"{key}.lora_up.weight"] = torch.block_diag(*ups)
+        tensors[f"{key}.alpha"] = torch.tensor(file.alphas[part] * len(members))
     return tensors, {}
 
 
@@ -180,7 +213,7 @@ def merged(model: Model, path: Path | None, scale: float = 1.0, parts: Collectio
             f"model.quantize={model.quantize}: {path} cannot be merged into weights so coarse, which would round it "
             "away; give null"
         )
-    originals: list[tuple[nn.Linear, Tensor]] = []
+    originals: list[tuple[Layer, Tensor]] = []
     try:
         with torch.no_grad():
             for name, (down, up) in file.weights.items():
@@ -189,14 +222,19 @@ def merged(model: Model, path: Path | None, scale: float = 1.0, parts: Collectio
                     continue
                 layer = fitting_layer(model, part, site, (up.shape[0], down.shape[1]), path)
                 originals.append((layer, layer.weight.detach().clone()))
-                strength = scale * file.alphas[part] / down.shape[0]
-                update = strength * (up.to(layer.weight.device) @ down.to(layer.weight.device))
-                layer.weight.copy_(layer.weight.float() + update)
+                add_update(layer, scale * file.alphas[part] / down.shape[0], down, up)
         yield
     finally:
         with torch.no_grad():
             for layer, weight in originals:
                 layer.weight.copy_(weight)
+
+
+def add_update(layer: Layer, strength: float, down: Tensor, up: Tensor) -> None:
+    """W becomes W + strength * B A; of a convolution, whose weight [out, in, height, width] is looked at as a matrix,
+    too."""
+    update = strength * (up.to(layer.weight.device) @ down.to(layer.weight.device))
+    layer.weight.copy_(layer.weight.float() + update.view(layer.weight.shape))
 
 
 def require_fit(file: LoraFile, model: Model, path: Path) -> None:
@@ -214,25 +252,28 @@ def require_fit(file: LoraFile, model: Model, path: Path) -> None:
         fitting_layer(model, part, site, (up.shape[0], down.shape[1]), path)
 
 
-def fitting_layer(model: Model, part: str, site: str, shape: tuple[int, int], path: Path) -> nn.Linear:
+def fitting_layer(model: Model, part: str, site: str, shape: tuple[int, int], path: Path) -> Layer:
     """The layer that an adapter of shape [out, in], read from `path`, belongs to.
 
     Raises:
         ConfigError: there is none, or it is of another shape.
     """
     try:
-        layer = linear_layer(model.part(part), site)
-    except (AttributeError, TypeError):
+        layer: Any = model.part(part).get_submodule(site)
+    except AttributeError:
+        layer = None
+    if layer is None or not is_layer(layer):
         raise ConfigError(
-            f"{path}: does not fit the model {model.name}, which has no linear layer {part}.{site}"
-        ) from None
-    out, width = layer.out_features, layer.in_features  # not those of the weight, which nf4 packs
+            f"{path}: does not fit the model {model.name}, which has no layer {part}.{site} that a LoRA adapts"
+        )
+    out, width = width_of(layer)
     if (out, width) != shape:
         raise ConfigError(
             f"{path}: does not fit the model {model.name}: {part}.{site} is {out} x {width} there, "
             f"{shape[0]} x {shape[1]} here"
         )
-    return layer
+    fitting: Layer = layer
+    return fitting
 
 
 def linear_layer(module: nn.Module, site: str) -> nn.Linear:

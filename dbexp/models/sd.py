@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +20,7 @@ from dbexp.models.ddpm import KNOWN_SCHEDULES, DiscreteNoise, schedule_disagreem
 from dbexp.models.files import settings as settings_of
 from dbexp.models.find import Source, open_checkpoint
 from dbexp.models.known import POSITIVE, WHOLE, Known, Settings
+from dbexp.models.native_names import unet_names
 
 _SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     # latents have no bounds to clip to, and some checkpoints' settings forget to say so
@@ -122,6 +123,10 @@ class StableDiffusion(ClipText, DiscreteNoise, Checkpoint):
         is_site = _SITES[preset] if part == "unet" else lambda name: name.endswith(clip.SITES)
         modules = self.part(part).named_modules()
         return tuple(name for name, module in modules if isinstance(module, nn.Linear) and is_site(name))
+
+    def native_layers(self) -> Mapping[str, tuple[str, ...]]:
+        layers_per_block = self._settings("unet", "config.json").get("layers_per_block", 2)
+        return unet_names(self.layers("unet"), layers_per_block) if isinstance(layers_per_block, int) else {}
 
     def saved_site(self, part: str, site: str) -> str:
         return site if part == "unet" else clip.saved_name(site)

@@ -25,17 +25,29 @@ from dbexp.models.checkpoint import Checkpoint
 from dbexp.models.find import Source, check_pipeline, open_checkpoint
 from dbexp.models.flow import KNOWN_SCHEDULES, FlowMatching
 from dbexp.models.known import POSITIVE, WHOLE, Known, Settings
+from dbexp.models.native_names import NativeNames
 from dbexp.models.qwen import KNOWN_ENCODER, QwenText
 
 _STATES = -2
 """The encoder's layer whose states the denoiser reads."""
-_BLOCKS = ("layers.", "noise_refiner.", "context_refiner.")
+_STACKS = ("layers", "noise_refiner", "context_refiner")
+_BLOCKS = tuple(f"{stack}." for stack in _STACKS)
 _ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
 # what stands outside the blocks sees the tokens of all rows as one list, in which lanes would have no rows
 _SITES = {
     "attention": _ATTENTION,
     "attention+mlp": (*_ATTENTION, ".feed_forward.w1", ".feed_forward.w2", ".feed_forward.w3"),
     "linear": ("",),
+}
+
+_NATIVE: NativeNames = {
+    **{
+        f"{block}.{{}}.attention.qkv": tuple(f"{block}.{{}}.attention.to_{name}" for name in "qkv") for block in _STACKS
+    },
+    **{f"{block}.{{}}.attention.out": (f"{block}.{{}}.attention.to_out.0",) for block in _STACKS},
+    "x_embedder": ("all_x_embedder.2-1",),
+    "final_layer.linear": ("all_final_layer.2-1.linear",),
+    "final_layer.adaLN_modulation.1": ("all_final_layer.2-1.adaLN_modulation.1",),
 }
 
 
@@ -64,6 +76,7 @@ class ZImage(QwenText, FlowMatching, Checkpoint):
         "euler": ("FlowMatchEulerDiscreteScheduler", {}),
         "unipc": ("UniPCMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}),
     }
+    native = _NATIVE
     bakes_alpha = True
     thinks = True
     known: ClassVar[Known] = {

@@ -17,7 +17,6 @@ import transformers
 from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 from safetensors import safe_open
-from torch import nn
 
 from dbexp.core.errors import ConfigError
 from dbexp.models import Model, lora_file
@@ -311,16 +310,16 @@ class TestMerged:
 
     def test_a_failure_half_way_restores_too(self, saved: Path, base: Model, monkeypatch: pytest.MonkeyPatch) -> None:
         before, calls = self.weights(base), 0
-        find = lora_file.linear_layer
+        add = lora_file.add_update
 
-        def fail_late(module: nn.Module, site: str) -> nn.Linear:
+        def fail_late(*arguments: Any) -> None:
             nonlocal calls
             calls += 1
+            add(*arguments)
             if calls == 5:
                 raise MemoryError
-            return find(module, site)
 
-        monkeypatch.setattr(lora_file, "linear_layer", fail_late)
+        monkeypatch.setattr(lora_file, "add_update", fail_late)
         with pytest.raises(MemoryError), lora_file.merged(base, saved):
             pytest.fail("the block must not run")
         after = self.weights(base)
