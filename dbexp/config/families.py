@@ -156,6 +156,28 @@ FAMILIES = {
         licences={"Tongyi-MAI/Z-Image": "apache-2.0", "Tongyi-MAI/Z-Image-Turbo": "apache-2.0"},
         pipeline="ZImagePipeline",
     ),
+    "sd3": Family(
+        title="Stable Diffusion 3.5",
+        module="dbexp.models.sd3",
+        denoiser="transformer",
+        encoders=("text_encoder", "text_encoder_2", "text_encoder_3"),
+        text_parts=("text_encoder", "text_encoder_2"),
+        samplers=("dpm++", "euler", "heun", "unipc"),
+        fewer_steps={"dpm++": 500, "unipc": 300},
+        sites=_TRANSFORMER_SITES,
+        size_multiple=16,
+        flow=True,
+        rare_token="sks",
+        formats=("diffusers",),
+        tags=("sd3", "sd3.5"),
+        licences={
+            "stabilityai/stable-diffusion-3-medium-diffusers": "other:stabilityai-ai-community",
+            "stabilityai/stable-diffusion-3.5-medium": "other:stabilityai-ai-community",
+            "stabilityai/stable-diffusion-3.5-large": "other:stabilityai-ai-community",
+            "stabilityai/stable-diffusion-3.5-large-turbo": "other:stabilityai-ai-community",
+        },
+        pipeline="StableDiffusion3Pipeline",
+    ),
 }
 
 SAMPLERS = tuple(sorted({name for family in FAMILIES.values() for name in family.samplers}))

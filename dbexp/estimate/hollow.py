@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from dbexp.config.families import FAMILIES
 from dbexp.estimate.card import PretendedCard
 from dbexp.estimate.published import Published, Settings
-from dbexp.models import random_qwen, random_weights
+from dbexp.models import random_qwen, random_t5, random_weights
 from dbexp.models.checkpoint import Checkpoint, library
 from dbexp.models.outline import build
 
 _TOKENIZERS: dict[str, Callable[[Path, int], Any]] = {
-    "clip": lambda folder, tokens: random_weights.build_tokenizer(folder, random_weights.WORDS, tokens),
-    "qwen": lambda folder, tokens: random_qwen.build_tokenizer(tokens),
+    "CLIP": lambda folder, tokens: random_weights.build_tokenizer(folder, random_weights.WORDS, tokens),
+    "Qwen": lambda folder, tokens: random_qwen.build_tokenizer(tokens),
+    "T5": lambda folder, tokens: random_t5.build_tokenizer(tokens),
 }
+"""How the name of an encoder's class begins -> a tokenizer for it."""
 
 
 def write(folder: Path, published: Published, family: str) -> Path:
@@ -43,10 +45,10 @@ def write(folder: Path, published: Published, family: str) -> Path:
         _write_part(folder / part, kind.classes[part], settings)
     _write(folder / "scheduler" / "scheduler_config.json", published.scheduler)
     _write(folder / "model_index.json", published.index)
-    tokenizer = _TOKENIZERS["qwen" if kind.chats else "clip"]
     for encoder in FAMILIES[family].encoders:
-        name = encoder.replace("text_encoder", "tokenizer")
-        tokenizer(folder / name, published.tokens).save_pretrained(folder / name)
+        path, cls = folder / encoder.replace("text_encoder", "tokenizer"), kind.classes[encoder].split(".")[1]
+        (tokenizer,) = (make for start, make in _TOKENIZERS.items() if cls.startswith(start))
+        tokenizer(path, published.tokens).save_pretrained(path)
     return folder
 
 

@@ -19,7 +19,7 @@ class Published:
     parts: Mapping[str, Settings]
     scheduler: Settings
     tokens: int
-    """That the tokenizer reads of a prompt at most."""
+    """That the tokenizers read of a prompt at most; CLIP's encoders say themselves that they read fewer."""
     index: Settings
     """Of model_index.json."""
 
@@ -29,6 +29,12 @@ _DIFFUSION_VAE = {
     "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
     "layers_per_block": 2,
+}
+_FLOW_VAE = _DIFFUSION_VAE | {
+    "latent_channels": 16,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "sample_size": 1024,
 }
 _SD_NOISE = {
     "_class_name": "PNDMScheduler",
@@ -65,6 +71,15 @@ _CLIP_G = {
     "hidden_act": "gelu",
     "vocab_size": 49408,
 }
+_T5_XXL = {
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+    "vocab_size": 32128,
+}
 _QWEN = {"num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
 _QWEN3_4B = _QWEN | {
     "hidden_size": 2560,
@@ -91,6 +106,22 @@ def _klein(blocks: tuple[int, int], heads: int, text: Settings) -> Published:
     scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "use_dynamic_shifting": True}
     parts: dict[str, Settings] = {"transformer": transformer, "vae": {}, "text_encoder": text}
     return Published(parts, scheduler, 512, {"_class_name": "Flux2KleinPipeline", "is_distilled": False})
+
+
+def _sd3(heads: int, positions: int, **transformer: Any) -> Published:
+    sizes = {"num_attention_heads": heads, "caption_projection_dim": 64 * heads, "pos_embed_max_size": positions}
+    return Published(
+        {
+            "transformer": sizes | {"qk_norm": "rms_norm", **transformer},
+            "vae": _FLOW_VAE | {"scaling_factor": 1.5305, "shift_factor": 0.0609},
+            "text_encoder": _CLIP_L,
+            "text_encoder_2": _CLIP_G,
+            "text_encoder_3": _T5_XXL,
+        },
+        {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
+        512,
+        {"_class_name": "StableDiffusion3Pipeline"},
+    )
 
 
 _SD2_UNET = {
@@ -126,21 +157,14 @@ _SDXL = Published(
 _Z_IMAGE = Published(
     {
         "transformer": {},
-        "vae": _DIFFUSION_VAE
-        | {
-            "latent_channels": 16,
-            "scaling_factor": 0.3611,
-            "shift_factor": 0.1159,
-            "use_quant_conv": False,
-            "use_post_quant_conv": False,
-            "sample_size": 1024,
-        },
+        "vae": _FLOW_VAE | {"scaling_factor": 0.3611, "shift_factor": 0.1159},
         "text_encoder": _QWEN3_4B,
     },
     {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 6.0},
     512,
     {"_class_name": "ZImagePipeline"},
 )
+_SD35_LARGE = _sd3(38, 192, num_layers=38)
 _SD15 = _stable_diffusion({"cross_attention_dim": 768}, _CLIP_L)
 _KLEIN_4B, _KLEIN_9B = _klein((5, 20), 24, _QWEN3_4B), _klein((8, 24), 32, _QWEN3_8B)
 
@@ -155,5 +179,8 @@ PUBLISHED: Mapping[str, Published] = {
     "black-forest-labs/FLUX.2-klein-9B": _KLEIN_9B,
     "Tongyi-MAI/Z-Image": _Z_IMAGE,
     "Tongyi-MAI/Z-Image-Turbo": _Z_IMAGE,
+    "stabilityai/stable-diffusion-3.5-medium": _sd3(24, 384, num_layers=24, dual_attention_layers=list(range(13))),
+    "stabilityai/stable-diffusion-3.5-large": _SD35_LARGE,
+    "stabilityai/stable-diffusion-3.5-large-turbo": _SD35_LARGE,
 }
 """Hub id -> sizes."""

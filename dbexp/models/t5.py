@@ -25,7 +25,7 @@ _MARKS = 1  # of the end
 class T5Text:
     """An encoder that reads longer texts than CLIP does, beside it."""
 
-    t5: ClassVar[tuple[str, str]]
+    t5_parts: ClassVar[tuple[str, str]]
     """The part, and the folder of its tokenizer."""
     t5_most: ClassVar[int]
     """Tokens that pipelines have it read of a prompt and its end mark."""
@@ -35,7 +35,7 @@ class T5Text:
     @cached_property
     def t5_tokenizer(self) -> T5Tokenizer:
         """The tokenizer."""
-        tokenizer: T5Tokenizer = read_tokenizer("T5TokenizerFast", self._folder / self.t5[1])
+        tokenizer: T5Tokenizer = read_tokenizer("T5TokenizerFast", self._folder / self.t5_parts[1])
         return tokenizer
 
     @property
@@ -55,4 +55,4 @@ class T5Text:
         count, room = len(self.t5_tokenizer(text, add_special_tokens=False).input_ids), self.t5_tokens - _MARKS
         if count <= room:
             return ()
-        return (Cut(self.t5[0], count, room, characters_read(self.t5_tokenizer, text, self.t5_tokens)),)
+        return (Cut(self.t5_parts[0], count, room, characters_read(self.t5_tokenizer, text, self.t5_tokens)),)

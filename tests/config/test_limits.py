@@ -46,7 +46,14 @@ def test_every_sampler_takes_one_step_and_the_most(family: str, sampler: str | N
 
 @pytest.mark.parametrize(
     ("family", "sampler", "steps"),
-    [("sd", "unipc", 999), ("sd", "ddim", 1001), ("flux2_klein", "unipc", 400), ("z_image", "unipc", 200)],
+    [
+        ("sd", "unipc", 999),
+        ("sd", "ddim", 1001),
+        ("flux2_klein", "unipc", 400),
+        ("z_image", "unipc", 200),
+        ("sd3", "unipc", 400),
+        ("sd3", "dpm++", 600),
+    ],
 )
 def test_more_would_end_in_nothing(family: str, sampler: str, steps: int) -> None:
     assert steps > FAMILIES[family].steps_of(sampler)

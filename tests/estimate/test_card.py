@@ -123,7 +123,13 @@ def small_sweep(family: str, precision: str, folder: Path, work: Path, card: Pre
 
 @pytest.mark.parametrize(
     ("family", "precision", "most"),
-    [("sd", "fp16", 1505), ("sdxl", "bf16", 1944), ("flux2_klein", "bf16", 1172), ("z_image", "bf16", 1457)],
+    [
+        ("sd", "fp16", 1505),
+        ("sdxl", "bf16", 1944),
+        ("flux2_klein", "bf16", 1172),
+        ("z_image", "bf16", 1457),
+        ("sd3", "bf16", 1823),
+    ],
 )
 def test_a_small_sweep_of_a_family(
     family: str, precision: str, most: int, folders: Callable[[str], Path], tmp_path: Path

@@ -56,8 +56,7 @@ def stock_draw(pipe: Any, guidance_scale: float, **others: Any) -> NDArray[np.fl
     images: NDArray[np.floating[Any]] = pipe(
         prompt=list(PROMPTS),  # named, for some take an image first; and a list of its own, for some write into it
         generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
-        output_type="np",
-        **{"num_inference_steps": 3, "height": HEIGHT, "width": WIDTH, **others},
+        **{"num_inference_steps": 3, "height": HEIGHT, "width": WIDTH, "output_type": "np", **others},
         guidance_scale=guidance_scale,
     ).images
     return images

@@ -31,7 +31,7 @@ UNKNOWN: list[tuple[str, str, dict[str, Any]]] = [
         {"timestep_type": "continuous"}, {"use_flow_sigmas": True}, {"num_train_timesteps": 0}, {"beta_end": "x"},
         {"trained_betas": [0.1, 0.2]},
     )),
-    *((family, SCHEDULER, values) for family in ("flux2_klein", "z_image") for values in (
+    *((family, SCHEDULER, values) for family in ("flux2_klein", "z_image", "sd3") for values in (
         {"_class_name": "DDIMScheduler"}, {"num_train_timesteps": 500}, {"shift": 0}, {"invert_sigmas": True},
     )),
     *((family, VAE, values) for family in FAMILIES for values in (
@@ -41,9 +41,9 @@ UNKNOWN: list[tuple[str, str, dict[str, Any]]] = [
         {"scaling_factor": None}, {"scaling_factor": -1}, {"shift_factor": 0.1}, {"block_out_channels": [8] * 5},
     )),
     ("sd", VAE, {"latents_mean": [0.0] * 4}),
-    ("z_image", VAE, {"scaling_factor": None}),
-    ("z_image", VAE, {"shift_factor": None}),
-    ("z_image", VAE, {"latents_std": [1.0] * 16}),
+    *((family, VAE, values) for family in ("z_image", "sd3") for values in (
+        {"scaling_factor": None}, {"shift_factor": None}, {"latents_std": [1.0] * 16},
+    )),
     ("flux2_klein", VAE, {"patch_size": [1, 1]}),
     *((family, "unet/config.json", values) for family in ("sd", "sdxl") for values in (
         {"in_channels": 8}, {"in_channels": 5}, {"out_channels": 8}, {"time_cond_proj_dim": 256},
@@ -60,6 +60,11 @@ UNKNOWN: list[tuple[str, str, dict[str, Any]]] = [
     ("z_image", "transformer/config.json", {"in_channels": 64}),
     ("z_image", "transformer/config.json", {"cap_feat_dim": 17}),
     ("z_image", "transformer/config.json", {"all_patch_size": [1, 2]}),
+    *(("sd3", "transformer/config.json", values) for values in (
+        {"in_channels": 33}, {"out_channels": 4}, {"patch_size": 1}, {"qk_norm": "layer_norm"},
+        {"joint_attention_dim": 41}, {"pooled_projection_dim": 32},
+    )),
+    ("sd3", "text_encoder_3/config.json", {"model_type": "umt5"}),
     *((family, "text_encoder/config.json", {"model_type": "bert"}) for family in FAMILIES),
     *((family, f"{FAMILIES[family].denoiser}/config.json", {"quantization_config": {"a": 1}}) for family in FAMILIES),
 ]  # fmt: skip

@@ -22,6 +22,8 @@ from tests import builders
 
 FULL = {"Timesteps"}
 """Layers that answer in fp32 whatever the precision: diffusers' waves of a time."""
+T5_IN_FP16 = {"Linear", "Dropout", "T5DenseGatedActDense", "T5LayerFF"}
+"""Where T5 overflows in fp16, so that transformers keeps these weights in full."""
 CASES = [
     (family, precision, quantize)
     for family in FAMILIES
@@ -65,6 +67,7 @@ def test_nothing_is_computed_in_another(family: str, precision: str, quantize: s
         for module in model.part(part).modules():
             module.register_forward_hook(note)
     trained = run(model, tmp_path)
-    assert {name for name, _ in others} <= FULL
+    reads_t5 = any("T5" in name for name in type(model).classes.values())  # type: ignore[attr-defined]  # a checkpoint's
+    assert {name for name, _ in others} <= FULL | (T5_IN_FP16 if reads_t5 and precision == "fp16" else set())
     assert [row["loss"] for row in trained.history] == pytest.approx(expected, rel=0.05)
     assert all(value.dtype == torch.float32 for value in builders.tensors(trained.lora).values())

@@ -1,0 +1,106 @@
+"""A Stable Diffusion 3.5 pipeline of random weights and two hundred thousand parameters, as a normal pipeline folder.
+
+As in the medium one, the first blocks have a second attention to the picture, and the last writes no text.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+
+from dbexp.models import random_t5
+from dbexp.models.random_weights import WORDS, build_tokenizer
+
+VERSION = 1
+_CLIP_TOKENS, _T5_TOKENS = 32, 64
+_CLIP_WIDTHS, _T5_WIDTH = (16, 20), 40
+_HEADS, _HEAD = 4, 8
+_POSITIONS = 32
+"""Of a side, in tokens of 16 pixels."""
+
+
+def build_random(folder: Path, seed: int = 0) -> Path:
+    """Write a pipeline folder.
+
+    Args:
+        folder: where; made if missing.
+        seed: of the weights.
+
+    Returns:
+        `folder`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer(folder / "tokenizer", WORDS, _CLIP_TOKENS)
+    tokenizer_2 = build_tokenizer(folder / "tokenizer_2", WORDS, _CLIP_TOKENS)
+    tokenizer_2.pad_token = "!"  # as in the true one
+    tokenizer_3 = random_t5.build_tokenizer(_T5_TOKENS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pipe = StableDiffusion3Pipeline(
+            transformer=_transformer(),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            vae=_vae(),
+            text_encoder=_clip(_CLIP_WIDTHS[0], tokenizer),
+            tokenizer=tokenizer,
+            text_encoder_2=_clip(_CLIP_WIDTHS[1], tokenizer_2),
+            tokenizer_2=tokenizer_2,
+            text_encoder_3=random_t5.small_encoder(tokenizer_3, width=_T5_WIDTH),
+            tokenizer_3=tokenizer_3,
+        )
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def _vae() -> AutoencoderKL:
+    stages = 4
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * stages,
+        up_block_types=("UpDecoderBlock2D",) * stages,
+        block_out_channels=(8, 8, 8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=16,
+        sample_size=64,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+
+
+def _transformer() -> SD3Transformer2DModel:
+    return SD3Transformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=3,
+        attention_head_dim=_HEAD,
+        num_attention_heads=_HEADS,
+        joint_attention_dim=_T5_WIDTH,
+        caption_projection_dim=_HEADS * _HEAD,
+        pooled_projection_dim=sum(_CLIP_WIDTHS),
+        pos_embed_max_size=_POSITIONS,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
+
+
+def _clip(width: int, tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
+    return CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            max_position_embeddings=_CLIP_TOKENS,
+            projection_dim=width,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
