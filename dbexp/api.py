@@ -11,14 +11,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dbexp.config import check, groups, help
+from dbexp.config import check
+from dbexp.config import compose as composing
 from dbexp.config.explain import explain
 from dbexp.config.schema import Config
 from dbexp.config.values import plain
@@ -50,22 +48,11 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     Raises:
         ConfigError: with every problem.
     """
-    help.register()
     words = [str(word) for word in overrides]
     options = Path(config_dir).expanduser().absolute() if config_dir is not None else None
     if options is not None and not options.is_dir():
         raise ConfigError(f"config_dir={config_dir}: there is no such folder")
-    search_path = [] if options is None else [f"hydra.searchpath=['file://{options}']"]
-    try:
-        parsed = OverridesParser.create().parse_overrides(words)
-        sweeps = [word for word, override in zip(words, parsed, strict=True) if override.is_sweep_override()]
-        if sweeps:
-            why = "several values make a sweep, and compose makes one config: compose each value by itself"
-            raise ConfigError([f"{word}: {why}; or run `dbexp -m {word}`" for word in sweeps])
-        with initialize_config_dir(str(groups.conf_dir()), version_base="1.3", job_name="dbexp"):
-            config = check.check(hydra_compose("config", overrides=[*words, *search_path]))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error)) from None
+    config = composing.compose(words, options)
     _overrides[key_of(plain(config))] = words
     return config
 

@@ -46,6 +46,12 @@ def options(roots: Iterable[Path]) -> dict[str, list[str]]:
     return {group: sorted(members, key=_naturally) for group, members in sorted(names.items())}
 
 
+def option(group: str, name: str) -> dict[str, Any]:
+    """A shipped option of a group, as its file has it: interpolations are texts."""
+    file = conf_dir() / group / f"{name}.yaml"
+    return flatten(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+
+
 def options_of(group: str) -> list[dict[str, Any]]:
     """The shipped options of a group, as their files have them: interpolations are texts."""
     files = sorted((conf_dir() / group).glob("**/*.yaml"))

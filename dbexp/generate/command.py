@@ -48,11 +48,12 @@ def generate(settings: GenerateConfig) -> Path:
         KeyboardInterrupt: after saying what is there.
     """
     check(settings)
-    from dbexp.generate import grid  # torch and diffusers: seconds, so after the check
+    from dbexp.generate import elsewhere, grid  # torch and diffusers: seconds, so after the check
     from dbexp.runs.record import open_runs, require_known_model
 
-    runs = open_runs(settings.run, settings.objective)
     problems = Problems()
+    runs = open_runs(settings.run, settings.objective)
+    runs += elsewhere.runs(settings, runs)
     columns: tuple[GridColumn, ...] = ()
     try:
         columns = grid.columns(settings, runs)
@@ -94,10 +95,11 @@ def _draw(columns: Sequence[GridColumn], drawing: Drawing, settings: GenerateCon
     from dbexp import models
     from dbexp.core.progress import progress
     from dbexp.core.store import Store
-    from dbexp.generate import grid
+    from dbexp.generate import elsewhere, grid
     from dbexp.sample.draw import Engine
 
     sources, store = grid.sources(settings), Store(Path(settings.store) if settings.store else None)
+    opened = elsewhere.open_all(columns, store)
     for sentence in grid.check_texts(columns, drawing, store):
         print(f"{PROGRAM}: {sentence}", file=sys.stderr)
     with progress("generate", sum(len(column.shots) for column in columns)) as bar:
@@ -107,7 +109,8 @@ def _draw(columns: Sequence[GridColumn], drawing: Drawing, settings: GenerateCon
                 raise ConfigError(
                     f"model={model.name}: is an inpainting checkpoint; give it init_image=FILE and mask=FILE"
                 )
-            lora, scale = (None, 1.0) if column.scale is None else (column.run.lora, column.scale)
+            file = opened.get((column.run.lora, model.identity), column.run.lora)
+            lora, scale = (None, 1.0) if column.scale is None else (file, column.scale)
             engine = Engine(model, replace(drawing, lora=lora, lora_scale=scale))
             metadata = grid.metadata(column, drawing, model, sources)
             batches = engine.missing(column.shots, folder, metadata)

@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 from dbexp.config.check import too_many_steps
 from dbexp.config.families import FAMILIES, SIZE_MULTIPLE
 from dbexp.config.schema import ModelConfig
-from dbexp.config.template import fill
-from dbexp.core.errors import ConfigError, Problems
+from dbexp.config.template import fill, names
+from dbexp.core.errors import ConfigError, Problems, listed
 from dbexp.core.images import image_hash, read_rgb
 from dbexp.core.store import Store
 from dbexp.generate.settings import GenerateConfig
@@ -132,7 +132,7 @@ def check_texts(columns: Sequence[GridColumn], drawing: Drawing, store: Store) -
         texts = [Text("prompt", shot.prompt) for shot in column.shots]
         if drawing.guidance_scale > 1 and drawing.negative_prompt:
             texts.append(Text("negative_prompt", drawing.negative_prompt))
-        read = look(texts, column.run.config.dataset.token, load(column.model, store), store)
+        read = look(texts, column.run.config.dataset.token or None, load(column.model, store), store)
         problems.messages += read.problems
         sentences += read.cuts
     problems.raise_if_any()
@@ -223,7 +223,7 @@ def model_config(settings: GenerateConfig, run: TrainedRun) -> ModelConfig:
     """The base model of a run, with what the settings put in its place."""
     changes: dict[str, Any] = {"precision": settings.precision, "device": settings.device}
     changes = {name: value for name, value in changes.items() if value is not None}
-    if settings.model is not None:
+    if settings.model is not None and (settings.run or not run.elsewhere):
         changes |= {"name": Path(settings.model).stem, "path": settings.model, "revision": None, "variant": None}
     return replace(run.config.model, **changes)
 
@@ -239,6 +239,14 @@ def _templates(settings: GenerateConfig, run: TrainedRun) -> list[str]:
                 templates += [prompt.template for prompt in choose(prompts, run.config.dataset)]
         except ConfigError as error:
             problems.messages += [problem.replace("sample.prompts", name, 1) for problem in error.problems]
+    subject = run.config.dataset
+    for name, field, value in (("token", "token", subject.token), ("class", "class_noun", subject.class_noun)):
+        lacking = [each for each in templates if name in names(each) and not value]
+        problems.require(
+            not lacking,
+            f"{field}=null: {listed(lacking, most=1)} has {{{name}}}, which only a run fills in; give {field}=WORD, or "
+            "write it out",
+        )
     problems.raise_if_any()
     return list(dict.fromkeys(templates))
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from omegaconf import MISSING
-
 from dbexp.config import fields
-from dbexp.config.families import SAMPLERS, SIZE_MULTIPLE
+from dbexp.config.families import FAMILIES, SAMPLERS, SIZE_MULTIPLE
 from dbexp.config.fields import PATH, PROMPT, bounded, choice, text
 from dbexp.config.schema import (
     DEVICE,
@@ -17,6 +15,7 @@ from dbexp.config.schema import (
     MOST_SEED,
     NEGATIVE,
     PRECISIONS,
+    WORDS,
 )
 from dbexp.core.errors import Problems
 from dbexp.core.folders import unusable
@@ -30,6 +29,8 @@ dbexp-generate: pictures from trained runs
   dbexp-generate run=RUN,OTHER lora_scale=0.6,0.8,1 prompts=auto base=true         a grid, and the base model
   dbexp-generate run=RUN prompt="a {token} {class} in a garden" init_image=garden.jpg strength=0.6
   dbexp-generate run=RUN prompt="a {token} {class}" init_image=garden.jpg mask=where.png
+  dbexp-generate lora=FILE.safetensors model=sdxl prompt="a sks dog in the snow"   a LoRA that any trainer wrote
+  dbexp-generate run=RUN lora=FILE.safetensors prompts=auto                        such a LoRA beside a run's
 """
 
 
@@ -37,8 +38,10 @@ dbexp-generate: pictures from trained runs
 class GenerateConfig:
     """One call of `dbexp-generate`."""
 
-    run: list[str] = text(MISSING, PATH, commas=True)
+    run: list[str] = text([], PATH, commas=True)
     """Folder of a run; several, comma separated, make columns. The folder of a sweep means its best run."""
+    lora: list[str] = text([], PATH, commas=True)
+    """LoRA file of any trainer (diffusers, kohya, ComfyUI, ai-toolkit, OneTrainer); several, comma separated, make columns after those of runs. Its base model is the first run's, or `model`."""
     prompt: list[str] = text([], PROMPT)
     """What to draw; {token} and {class} are filled in from the run. Give it several times for several rows."""
     prompts: str | None = text(None, PATH)
@@ -76,7 +79,13 @@ class GenerateConfig:
     objective: str | None = choice(None, (*COLUMNS, RECOMMEND))
     """What picks the best run of a sweep, a column of the metric table or recommend; null: the objective of the sweep."""
     model: str | None = text(None, PATH)
-    """Another base of the same architecture, such as an inpainting checkpoint: hub id, folder or file; null: the run's."""
+    """Another base of the same architecture, such as an inpainting checkpoint: hub id, folder or file; null: the run's. Without a run: an option of dbexp, as model=sdxl; or, with `family`, a hub id, folder or file."""
+    family: str | None = choice(None, {name: family.title for name, family in FAMILIES.items()})
+    """Without a run: of a `model` that is no option of dbexp. It is drawn with the settings of the first option of its family."""
+    token: str | None = text(None, WORDS)
+    """Without a run: what {token} means in prompts."""
+    class_noun: str | None = text(None, WORDS)
+    """Without a run: what {class} means in prompts."""
     precision: str | None = choice(None, PRECISIONS)
     """Of the weights; null: as the run."""
     device: str | None = text(None, DEVICE)
@@ -94,7 +103,15 @@ def check(settings: GenerateConfig) -> None:
         ConfigError: with every problem.
     """
     problems = Problems()
-    problems.require(bool(settings.run), "run=[]: say which run, run=FOLDER")
+    problems.require(
+        bool(settings.run or settings.lora),
+        "run=[]: say which run, run=FOLDER, or which LoRA of another trainer, lora=FILE",
+    )
+    for name in ("family", "token", "class_noun"):
+        value = getattr(settings, name)
+        problems.require(value is None or not settings.run, f"{name}={value}: has no effect with run=FOLDER")
+    if settings.lora and not settings.run:
+        _check_alone(settings, problems)
     problems.require(
         bool(settings.prompt) or settings.prompts is not None,
         'prompt: say what to draw, prompt="a {token} {class} in the snow", or prompts=auto for the paper\'s list',
@@ -115,3 +132,11 @@ def check(settings: GenerateConfig) -> None:
     problems.messages += unusable("folder", settings.folder)
     problems.messages += unusable("store", settings.store, readable=True)
     problems.raise_if_any()
+
+
+def _check_alone(settings: GenerateConfig, problems: Problems) -> None:
+    """What only a run would know must be said where there is none."""
+    problems.require(
+        settings.model is not None, "model=null: say which base model the LoRA was trained on, as model=sdxl"
+    )
+    problems.require(settings.objective is None, f"objective={settings.objective}: has no effect without run=FOLDER")

@@ -233,6 +233,7 @@ class TrainedRun:
         chosen: why this one, if it was picked from a sweep.
         overrides: as on the command line; none for a run that did not end.
         report: its metrics; None: it was not evaluated.
+        elsewhere: whether there is no run, and `lora` is a file of any trainer.
     """
 
     folder: Path
@@ -242,6 +243,7 @@ class TrainedRun:
     chosen: str | None = None
     overrides: tuple[str, ...] = ()
     report: Report | None = None
+    elsewhere: bool = False
 
     @property
     def lora_hash(self) -> str:

@@ -46,12 +46,12 @@ class Reading:
     notes: tuple[str, ...]
 
 
-def look(texts: Iterable[Text], token: str, model: Model, store: Store) -> Reading:
+def look(texts: Iterable[Text], token: str | None, model: Model, store: Store) -> Reading:
     """Hold texts against what a model's encoders read.
 
     Args:
         texts: of a run.
-        token: of its subject.
+        token: of its subject; None: nobody knows it.
         model: its tokenizers count; no weights are loaded.
         store: where it is noted.
     """
@@ -82,12 +82,12 @@ def require(reading: Reading) -> None:
         raise ConfigError(reading.problems)
 
 
-def _look(texts: Sequence[Text], token: str, model: Model) -> Reading:
-    problems, too_long, notes = [], [], []
-    word = re.compile(rf"(?<!\w){re.escape(token)}(?!\w)")
+def _look(texts: Sequence[Text], token: str | None, model: Model) -> Reading:
+    problems, too_long, notes = list[str](), list[str](), list[str]()
+    word = None if token is None else re.compile(rf"(?<!\w){re.escape(token)}(?!\w)")
     for each in texts:
-        place = word.search(each.text)
-        if place is None and each.field == PROMPTS:
+        place = None if word is None else word.search(each.text)
+        if place is None and word is not None and each.field == PROMPTS:
             notes.append(f"{each.text!r} does not contain the token {token!r}, so it asks for no subject")
         cuts = model.cuts(each.text)
         losing = [cut for cut in cuts if place is not None and place.end() > cut.read]
@@ -98,6 +98,8 @@ def _look(texts: Sequence[Text], token: str, model: Model) -> Reading:
             )
         elif cuts:
             too_long.append(f"{each.field}={each.text!r}: {_sentence(cuts, model)}")
+    if token is None:
+        return Reading((), tuple(too_long), ())
     count, rare = model.token_count(token), model.family.rare_token
     if count == 0:
         problems.append(f"dataset.token={token!r}: the text encoder reads nothing of it; choose another word")

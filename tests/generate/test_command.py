@@ -19,6 +19,7 @@ from PIL import Image
 
 from dbexp.config.families import SAMPLERS
 from dbexp.core import cores
+from dbexp.core.hashing import file_hash
 from dbexp.generate import command
 from dbexp.models import lora_file
 from dbexp.models.random_weights import TINY
@@ -353,3 +354,60 @@ def test_memory_that_does_not_suffice(run: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(draw, "sample_batch", fail)
     with pytest.raises(SystemExit, match=r"batch_size=4: the device has not enough memory for one picture of 32 x 32"):
         command.main([f"run={run}", "prompt=a", f"folder={tmp_path / 'out'}"])
+
+
+class TestFromElsewhere:
+    """LoRAs of other trainers: kohya's names, as an export of the run's own has them."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def file(cls, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        base = builders.model()
+        path = tmp_path_factory.mktemp("kohya") / "theirs.safetensors"
+        lora_file.write(lora_file.read(run / "train" / "lora.safetensors", base), path, base, "kohya")
+        return path
+
+    def words(self, tmp_path: Path) -> list[str]:
+        return [f"store={tmp_path / 'store'}", f"folder={tmp_path / 'out'}", "seed=7"]
+
+    def test_beside_a_run(self, run: Path, file: Path, tmp_path: Path) -> None:
+        command.main([f"run={run}", f"lora={file}", f"prompt={SNOW}", *self.words(tmp_path)])
+        one, other = pixels(tmp_path / "out").items()
+        assert other[0].startswith("01-lora-theirs-safetensors/")
+        assert np.abs(one[1] - other[1]).max() <= 1
+        metadata = read_metadata(tmp_path / "out" / other[0])
+        assert (metadata["run"], metadata["lora"]) == ("theirs", file_hash(file))
+
+    def test_alone(self, generate: Generate, file: Path, tmp_path: Path) -> None:
+        ours = only(generate(f"prompt={SNOW}", "seed=7", "guidance_scale=7.5", "steps=4"))
+        model = [f"model={builders.checkpoint()}", "family=sd", "width=32", "height=32", "steps=4", "device=cpu"]
+        words = [f"lora={file}", *model, "token=sks", "class_noun=dog", f"prompt={SNOW}", "precision=fp32"]
+        command.main([*words, *self.words(tmp_path), "base=true"])
+        base, theirs = pixels(tmp_path / "out").values()
+        assert np.abs(ours - theirs).max() <= 1 and np.abs(base - theirs).max() > 12
+
+    def test_an_option_of_dbexp(self, tmp_path: Path) -> None:
+        """Base model and sampling are the option's."""
+        with pytest.raises(SystemExit) as stop:
+            command.main([f"lora={self.other(tmp_path)}", "model=storybook", "prompt=a dog", *self.words(tmp_path)])
+        assert "x.safetensors: is a LoRA of another architecture than storybook" in str(stop.value.code)
+
+    def other(self, folder: Path) -> Path:
+        tensors = {f"lora_unet_double_blocks_0.lora_{way}.weight": torch.zeros(2, 2) for way in ("down", "up")}
+        safetensors.torch.save_file(tensors, folder / "x.safetensors")
+        return folder / "x.safetensors"
+
+    def test_mistakes_are_one_message(self, run: Path, file: Path, tmp_path: Path) -> None:
+        alone = [f"lora={file}", f"model={builders.checkpoint()}", "family=sd"]
+        for words, says in (
+            ([*alone, "prompt=a {token} dog"], "token=null: a {token} dog has {token}, which only a run fills in"),
+            ([*alone, "prompts=live", "token=sks"], "class_noun=null: "),
+            ([f"lora={file}", "prompt=a", "model=nowhere/at-all"], "model=nowhere/at-all: is no option of dbexp"),
+            ([f"lora={tmp_path / 'x'},{tmp_path}", f"run={run}", "prompt=a"], "2 problems"),
+            ([f"lora={self.other(tmp_path)}", f"run={run}", "prompt=a"], "choose the model that it was trained on"),
+            ([f"lora={file}", "prompt=a"], "model=null: say which base model the LoRA was trained on"),
+        ):
+            with pytest.raises(SystemExit) as stop:
+                command.main([*words, *self.words(tmp_path)])
+            assert says in str(stop.value.code)
+            assert not (tmp_path / "out").exists()

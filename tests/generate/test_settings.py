@@ -35,6 +35,9 @@ def test_help_lists_the_columns() -> None:
         {"prompt": [], "prompts": "auto"},
         {"init_image": "a.jpg", "strength": 1.0},
         {"init_image": "a.jpg", "mask": "b.png", "paste": False},
+        {"run": [], "lora": ["a.safetensors"], "model": "sdxl", "prompt": ["a sks dog"]},
+        {"run": [], "lora": ["a.safetensors"], "model": "m", "family": "sd", "token": "sks", "class_noun": "dog"},
+        {"lora": ["a.safetensors"]},
         {"sampler": "ddim", "precision": "bf16", "objective": "pres", "width": 64},
     ],
 )
@@ -45,7 +48,10 @@ def test_what_is_fine(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"run": []}, "run=[]: say which run"),
+        ({"run": []}, "run=[]: say which run, run=FOLDER, or which LoRA of another trainer, lora=FILE"),
+        ({"run": [], "lora": ["a"], "prompt": ["a dog"]}, "model=null: say which base model"),
+        ({"family": "sd"}, "family=sd: has no effect with run=FOLDER"),
+        ({"token": "sks"}, "token=sks: has no effect with run=FOLDER"),
         ({"prompt": []}, "prompt: say what to draw"),
         ({"images": 0}, "images=0: must be at least 1"),
         ({"guidance_scale": float("nan")}, "guidance_scale=nan: must be at least 0"),
