@@ -25,6 +25,7 @@ from dbexp.models.clip import ClipText
 from dbexp.models.find import Source, check_pipeline, open_checkpoint
 from dbexp.models.flow import KNOWN_SCHEDULES, FlowMatching
 from dbexp.models.known import POSITIVE, WHOLE, Known, Settings
+from dbexp.models.native_names import NativeNames
 from dbexp.models.t5 import T5Text
 
 _LATENT = 8
@@ -39,6 +40,28 @@ _SITES = {
     "attention+mlp": (*_ATTENTION, ".ff.net.0.proj", ".ff.net.2", ".ff_context.net.0.proj", ".ff_context.net.2"),
     "linear": ("",),
 }
+_BLOCK = "transformer_blocks.{}"
+_NATIVE: NativeNames = {
+    "joint_blocks.{}.x_block.attn.qkv": tuple(f"{_BLOCK}.attn.to_{name}" for name in "qkv"),
+    "joint_blocks.{}.x_block.attn.proj": (f"{_BLOCK}.attn.to_out.0",),
+    "joint_blocks.{}.x_block.attn2.qkv": tuple(f"{_BLOCK}.attn2.to_{name}" for name in "qkv"),
+    "joint_blocks.{}.x_block.attn2.proj": (f"{_BLOCK}.attn2.to_out.0",),
+    "joint_blocks.{}.x_block.mlp.fc1": (f"{_BLOCK}.ff.net.0.proj",),
+    "joint_blocks.{}.x_block.mlp.fc2": (f"{_BLOCK}.ff.net.2",),
+    "joint_blocks.{}.x_block.adaLN_modulation.1": (f"{_BLOCK}.norm1.linear",),
+    "joint_blocks.{}.context_block.attn.qkv": tuple(f"{_BLOCK}.attn.add_{name}_proj" for name in "qkv"),
+    "joint_blocks.{}.context_block.attn.proj": (f"{_BLOCK}.attn.to_add_out",),
+    "joint_blocks.{}.context_block.mlp.fc1": (f"{_BLOCK}.ff_context.net.0.proj",),
+    "joint_blocks.{}.context_block.mlp.fc2": (f"{_BLOCK}.ff_context.net.2",),
+    "context_embedder": ("context_embedder",),
+    "t_embedder.mlp.0": ("time_text_embed.timestep_embedder.linear_1",),
+    "t_embedder.mlp.2": ("time_text_embed.timestep_embedder.linear_2",),
+    "y_embedder.mlp.0": ("time_text_embed.text_embedder.linear_1",),
+    "y_embedder.mlp.2": ("time_text_embed.text_embedder.linear_2",),
+    "final_layer.linear": ("proj_out",),
+}
+"""Of the original checkpoints. Their modulations of the text have, in the last block, shift and scale the other way
+round, as has their final layer: these are not among them."""
 _FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 
 
@@ -80,6 +103,7 @@ class StableDiffusion3(T5Text, ClipText, FlowMatching, Checkpoint):
         "dpm++": ("DPMSolverMultistepScheduler", _FLOW),
         "unipc": ("UniPCMultistepScheduler", _FLOW),
     }
+    native = _NATIVE
     output = "latent"
     bakes_alpha = True
     known: ClassVar[Known] = {

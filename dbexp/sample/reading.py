@@ -47,7 +47,7 @@ class Reading:
 
 
 def look(texts: Iterable[Text], token: str | None, model: Model, store: Store) -> Reading:
-    """Hold texts against what a model's encoders read.
+    """Hold texts against what a model's encoders read. A token is lost where none of them reads it.
 
     Args:
         texts: of a run.
@@ -91,7 +91,7 @@ def _look(texts: Sequence[Text], token: str | None, model: Model) -> Reading:
             notes.append(f"{each.text!r} does not contain the token {token!r}, so it asks for no subject")
         cuts = model.cuts(each.text)
         losing = [cut for cut in cuts if place is not None and place.end() > cut.read]
-        if losing:
+        if losing and len(losing) == len(model.family.encoders):
             problems.append(
                 f"{each.field}={each.text!r}: {_sentence(losing, model)}, which cuts off the token {token!r}; put it "
                 "further to the front, or shorten the text"
