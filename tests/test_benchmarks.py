@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -12,12 +14,18 @@ import pytest
 
 import dbexp
 from dbexp.estimate.card import PretendedCard
+from dbexp.storybook.world.subjects import SUBJECTS, oracle_pictures
+from dbexp.storybook.world.world import VERSION, draw, scene_of
 
 
 @pytest.fixture(scope="module")
 def gpu() -> ModuleType:
-    path = Path(dbexp.__file__).parents[1] / "benchmarks" / "gpu.py"
-    spec = importlib.util.spec_from_file_location("benchmarks_gpu", path)
+    return script("gpu")
+
+
+def script(name: str) -> ModuleType:
+    path = Path(dbexp.__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look themselves up there
@@ -68,3 +76,20 @@ def test_every_part(gpu: ModuleType, tmp_path: Path) -> None:
 def test_mistakes(gpu: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="choose of ceilings"):
         gpu.main([f"out={tmp_path}", "parts=speed"])
+
+
+@pytest.mark.parametrize("subject", ["dog", "dog2", "cat", "backpack", "teapot"])
+def test_markings_are_counted_where_they_are_drawn(subject: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of the subject's own, none of the same character without, one where one is left."""
+    markings = script("markings")
+    monkeypatch.setattr(markings, "POSES", 12)
+    who, prompt = SUBJECTS[subject].identity, f"a sks {subject.rstrip('2')} on the beach"
+    (true,) = oracle_pictures(subject, prompt, 1)
+    found = markings.markings(subject, prompt, true)
+    assert set(found) <= who.markings and all(found.values()) and markings.carries(found)
+    alone = [frozenset({name}) for name in found] if who.live else []  # a monster gives the pocket another colour
+    for kept in (frozenset(), *alone):
+        rng = random.Random(f"storybook {VERSION}/oracle/{subject}/{prompt}/0")
+        picture = draw(replace(who, markings=kept), scene_of(prompt), rng)
+        assert {name for name, there in markings.markings(subject, prompt, picture).items() if there} == kept
+    assert not markings.carries({"heart": True, "socks": False}), "half of them is not more than half"

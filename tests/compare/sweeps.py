@@ -193,7 +193,7 @@ def picture(
     level = int(np.clip(400 * (values["dino"] - 0.3), 0, 255))
     colour = (level, 120, (60 * index + 25 * k) % 256)
     draw(folder / path, colour, side, corner=int(shared.integers(side // 3)))
-    return ImageScores(row, prompt, k, path, values, "dataset/00.png")
+    return ImageScores(row, prompt, k, path, values, f"dataset/0{index % 3}.png")
 
 
 def class_image(folder: Path, row: str, shift: Mapping[str, float], seed: int, k: int, side: int) -> ImageScores:

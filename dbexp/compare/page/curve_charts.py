@@ -10,7 +10,8 @@ from dbexp.compare.page.figure import LEGEND, Chart, Figure, plain, styles
 from dbexp.compare.ranking import RankedRun
 from dbexp.core.errors import listed
 
-_WINDOW = 15  # points of a moving mean
+WINDOW = 15
+"""Points of a moving mean, until the reader chooses another number."""
 
 
 def curve_charts(comparison: Comparison) -> list[Chart | None]:
@@ -31,8 +32,9 @@ def _losses(comparison: Comparison, histories: Mapping[str, Mapping[str, Curve]]
             line: Figure = {"type": "scatter", "mode": "lines", "x": list(curve.steps), "meta": {"run": entry.id}}
             line |= {"name": plain(entry.title), "legendgroup": entry.id, "visible": key == "loss"}
             thin = {"y": list(curve.values), "line": {"width": 0.8, "color": colour}, "opacity": 0.3}
-            thick = {"y": smooth(curve.values, _WINDOW), "line": {"width": 1.8, "color": colour, "dash": dash}}
-            hover = {"hovertemplate": "step %{x}: %{y:.4g}<extra>%{fullData.name}</extra>"}
+            thick = {"y": smooth(curve.values, WINDOW), "line": {"width": 1.8, "color": colour, "dash": dash}}
+            hover: Figure = {"hovertemplate": "step %{x}: %{y:.4g}<extra>%{fullData.name}</extra>"}
+            hover["meta"] = {"run": entry.id, "smooths": len(traces)}  # the place of the line that it is made from
             choices[key] += [len(traces), len(traces) + 1]
             traces += [line | thin | {"showlegend": False, "hoverinfo": "skip"}, line | thick | hover]
     if not traces:

@@ -31,6 +31,7 @@ class GalleryImage:
         prompt: that it was drawn from; empty for class images.
         number: position of its seed.
         values: column -> value.
+        nearest: the photograph that it is most like by DINO, `values["dino_max"]` of 1; None where DINO is missing.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class GalleryImage:
     prompt: str
     number: int
     values: Mapping[str, float]
+    nearest: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,8 @@ def _by_prompt(entry: RankedRun, row: str) -> dict[str, tuple[GalleryImage, ...]
 
 def _image(entry: RankedRun, scores: ImageScores) -> GalleryImage:
     name = "base" if scores.row == "base" else entry.id
-    return GalleryImage(_inside(entry, scores.path), name, scores.prompt, scores.index, scores.values)
+    nearest = _inside(entry, scores.nearest) if scores.nearest and _is_safe(entry, scores.nearest) else None
+    return GalleryImage(_inside(entry, scores.path), name, scores.prompt, scores.index, scores.values, nearest)
 
 
 def _inside(entry: RankedRun, path: str) -> Path:
@@ -210,6 +213,13 @@ def copies(comparison: Comparison) -> list[CopyPair]:
     return sorted(pairs, key=lambda pair: -pair.similarity)[:_MOST_COPIES]
 
 
+def photographs(sheet: Sheet) -> dict[Path, None]:
+    """The photographs that pictures of a sheet are nearest to, in the folders of their runs, each once."""
+    rows = (sheet.base, *sheet.images.values())
+    images = (image for by_prompt in rows for of_prompt in by_prompt.values() for image in of_prompt)
+    return dict.fromkeys(image.nearest for image in images if image.nearest)
+
+
 def by_importance(
     sheets: Sequence[Sheet],
     extremes: Mapping[str, tuple[list[GalleryImage], list[GalleryImage]]],
@@ -218,6 +228,7 @@ def by_importance(
     """Every picture of a page: photographs, copies, extremes, then the sheets, seed by seed and best run first."""
     for sheet in sheets:
         yield from sheet.real
+        yield from photographs(sheet)
     for pair in copies:
         yield from (pair.sample.path, pair.original)
     for ends in extremes.values():

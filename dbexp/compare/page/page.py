@@ -26,6 +26,7 @@ from dbexp.compare.numbers import DASH, best, display, exact, interval, spread
 from dbexp.compare.page import gallery
 from dbexp.compare.page.advice import advice
 from dbexp.compare.page.charts import charts
+from dbexp.compare.page.curve_charts import WINDOW
 from dbexp.compare.page.figure import PALETTE
 from dbexp.compare.page.gallery import CopyPair, GalleryImage, Opening, Sheet
 from dbexp.compare.page.pictures import BUDGET, EmbeddedImages, embed
@@ -103,6 +104,7 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET, is_running:
         bounds_over_seeds=_bounds_over_seeds(comparison),
         has_seeds=any(len(standing.entries) > 1 for standing in comparison.standings),
         charts=plots,
+        smoothing=WINDOW,
         sheets=sheets,
         extremes=extremes,
         copies=copies,
@@ -188,6 +190,7 @@ class _Data:
     def __init__(self, comparison: Comparison, images: EmbeddedImages, folder: Path) -> None:
         self.comparison, self.images, self.folder = comparison, images, folder
         self.titles = {entry.id: entry.title for entry in comparison.entries} | {"base": "base model"}
+        self.photographs: dict[int | Path, tuple[int, dict[str, Any]]] = {}  # of several runs with one file, once
 
     def of(
         self,
@@ -197,7 +200,7 @@ class _Data:
         opening: Opening | None,
     ) -> dict[str, Any]:
         """Sheets, extremes, copies and the opening, beside the runs and what differs between them."""
-        return {
+        content = {
             "runs": {entry.id: dict(entry.settings) for entry in self.comparison.entries},
             "factors": [asdict(factor) for factor in self.comparison.factors],
             "sheets": [self._sheet(sheet) for sheet in sheets],
@@ -218,6 +221,7 @@ class _Data:
                 for pair in copies
             ],
         }
+        return content | {"photographs": [file for _, file in self.photographs.values()]}
 
     def _sheet(self, sheet: Sheet) -> dict[str, Any]:
         columns = ({"base": sheet.base} if sheet.base else {}) | {name: sheet.images[name] for name in sheet.runs}
@@ -245,7 +249,17 @@ class _Data:
             if column in image.values
         )
         about = {"run": image.run, "title": self.titles[image.run], "prompt": image.prompt, "number": image.number}
-        return {**self._file(image.path), **about, "scores": scores}
+        return {**self._file(image.path), **about, "scores": scores, **self._nearest(image)}
+
+    def _nearest(self, image: GalleryImage) -> dict[str, Any]:
+        """The photograph that an image is most like: its place in `photographs`, and how much."""
+        if image.nearest is None:
+            return {}
+        place = self.images.indices.get(image.nearest)
+        name = place if place is not None else image.nearest
+        if name not in self.photographs:
+            self.photographs[name] = len(self.photographs), self._file(image.nearest)
+        return {"nearest": self.photographs[name][0], "alike": display("dino", image.values.get("dino_max", math.nan))}
 
     def _file(self, path: Path) -> dict[str, Any]:
         return {"picture": self.images.indices.get(path), "file": _link(path, self.folder)}

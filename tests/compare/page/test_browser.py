@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -154,6 +156,88 @@ def test_arrow_keys_flip_through_a_row_and_between_prompts(browser: webdriver.Ch
     assert sweeps.PROMPTS[-1] in words(), "the first row is followed by the last"
     large.send_keys(Keys.ESCAPE)
     wait(browser, lambda b: not find(b, "#large[open]"))
+
+
+def test_beside_every_picture_is_the_photograph_nearest_to_it(
+    browser: webdriver.Chrome, files: ComparisonFiles
+) -> None:
+    """And the arrow keys come to the same photograph; `p` puts it into the picture's place."""
+    show(browser, "[data-lazy='sheet']")
+    wait(browser, lambda b: find(b, "#sheet tbody tr img"))
+    Select(find(browser, "#seed-choice")[0]).select_by_index(0)
+    best = files.comparison.finished[0]
+    assert best.run.report is not None
+    of_prompt = [image for image in best.run.report.images if image.row == "run" and image.prompt == sweeps.PROMPTS[0]]
+    scores = of_prompt[0]
+    assert scores.nearest is not None and len({image.nearest for image in best.run.report.images}) > 1
+    photograph = f"/{best.run.folder.name}/{scores.nearest}"
+    find(browser, f"#sheet tbody tr:first-child [data-run='{best.id}'] .shot")[0].click()
+    wait(browser, lambda b: find(b, "#large[open]"))
+
+    def part(of: str) -> tuple[str, str, int]:
+        (image,), (words,), (link,) = (find(browser, f"#{of} {what}") for what in ("img", "figcaption", "a"))
+        return words.text, str(link.get_attribute("href")), image.size["width"]
+
+    (words, file, width), (about, beside, small) = part("shown"), part("nearest")
+    assert words.startswith(best.title) and file.endswith(f"/{scores.path}") and beside.endswith(photograph)
+    assert about == f"nearest photograph · DINO {scores.values['dino_max']:.3f} the file" and small < width
+    (large,) = find(browser, "#large")
+    large.send_keys("p")
+    assert part("shown")[2] == small and part("nearest")[2] == width
+    large.send_keys(Keys.HOME)  # no key of the lightbox
+    large.send_keys(Keys.ARROW_LEFT)
+    large.send_keys(Keys.ARROW_LEFT)
+    words, file, _ = part("shown")
+    assert words.startswith(f"a photograph of the subject · nearest to {best.title}") and file.endswith(photograph)
+    assert not find(browser, "#nearest")[0].is_displayed(), "a photograph is nearest to itself"
+    large.send_keys(Keys.ESCAPE)
+    wait(browser, lambda b: not find(b, "#large[open]"))
+
+
+def test_pictures_are_arranged_by_two_parameters(browser: webdriver.Chrome, files: ComparisonFiles) -> None:
+    show(browser, "[data-lazy='sheet']")
+    wait(browser, lambda b: find(b, "#sheet tbody tr img"))
+    Select(find(browser, "#axes-choice")[0]).select_by_visible_text("weight ↓ rank →")
+    Select(find(browser, "#prompt-choice")[0]).select_by_visible_text(sweeps.PROMPTS[2])
+    rows = find(browser, "#sheet [data-lazy] tr")
+    heads = [cell.text for cell in rows[0].find_elements(By.CSS_SELECTOR, "th")]
+    assert heads[0].startswith("base model") and heads[1:] == ["rank=4", "rank=8"]
+    by_id = {entry.id: entry for entry in files.comparison.finished}
+    for row in rows[1:]:
+        weight = row.find_element(By.CSS_SELECTOR, "th").text.removeprefix("weight=")
+        cells = row.find_elements(By.CSS_SELECTOR, "td")
+        for cell, rank in zip(cells, ("4", "8"), strict=True):
+            (shown,) = cell.find_elements(By.CSS_SELECTOR, "[data-run]")
+            settings = by_id[str(shown.get_attribute("data-run"))].settings
+            assert (settings["prior.weight"], settings["lora.rank"]) == (weight, rank)
+            title = shown.find_element(By.CSS_SELECTOR, ".shot").get_attribute("title")
+            assert title is not None and sweeps.PROMPTS[2] in title
+    assert "menu=axes-choice" in browser.current_url
+    Select(find(browser, "#axes-choice")[0]).select_by_index(0)
+
+
+def test_runs_are_found_by_words_and_by_comparisons(browser: webdriver.Chrome, files: ComparisonFiles) -> None:
+    field = show(browser, "#find")
+    field.send_keys("rank = 4, DINO > 0")
+    runs = {entry.id for entry in files.comparison.finished if entry.settings["lora.rank"] == "4"}
+    assert set(runs_shown(browser)) == runs and "find=" in browser.current_url
+    field.clear()
+    field.send_keys("dino < 0")
+    assert runs_shown(browser) == []
+    field.clear()
+    field.send_keys(" ", Keys.BACKSPACE)
+    assert len(runs_shown(browser)) == 4 and "find=" not in browser.current_url
+
+
+def test_a_table_is_saved_as_it_is_seen(browser: webdriver.Chrome, files: ComparisonFiles) -> None:
+    browser.execute_script("URL.createObjectURL = (blob) => { window.saved = blob; return '#'; }")
+    show(browser, ".save[data-table='runs']").click()
+    text = browser.execute_async_script("window.saved.text().then(arguments[0])")
+    head, *rows = csv.DictReader(io.StringIO(text)), *csv.DictReader(io.StringIO(text))
+    assert head.fieldnames is not None and {"run", "rank", "weight", "DINO ↑", "PRES ↓"} <= set(head.fieldnames)
+    dino = {row["run"].split(" ")[0]: row["DINO ↑"] for row in rows}
+    for entry in files.comparison.finished:
+        assert float(dino[entry.id]) == pytest.approx(entry.run.value("dino"), abs=1e-9)
 
 
 def test_the_opening_shows_every_setting_on_the_same_prompt(browser: webdriver.Chrome, files: ComparisonFiles) -> None:

@@ -71,6 +71,19 @@
       body.append(...rows.map(([, row]) => row));
     };
   }
+  // A table as it is seen, for a spreadsheet: what is filtered out stays out, numbers have all their digits.
+  for (const button of $$(".save")) {
+    button.onclick = () => {
+      const seen = (cells) => cells.filter((cell) => cell.offsetParent !== null);
+      const quoted = (text) => `"${String(text).replace(/"/g, '""')}"`;
+      const rows = seen($$(`#${button.dataset.table} tr`)).map((row) => seen([...row.children]).flatMap((cell) => {
+        const text = cell.dataset.value ?? cell.textContent.replace(/\s+/g, " ").trim();
+        return [quoted(text), ...Array(cell.colSpan - 1).fill("")];
+      }).join(","));
+      const href = URL.createObjectURL(new Blob([rows.join("\r\n")], { type: "text/csv" }));
+      make("a", { href, download: `${button.dataset.table}.csv` }).click();
+    };
+  }
   const more = $("#more");
   if (more) {
     more.onclick = () => {
@@ -82,13 +95,30 @@
   // ------------------------------------------------------------------------------------------------- filtering
   const runs = Object.keys(data.runs);
   const ticked = () => new Set($$(".choose:checked").map((box) => box.value));
+  // "scarf, dino > 0.5, rank = 16": every part must hold, of a column, of a parameter or of the row's text.
+  const rowOfRun = new Map($$("#runs tr[data-run], .failed [data-run]").map((row) => [row.dataset.run, row]));
+  const headings = $$("#runs thead th").map((heading) => heading.textContent.replace(/[↑↓]/g, "").trim().toLowerCase());
+  const tests = { "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b, "=": (a, b) => a === b, "!=": (a, b) => a !== b };
+  const holds = (row, part) => {
+    const [, name, sign, wanted] = part.match(/^([^<>=!]+?)\s*(<=|>=|!=|<|>|=)\s*(.+)$/) ?? [];
+    const place = headings.indexOf(name);
+    if (place < 0) return row.textContent.toLowerCase().includes(part);
+    if (!row.children[place]) return false;
+    const here = value(row.children[place]);
+    return tests[sign](typeof here === "number" ? here : here.toLowerCase(), Number.isNaN(Number(wanted)) ? wanted : Number(wanted));
+  };
+  const search = $("#find");
+  const matches = (run) => {
+    const parts = (search?.value ?? "").toLowerCase().split(",").map((part) => part.trim()).filter(Boolean);
+    return parts.every((part) => rowOfRun.has(run) && holds(rowOfRun.get(run), part));
+  };
   const filter = () => {
     const off = $$("#filter button[aria-pressed='false']").map((button) => button.dataset);
     const chosen = ticked();
     filtered.clear();
     hidden.clear();
     for (const run of runs) {
-      if (off.some(({ factor, level }) => data.runs[run][factor] === level)) filtered.add(run);
+      if (off.some(({ factor, level }) => data.runs[run][factor] === level) || !matches(run)) filtered.add(run);
       if (filtered.has(run) || (chosen.size && !chosen.has(run))) hidden.add(run);
     }
     $$("[data-run]").forEach((node) => {
@@ -110,6 +140,7 @@
     };
   }
   $$(".choose").forEach((box) => { box.onchange = filter; });
+  if (search) search.oninput = filter;
   if ($("#clear")) $("#clear").onclick = () => { $$(".choose").forEach((box) => { box.checked = false; }); filter(); };
 
   // What is shown stands in the address, so that a view can be sent.
@@ -117,6 +148,7 @@
     const view = new URLSearchParams();
     for (const { dataset } of $$("#filter button[aria-pressed='false']")) view.append("hide", `${dataset.factor}=${dataset.level}`);
     for (const run of ticked()) view.append("run", run);
+    if (search?.value) view.append("find", search.value);
     for (const menu of $$("select")) {
       const first = menu.options[0]?.value;
       if (menu.value !== first) view.append("menu", `${menu.id || menu.dataset.chart}=${menu.value}`);
@@ -130,6 +162,7 @@
       button.setAttribute("aria-pressed", !hide.has(`${button.dataset.factor}=${button.dataset.level}`));
     }
     $$(".choose").forEach((box) => { box.checked = ticks.has(box.value); });
+    if (search) search.value = view.get("find") ?? "";
     const menus = new Map(view.getAll("menu").map((text) => text.split(/=(.*)/s).slice(0, 2)));
     for (const menu of $$("select")) {
       const options = [...menu.options].map((option) => option.value);
@@ -157,6 +190,7 @@
       const copy = structuredClone(trace);
       const members = trace.meta?.runs ?? (trace.meta?.run === undefined ? [] : [trace.meta.run]);
       copy.visible = (chosen ? chosen.has(index) : true) && !(members.length && members.every((run) => hidden.has(run)));
+      if (trace.meta?.smooths !== undefined) copy.y = smooth(figure.data[trace.meta.smooths].y, Number($("#smoothing").value));
       const each = trace.meta?.each;
       if (each) {
         const keep = (values) => values.filter((_, place) => !hidden.has(each[place]));
@@ -171,6 +205,11 @@
       return copy;
     });
   };
+  const smooth = (values, width) => values.map((_, i) => {
+    const part = values.slice(Math.max(0, i - (width >> 1)), i + (width >> 1) + 1);
+    return part.reduce((sum, each) => sum + each, 0) / part.length;
+  });
+  if ($("#smoothing")) $("#smoothing").oninput = () => $$(".plot.js-drawn[data-key='loss']").forEach((node) => restrict(node));
   const restrict = (node) => Plotly.react(node, restricted(node), themed(figures[node.dataset.key].figure.layout));
   const chart = (node) => {
     plotly();
@@ -209,15 +248,23 @@
 
   const box = $("#large");
   let open = { shots: [], index: 0, turn: null };
-  const enlarge = (shots, index, turn) => {
-    open = { shots, index, turn };
-    const [image, words] = shots[index];
-    const node = sharp($("img", box));
+  const into = (figure, image, words) => {
+    const node = sharp($("img", figure));
     const src = source(image.picture);
     if (src) node.src = src;
     else node.removeAttribute("src");
     node.alt = words;
-    $("figcaption", box).replaceChildren(words, " ", make("a", { href: image.file }, "the file"));
+    $("figcaption", figure).replaceChildren(words, " ", make("a", { href: image.file }, "the file"));
+  };
+  const nearest = (image) => (image.nearest === undefined ? null : data.photographs[image.nearest]);
+  const enlarge = (shots, index, turn) => {
+    open = { shots, index, turn };
+    const [image, words] = shots[index];
+    const photograph = nearest(image);
+    box.classList.remove("swapped");
+    into($("#shown", box), image, words);
+    $("#nearest", box).hidden = !photograph;
+    if (photograph) into($("#nearest", box), photograph, `nearest photograph · DINO ${image.alike}`);
     $$("[data-step]", box).forEach((button) => { button.hidden = shots.length < 2; });
     $$("[data-line]", box).forEach((button) => { button.hidden = !turn; });
     $(".count", box).textContent = shots.length > 1 ? `${index + 1} of ${shots.length}` : "";
@@ -228,11 +275,13 @@
     const next = open.turn?.(step);
     if (next) enlarge(next.shots, Math.min(open.index, next.shots.length - 1), next.turn);
   };
-  box.onclick = (event) => { if (!event.target.closest("a, .controls")) box.close(); };
+  box.onclick = (event) => { if (!event.target.closest("a, .controls, #nearest")) box.close(); };
+  const swap = () => { if (!$("#nearest", box).hidden) box.classList.toggle("swapped"); };
+  $("#nearest img", box).onclick = swap;
   $$("[data-step]", box).forEach((button) => { button.onclick = () => flip(Number(button.dataset.step)); });
   $$("[data-line]", box).forEach((button) => { button.onclick = () => turn(Number(button.dataset.line)); });
   box.onkeydown = (event) => {
-    const move = { ArrowLeft: () => flip(-1), ArrowRight: () => flip(1), ArrowUp: () => turn(-1), ArrowDown: () => turn(1) }[event.key];
+    const move = { ArrowLeft: () => flip(-1), ArrowRight: () => flip(1), ArrowUp: () => turn(-1), ArrowDown: () => turn(1), p: swap }[event.key];
     if (move) {
       event.preventDefault();
       move();
@@ -244,33 +293,58 @@
     return images.map((image) => make("figure", {}, thumbnail(image, caption(image), row), make("figcaption", {}, words(image))));
   };
 
-  // One prompt and one seed: a photograph, the base model, the runs that can be seen.
-  const rowOf = ({ columns, prompts, real }, number, line) => ({
-    shots: [
-      ...real.slice(0, 1).map((image) => [image, "a photograph of the subject"]),
-      ...columns.filter((column) => !hidden.has(column.run)).flatMap((column) => {
-        const image = column.images[line][number];
-        return image ? [[image, caption(image)]] : [];
-      }),
-    ],
-    turn: (step) => rowOf({ columns, prompts, real }, number, (line + step + prompts.length) % prompts.length),
-  });
-  const cell = (chosen, number, line, column) => {
-    const image = column.images[line][number];
-    const { turn } = rowOf(chosen, number, line);
-    const attributes = column.run === "base" ? {} : { "data-run": column.run };
-    return make("td", attributes, image ? thumbnail(image, caption(image), () => rowOf(chosen, number, line).shots, turn) : "–");
+  // One prompt and one seed: the photograph nearest to one of its pictures, the base model, the runs that can be seen.
+  const rowOf = (chosen, number, line, to) => {
+    const { columns, prompts, real } = chosen;
+    const from = columns.find(({ run }) => run === to)?.images[line][number];
+    const photograph = from && nearest(from);
+    const words = ["a photograph of the subject", ...(photograph ? [`nearest to ${from.title}`] : [])].join(" · ");
+    return {
+      shots: [
+        ...(photograph ? [photograph] : real.slice(0, 1)).map((image) => [image, words]),
+        ...columns.filter((column) => !hidden.has(column.run)).flatMap((column) => {
+          const image = column.images[line][number];
+          return image ? [[image, caption(image)]] : [];
+        }),
+      ],
+      turn: (step) => rowOf(chosen, number, (line + step + prompts.length) % prompts.length, to),
+    };
   };
+  const shot = (chosen, number, line, column) => {
+    const image = column.images[line][number];
+    const row = () => rowOf(chosen, number, line, column.run);
+    return image ? thumbnail(image, caption(image), () => row().shots, (step) => row().turn(step)) : "–";
+  };
+  const ofRun = ({ run }) => (run === "base" ? {} : { "data-run": run });
+  const cell = (chosen, number, line, column) => make("td", ofRun(column), shot(chosen, number, line, column));
 
   const currentSheet = () => data.sheets[Number($("#sheet-choice")?.value ?? 0)];
+  const table = (heads, rows) => make("table", {},
+    make("thead", {}, make("tr", {}, ...heads.map((head) => (head.tagName ? head : make("th", { scope: "col" }, head))))),
+    make("tbody", {}, ...rows.map(([head, ...cells]) => make("tr", {}, make("th", { scope: "row" }, head), ...cells))));
+  // A row per prompt and a column per run.
+  const byPrompt = (chosen, number) => table(
+    [make("th"), ...chosen.columns.map((column) => make("th", { scope: "col", ...ofRun(column) }, ...breakable(column.title)))],
+    chosen.prompts.map((prompt, line) => [prompt, ...chosen.columns.map((column) => cell(chosen, number, line, column))]));
+  // One prompt: a row and a column per value of two parameters; what differs beyond these stands side by side in a cell.
+  const byValues = (chosen, number, down, across) => {
+    const line = Number($("#prompt-choice").value);
+    const levels = (factor) => factor.levels.filter((level) => chosen.columns.some(({ run }) => data.runs[run]?.[factor.name] === level));
+    const at = (low, high) => chosen.columns.filter(({ run }) => data.runs[run]?.[down.name] === low && data.runs[run][across.name] === high);
+    const base = chosen.columns.find(({ run }) => run === "base");
+    const others = data.factors.filter((factor) => factor !== down && factor !== across && levels(factor).length > 1);
+    const rest = ({ run }) => others.map((factor) => `${factor.title}=${data.runs[run][factor.name]}`).join(" ");
+    const corner = make("th", {}, ...(base ? ["base model", shot(chosen, number, line, base)] : []));
+    return table([corner, ...levels(across).map((level) => `${across.title}=${level}`)],
+      levels(down).map((low) => [`${down.title}=${low}`, ...levels(across).map((high) => make("td", {}, make("div", { class: "strip" },
+        ...at(low, high).map((column) => make("figure", ofRun(column), shot(chosen, number, line, column), make("figcaption", {}, rest(column)))))))]));
+  };
   const sheet = (node) => {
     const chosen = currentSheet();
     const number = $("#seed-choice").value;
-    const headings = chosen.columns.map((column) =>
-      make("th", { scope: "col", ...(column.run === "base" ? {} : { "data-run": column.run }) }, ...breakable(column.title)));
-    const rows = chosen.prompts.map((prompt, line) => make("tr", {}, make("th", { scope: "row" }, prompt),
-      ...chosen.columns.map((column) => cell(chosen, number, line, column))));
-    node.replaceChildren(make("table", {}, make("thead", {}, make("tr", {}, make("th"), ...headings)), make("tbody", {}, ...rows)));
+    const axes = $("#axes-choice")?.value.split(" ").filter(Boolean).map((place) => data.factors[place]) ?? [];
+    if ($("#prompt-label")) $("#prompt-label").hidden = !axes.length;
+    node.replaceChildren(axes.length ? byValues(chosen, number, ...axes) : byPrompt(chosen, number));
     const photographs = () => chosen.real.map((image) => [image, "a photograph of the subject"]);
     $("#real").replaceChildren(...chosen.real.map((image) => thumbnail(image, "a photograph of the subject", photographs)));
     filter();
@@ -283,23 +357,29 @@
     if (base) shown.unshift({ about: { title: "base model", scores: data.opening.base }, column: base });
     const words = (title, scores) => make("th", { scope: "col" },
       ...title.split(" ").map((word) => make("span", { class: "word" }, ...breakable(word))), ...scores.map((text) => make("small", {}, text)));
-    const photograph = chosen.real[0];
-    const rows = data.opening.lines.map((line, place) => make("tr", {}, make("th", { scope: "row" }, chosen.prompts[line]),
-      ...(photograph ? [make("td", {}, thumbnail(chosen.real[place % chosen.real.length], "a photograph of the subject",
-        () => chosen.real.map((image) => [image, "a photograph of the subject"])))] : []),
-      ...shown.map(({ column }) => cell(chosen, number, line, column))));
-    const heads = [make("th"), ...(photograph ? [words("photograph", [])] : []), ...shown.map(({ about }) => words(about.title, about.scores))];
+    const first = shown.find(({ column }) => column.run !== "base");
+    const photographs = chosen.real.map((image) => [image, "a photograph of the subject"]);
+    const photograph = (line) => {
+      const image = first?.column.images[line][number];
+      const file = (image && nearest(image))?.picture;
+      const place = chosen.real.findIndex(({ picture }) => picture === file);
+      return make("td", {}, thumbnail(photographs[Math.max(0, place)][0], photographs[0][1], () => photographs));
+    };
+    const rows = data.opening.lines.map((line) => make("tr", {}, make("th", { scope: "row" }, chosen.prompts[line]),
+      ...(photographs.length ? [photograph(line)] : []), ...shown.map(({ column }) => cell(chosen, number, line, column))));
+    const heads = [make("th"), ...(photographs.length ? [words("photograph", [])] : []), ...shown.map(({ about }) => words(about.title, about.scores))];
     node.replaceChildren(make("table", {}, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows)));
     $$("[data-run]", node).forEach((part) => part.removeAttribute("data-run")); // it stays whole, whatever is filtered
   };
   const seeds = () => {
     const numbers = new Set(currentSheet().columns.flatMap((column) => column.images.flatMap((images) => Object.keys(images))));
     $("#seed-choice").replaceChildren(...[...numbers].map((n) => make("option", { value: n }, `${Number(n) + 1}`)));
+    $("#prompt-choice")?.replaceChildren(...currentSheet().prompts.map((prompt, n) => make("option", { value: n }, prompt)));
   };
   if (data.sheets.length) {
     const redraw = () => sheet($("[data-lazy='sheet']"));
     seeds();
-    $("#seed-choice").onchange = redraw;
+    for (const name of ["#seed-choice", "#axes-choice", "#prompt-choice"]) if ($(name)) $(name).onchange = redraw;
     $("#size").oninput = (event) => document.documentElement.style.setProperty("--cell", `${event.target.value}px`);
     if ($("#sheet-choice")) $("#sheet-choice").onchange = () => { seeds(); redraw(); };
   }
