@@ -150,6 +150,10 @@ def _check_together(config: Config, problems: Problems) -> None:
         f"lora.text_encoder_rank={config.lora.text_encoder_rank}: has no effect without lora.text_encoder=true",
     )
     problems.require(
+        config.lora.init is None or config.lora.path is None,
+        f"lora.init={shown(config.lora.init)}: has no effect with lora.path, which is drawn as it is; give one of them",
+    )
+    problems.require(
         dataset.source != "folder" or dataset.path is not None,
         "dataset.path=null: say which folder holds the subject's pictures, dataset.path=FOLDER",
     )
@@ -218,7 +222,9 @@ def advice(config: Config, real_images: int) -> list[str]:
         config: a checked config.
         real_images: number of the subject's pictures.
     """
-    sentences = []
+    sentences = list[str]()
+    if config.lora.path is not None:
+        return sentences
     train = config.train
     high = 1e-3 if config.model.resolution >= 256 else 5e-3  # narrow models, which draw small pictures, bear more
     if train.optimizer != "prodigy":

@@ -123,6 +123,10 @@ class LoraConfig:
     """Also adapt q, k, v, out of the text encoder."""
     text_encoder_rank: int | None = bounded(None, at_least=1, most=16_384)
     """Rank in the text encoder; null: `rank`."""
+    init: str | None = newer(text(None, PATH), neutral=None)
+    """LoRA file of any trainer that training starts from, at its strength; what it lacks of `rank` and `sites` starts fresh. null: all does."""
+    path: str | None = newer(text(None, PATH), neutral=None)
+    """LoRA file of any trainer that is drawn and measured as it is: nothing is trained, and no other setting of lora, lr_schedule, prior and train matters. null: the run trains its own."""
 
 
 @dataclass

@@ -118,16 +118,17 @@ def estimate(
 
 
 def _group(configs: Sequence[Config], card: Card, measure: Measure, facts: Sequence[Fact]) -> Group:
-    largest = max(configs, key=_size)
+    trained = [config for config in configs if config.lora.path is None]
+    largest = max(trained or configs, key=_size)
     lanes_of: dict[str, Config] = {}
-    for config in configs:
+    for config in trained:
         key = packing.trajectory(packing.planned(config))
         if key not in lanes_of or lanes_of[key].train.steps < config.train.steps:
             lanes_of[key] = config
     room = packing.MEMORY_SHARE["cuda"] * (card.memory - RESERVED)
     one, two = (measure.training(largest, lanes) for lanes in (1, 2))
     lane = max(two.peak - one.peak, 1)
-    most = min(len(lanes_of), packing.MOST_LANES_ON_GPU)
+    most = max(1, min(len(lanes_of), packing.MOST_LANES_ON_GPU))
     lanes = max(0, min(most, int((room - (one.peak - lane)) // lane)))
     pack = one if lanes < 2 else two if lanes == 2 else measure.training(largest, lanes)
     memory = {count: int(one.peak + (count - 1) * lane + RESERVED) for count in sorted({1, max(lanes, 1), 2, 4, 8, 16})}
@@ -155,7 +156,7 @@ def _group(configs: Sequence[Config], card: Card, measure: Measure, facts: Seque
     }
     pixels = largest.sample.resolution**2
     adapters = _LORA_BYTES * measure.adapter_weights(largest)
-    saves = sum(1 + _checkpoints(config) for config in configs)
+    saves = sum(1 + _checkpoints(config) for config in trained)
     return Group(
         model=largest.model.name,
         resolution=largest.model.resolution,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dbexp.config.explain import user_errors
 from dbexp.config.template import fill
 from dbexp.config.words import parse
-from dbexp.core.errors import ConfigError
+from dbexp.core.errors import ConfigError, listed
 from dbexp.export.formats import FORMATS
 from dbexp.export.settings import USAGE, ExportConfig, check
 
@@ -72,6 +72,11 @@ def export(settings: ExportConfig) -> Exported:
     from dbexp.sample.shots import slug
 
     (run,) = open_runs([settings.run], settings.objective)
+    if settings.card and run.config.lora.path is not None:
+        raise ConfigError(
+            f"run={settings.run}: draws with lora.path={run.config.lora.path}, which it did not train, so no card can "
+            "say how it was made; give card=false"
+        )
     if run.chosen:
         print(f"{run.folder}: {run.chosen}", flush=True)
     name = settings.name or f"{run.config.dataset.name} {run.name}"
@@ -84,6 +89,8 @@ def export(settings: ExportConfig) -> Exported:
     folder = Path(settings.folder or Path("exported") / slug(name)).expanduser()
     lora = lora_file.read(run.lora, model)
     lora_file.require_fit(lora, model, run.lora)
+    if convolutions := lora_file.convolutions(lora, model):
+        raise ConfigError(f"{run.lora}: adapts convolutions ({listed(convolutions, 2)}), which no format here has")
     lora = replace(lora, provenance=public(lora.provenance))
     most = model.family.steps_of(None)
     if settings.check_steps > most:

@@ -90,6 +90,14 @@ class LoraFile:
         ranks = {name.partition(".")[0]: float(down.shape[0]) for name, (down, _) in self.weights.items()}
         return replace(self, weights=weights, alphas=ranks)
 
+    def updates(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """'part.site' -> A [s, in], B [out, s] of its update B A, without what only fills the rank of the part."""
+        found = {}
+        for name, (down, up) in self.baked().weights.items():
+            used = down.any(1) | up.any(0)
+            found[name] = down[used], up[:, used]
+        return found
+
 
 @dataclass(frozen=True)
 class Cut:

@@ -28,7 +28,7 @@ from dbexp.models import VAE, Batch, Conditioning, Cut, LoraFile, collate, files
 from dbexp.models.known import Known, Settings
 from dbexp.models.lora_file import diffusers_layout, kohya_layout
 from dbexp.models.native_names import NativeNames, expand
-from dbexp.models.outline import Width, layers_of
+from dbexp.models.outline import Width, layers_of, outline
 from dbexp.models.quantize import BYTES, round_to_fp8
 
 _CROWDED = 0.5
@@ -152,7 +152,7 @@ class Checkpoint(ABC):
         self.quantize = quantize
         self._folder, self._vae_folder, self._variants = folder, vae_folder, variants
         self.parts: dict[str, nn.Module] = {}
-        self._layers: dict[str, Mapping[str, Width]] = {}
+        self._outlines: dict[str, nn.Module] = {}
 
     @classmethod
     @abstractmethod
@@ -175,11 +175,17 @@ class Checkpoint(ABC):
             self.parts[name] = self._load(name)
         return self.parts[name]
 
-    def layers(self, part: str) -> Mapping[str, Width]:
-        if part not in self._layers:
+    def outline(self, part: str) -> nn.Module:
+        """A part for names and widths of its layers: where it is not in memory, as its configuration describes it."""
+        if part in self.parts:
+            return self.parts[part]
+        if part not in self._outlines:
             package, cls = self.classes[part].split(".")
-            self._layers[part] = layers_of(getattr(library(package), cls), self._folder / part)
-        return self._layers[part]
+            self._outlines[part] = outline(getattr(library(package), cls), self._folder / part)
+        return self._outlines[part]
+
+    def layers(self, part: str) -> Mapping[str, Width]:
+        return layers_of(self.outline(part))
 
     def native_layers(self) -> Mapping[str, tuple[str, ...]]:
         return expand(self.native, self.layers(self.family.denoiser))

@@ -134,7 +134,7 @@ class Flux2Klein(QwenText, FlowMatching, Checkpoint):
             yield "text_encoder", f"has {encoder['num_hidden_layers']} layers (num_hidden_layers) of {_STATES[-1]}"
 
     def sites(self, part: str, preset: str) -> tuple[str, ...]:
-        return sites(self.part(part), preset)
+        return sites(self.outline(part), preset)
 
     # -- text -------------------------------------------------------------------------------------------------------
 

@@ -252,6 +252,12 @@ def require_fit(file: LoraFile, model: Model, path: Path) -> None:
         fitting_layer(model, part, site, (up.shape[0], down.shape[1]), path)
 
 
+def convolutions(file: LoraFile, model: Model) -> list[str]:
+    """Names of the adapters that belong to convolutions."""
+    places = [name.partition(".") for name in file.weights]
+    return [f"{part}.{site}" for part, _, site in places if isinstance(model.part(part).get_submodule(site), nn.Conv2d)]
+
+
 def fitting_layer(model: Model, part: str, site: str, shape: tuple[int, int], path: Path) -> Layer:
     """The layer that an adapter of shape [out, in], read from `path`, belongs to.
 

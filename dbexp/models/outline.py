@@ -20,15 +20,20 @@ def build(cls: Any, folder: Path) -> Any:
     return cls(cls.config_class.from_pretrained(folder))
 
 
-def layers_of(cls: Any, folder: Path) -> dict[str, Width]:
-    """The layers of a part that a LoRA can adapt, in the order of the module.
+def outline(cls: Any, folder: Path) -> nn.Module:
+    """A part without weights, which takes no memory.
 
     Args:
         cls: of the module.
         folder: with its configuration.
     """
     with torch.device("meta"):
-        module = build(cls, folder)
+        module: nn.Module = build(cls, folder)
+    return module
+
+
+def layers_of(module: nn.Module) -> dict[str, Width]:
+    """The layers of a part that a LoRA can adapt, in its order."""
     return {name: width_of(layer) for name, layer in module.named_modules() if is_layer(layer)}
 
 

@@ -121,7 +121,7 @@ class StableDiffusion(ClipText, DiscreteNoise, Checkpoint):
 
     def sites(self, part: str, preset: str) -> tuple[str, ...]:
         is_site = _SITES[preset] if part == "unet" else lambda name: name.endswith(clip.SITES)
-        modules = self.part(part).named_modules()
+        modules = self.outline(part).named_modules()
         return tuple(name for name, module in modules if isinstance(module, nn.Linear) and is_site(name))
 
     def native_layers(self) -> Mapping[str, tuple[str, ...]]:

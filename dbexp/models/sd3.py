@@ -165,8 +165,8 @@ class StableDiffusion3(T5Text, ClipText, FlowMatching, Checkpoint):
 
     def sites(self, part: str, preset: str) -> tuple[str, ...]:
         if part == self.family.denoiser:
-            return sites(self.part(part), preset)
-        modules = self.part(part).named_modules()
+            return sites(self.outline(part), preset)
+        modules = self.outline(part).named_modules()
         return tuple(name for name, layer in modules if isinstance(layer, nn.Linear) and name.endswith(clip.SITES))
 
     def saved_site(self, part: str, site: str) -> str:

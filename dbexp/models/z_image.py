@@ -117,7 +117,7 @@ class ZImage(QwenText, FlowMatching, Checkpoint):
             yield "vae", "says no shift_factor"
 
     def sites(self, part: str, preset: str) -> tuple[str, ...]:
-        return sites(self.part(part), preset)
+        return sites(self.outline(part), preset)
 
     def encode(self, tokens: Conditioning) -> Conditioning:
         encoder, mask = self.part("text_encoder"), tokens["mask"].bool()

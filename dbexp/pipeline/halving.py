@@ -159,10 +159,11 @@ def race(
     Raises:
         Interrupted: a signal came; everything is saved.
     """
-    judgements: dict[int, list[Judgement]] = {run.number: [] for run in runs}
+    trained = [run for run in runs if run.config.lora.path is None]
+    judgements: dict[int, list[Judgement]] = {run.number: [] for run in trained}
     stops: dict[int, Stop] = {}
     for place, step in enumerate(rungs):
-        racing = [run for run in runs if run.number not in stops and run.config.train.steps > step]
+        racing = [run for run in trained if run.number not in stops and run.config.train.steps > step]
         at_rung = [replace(run, config=_until(run.config, step)) for run in racing]
         most = size or memory.most_lanes(runs[0].config.model.device)
         for pack in packing.packs([run.config for run in at_rung], most):
@@ -185,10 +186,11 @@ def race(
             "halving: at step %d %d runs were judged, %d stop: %s", step, len(loras), len(leaving), leaving or "none"
         )
     column = "loss" if judging.by == "loss" else runs[0].config.objective[0]
-    passes = _passes(runs, stops, judgements)
+    passes = _passes(trained, stops, judgements)
+    share = (passes["training"] + passes["judging"]) / max(passes["without"], 1)
     log.info(
         "halving: %d of %d runs go on; training and judging take %.0f %% of the passes that training all would take",
-        *(len(runs) - len(stops), len(runs), 100 * (passes["training"] + passes["judging"]) / passes["without"]),
+        *(len(runs) - len(stops), len(runs), 100 * share),
     )
     return Race(tuple(rungs), column, judgements, stops, passes)
 

@@ -155,7 +155,9 @@ def _entry(config: Config, store: Store) -> str:
 
 
 def _is_trained(config: Config, elsewhere: bool) -> bool:
-    """Whether the store is known to have everything up to the LoRA."""
+    """Whether nothing is to be trained: the store is known to have the LoRA, or it is brought along."""
+    if config.lora.path is not None:
+        return True
     if elsewhere and config.model.precision == "auto":
         return False
     config = _on_cpu(config) if elsewhere else config
@@ -186,6 +188,9 @@ def show(plan: Plan, console: Console | None = None) -> None:
     pack_of = {run.number: pack for pack, members in enumerate(plan.packs, start=1) for run in members}
     for run in plan.runs:
         state = f"pack {pack_of[run.number]}" if run.number in pack_of else "in the store"
+        state = state if run.config.lora.path is None else "none: lora.path"
         grid.add_row(str(run.number), Text(" ".join(run.differs)), state)
-    training = f"{len(plan.runs) - trained} to train in {packs}, {trained} in the store"
+    brought = sum(run.config.lora.path is not None for run in plan.runs)
+    training = f"{len(plan.runs) - trained} to train in {packs}, {trained - brought} in the store"
+    training += f", {brought} with a LoRA of their own" if brought else ""
     print_grid(f"{len(plan.runs)} jobs: {training}", grid, console)

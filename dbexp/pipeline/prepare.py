@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from dbexp import dataset, models, tracking
 from dbexp.config.check import advice
@@ -19,6 +20,7 @@ from dbexp.evaluate import evaluate, objective
 from dbexp.evaluate.added import added, columns_of
 from dbexp.evaluate.evaluate import Backbones
 from dbexp.models import Model
+from dbexp.pipeline import elsewhere
 from dbexp.pipeline.requests import prior_request, sample_request, texts, training_request
 from dbexp.sample import prior, reading
 from dbexp.train.data import Training
@@ -42,6 +44,7 @@ def check_inputs(config: Config) -> None:
         sample_request(config)
     except ConfigError as error:
         problems.messages += error.problems
+    problems.messages += elsewhere.problems(config)
     problems.messages += tracking.problems(config)
     problems.messages += folders.unusable("store", config.store, readable=True)
     problems.raise_if_any()
@@ -80,6 +83,7 @@ def load(config: Config, store: Store) -> tuple[Model, Backbones]:
                 f"model.path={config.model.path}: an inpainting checkpoint, which is not trained here; train on the "
                 "checkpoint that it was made from: dbexp-generate draws with this one, too"
             )
+        elsewhere.require_fit(config, model, store)
         reading.require(reading.look(texts(config), config.dataset.token, model, store))
         return model, evaluate.load_backbones(config.evaluate, model.device, store)
 
@@ -99,10 +103,14 @@ def make_training(config: Config, model: Model, store: Store) -> Training:
     Raises:
         ConfigError: as `run` would.
     """
-    subject = dataset.load(config.dataset, store)
-    return training_request(
-        config, subject.paths, subject.prompt, prior.prior_images(prior_request(config), model, store)
-    )
+    class_images = prior.prior_images(prior_request(config), model, store)
+    return training_of(config, dataset.load(config.dataset, store), class_images, model, store)
+
+
+def training_of(config: Config, subject: Subject, class_images: Sequence[Path], model: Model, store: Store) -> Training:
+    """What a run trains on, whose pictures are there."""
+    start = elsewhere.beginning(config, model, store)
+    return training_request(config, subject.paths, subject.prompt, class_images, start)
 
 
 def find_training(config: Config, model: Model, store: Store) -> Training | None:
@@ -110,5 +118,4 @@ def find_training(config: Config, model: Model, store: Store) -> Training | None
     class_images = prior.find_prior_images(prior_request(config), model, store)
     if class_images is None:
         return None
-    subject = dataset.load(config.dataset, store)
-    return training_request(config, subject.paths, subject.prompt, class_images)
+    return training_of(config, dataset.load(config.dataset, store), class_images, model, store)

@@ -9,6 +9,7 @@ from pathlib import Path
 from dbexp.config.schema import Config
 from dbexp.config.template import fill
 from dbexp.config.values import plain
+from dbexp.models.foreign_lora import ForeignLora
 from dbexp.sample.prior import PriorRequest
 from dbexp.sample.prompts import choose
 from dbexp.sample.reading import PROMPTS, Text
@@ -21,9 +22,9 @@ FEWEST_CLASS_SAMPLES = 25
 
 
 def prior_request(config: Config) -> PriorRequest | None:
-    """The prior images of a run; None without prior preservation."""
+    """The prior images of a run; None without prior preservation, or without training."""
     prior = config.prior
-    if prior.weight == 0:
+    if prior.weight == 0 or config.lora.path is not None:
         return None
     sampling = Sampling(
         stream="prior",
@@ -68,8 +69,9 @@ def sample_request(config: Config) -> SampleRequest:
 def texts(config: Config) -> list[Text]:
     """Every text of a run that is encoded."""
     prior, sample = config.prior, config.sample
-    templates = [("dataset.prompt", config.dataset.prompt)]
-    templates += [("prior.prompt", prior.prompt)] if prior.weight > 0 else []
+    trains = config.lora.path is None
+    templates = [("dataset.prompt", config.dataset.prompt)] if trains else []
+    templates += [("prior.prompt", prior.prompt)] if trains and prior.weight > 0 else []
     templates += [("sample.class_prompt", sample.class_prompt)] if sample.class_images != 0 else []
     found = [Text(field, fill(template, config.dataset)) for field, template in templates]
     found += [Text(PROMPTS, prompt.text) for prompt in choose(sample.prompts, config.dataset)]
@@ -78,15 +80,23 @@ def texts(config: Config) -> list[Text]:
     return found
 
 
-def training_request(config: Config, images: Sequence[Path], prompt: str, class_images: Sequence[Path]) -> Training:
+def training_request(
+    config: Config,
+    images: Sequence[Path],
+    prompt: str,
+    class_images: Sequence[Path],
+    start: ForeignLora | None = None,
+) -> Training:
     """What a run trains on and how.
 
     Args:
         config: of the run.
         images, prompt: the subject's pictures and their caption.
         class_images: empty without prior preservation.
+        start: the LoRA of `lora.init`, read.
     """
-    nowhere = replace(config, dataset=replace(config.dataset, path=None, root=None), store=None)
+    dataset, lora = replace(config.dataset, path=None, root=None), replace(config.lora, init=None)
+    nowhere = replace(config, dataset=dataset, lora=lora, store=None)
     return Training(
         images=tuple(images),
         prompt=prompt,
@@ -99,4 +109,5 @@ def training_request(config: Config, images: Sequence[Path], prompt: str, class_
         lr_schedule=config.lr_schedule,
         seeds=config.seeds,
         record=plain(nowhere),
+        start=start,
     )

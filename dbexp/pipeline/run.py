@@ -20,17 +20,19 @@ from dbexp.core.device import main_process_first, processes
 from dbexp.core.errors import listed
 from dbexp.core.files import link_tree
 from dbexp.core.store import MANIFEST, Store
+from dbexp.dataset import Subject
 from dbexp.evaluate import evaluate, objective
 from dbexp.evaluate.report import Report, summary
 from dbexp.models import Model
-from dbexp.pipeline import prepare, view
+from dbexp.pipeline import elsewhere, prepare, view
 from dbexp.pipeline.pictures import joined, link_inputs, sample_all
-from dbexp.pipeline.requests import prior_request, sample_request, training_request
+from dbexp.pipeline.requests import prior_request, sample_request
 from dbexp.runs.outcome import Outcome
 from dbexp.sample import prior
 from dbexp.sample.sample import sample_cost
 from dbexp.train.data import Training
 from dbexp.train.result import Trained
+from dbexp.train.start import untrained
 from dbexp.train.train import train
 
 log = logging.getLogger(__name__)
@@ -82,14 +84,13 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
         _warn(prepare.warnings(config, subject, model, store), again=sweep is None)
         with times.measure("prior"), main_process_first():
             prior_images = prior.prior_images(prior_request(config), model, store)
-        training = training_request(config, subject.paths, subject.prompt, prior_images)
         if processes()[0] > 0:
-            _train(training, model, store, tracking.Disabled())
+            _obtain(config, subject, prior_images, model, store, tracking.Disabled())
             return {}
         link_inputs(run_folder, subject, prior_images)
         with tracking.start(config, folder=folder, name=outcome.name, group=sweep, overrides=overrides) as tracker:
             with times.measure("train"):
-                trained = _train(training, model, store, tracker)
+                trained = _obtain(config, subject, prior_images, model, store, tracker)
             link_tree(trained.folder, run_folder.train, skip=MANIFEST)
             with times.measure("sample"):
                 pictures = sample_all(outcome, subject, trained.lora, model, store)
@@ -111,6 +112,21 @@ def _warn(sentences: Iterable[str], *, again: bool) -> None:
         if again or sentence not in _warned:
             log.warning("%s", sentence)
         _warned.add(sentence)
+
+
+def _obtain(
+    config: Config,
+    subject: Subject,
+    prior_images: Sequence[Path],
+    model: Model,
+    store: Store,
+    tracker: tracking.Tracker,
+) -> Trained:
+    """The LoRA of a run: trained, found, or brought along."""
+    lora = elsewhere.in_place(config, model, store)
+    if lora is not None:
+        return untrained(lora, model)
+    return _train(prepare.training_of(config, subject, prior_images, model, store), model, store, tracker)
 
 
 def _train(training: Training, model: Model, store: Store, tracker: tracking.Tracker) -> Trained:

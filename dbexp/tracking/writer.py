@@ -85,7 +85,8 @@ class Writer:
             with self.attempt("what the run was made from"):
                 for source in content.sources(self.record.config, folder):
                     self._run.use_artifact(source)
-        if self.record.artifact and foreign.within(folder.path, folder.relative(folder.lora)):
+        trained = self.record.config.get("lora.path") is None  # what somebody else made is not the run's to publish
+        if self.record.artifact and trained and foreign.within(folder.path, folder.relative(folder.lora)):
             with self.attempt("the LoRA"):
                 artifact = content.lora_artifact(self.record.config, report, folder.lora)
                 self._uploads.append(self._run.log_artifact(artifact))

@@ -122,8 +122,15 @@ class AdapterSlots:
                 put_layer(self._model.part(part), site, layer.base)
 
     @torch.no_grad()
-    def open(self, slot: int, ranks: Mapping[str, int], alphas: Mapping[str, float], seed: int) -> Adapter:
-        """Start a fresh adapter in a slot: A ~ N(0, 1/r^2), B = 0.
+    def open(
+        self,
+        slot: int,
+        ranks: Mapping[str, int],
+        alphas: Mapping[str, float],
+        seed: int,
+        begin: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    ) -> Adapter:
+        """Start an adapter in a slot: A ~ N(0, 1/r^2), B = 0, or from adapters that there are.
 
         Every site draws from a generator of its own, so the start does not depend on which other sites or lanes exist.
 
@@ -131,6 +138,8 @@ class AdapterSlots:
             slot: 0 <= slot < K.
             ranks, alphas: part -> value; the parts this lane adapts.
             seed: of the initial weights.
+            begin: 'part.site' -> A [s, in], B [out, s] of the update B A to begin with; a rank s below r leaves the
+                rest fresh, and so does a site that is not there.
         """
         rows: dict[str, nn.Parameter] = {}
         sites: dict[str, dict[str, nn.Parameter]] = {"down": {}, "up": {}}
@@ -141,9 +150,12 @@ class AdapterSlots:
             rank = ranks[part]
             stack.scale[slot] = alphas[part] / rank
             start = torch.zeros(stack.weights.shape[1])
-            for site, (down, _) in stack.sites(start).items():
+            for site, (down, up) in stack.sites(start).items():
                 generator = torch.Generator().manual_seed(seed_of(seed, "init", f"{part}.{site}"))
                 down[:rank] = torch.randn(rank, down.shape[-1], generator=generator) / rank
+                if begin is not None and (pair := begin.get(f"{part}.{site}")) is not None:
+                    down[: len(pair[0])] = pair[0]
+                    up[: len(pair[0])] = pair[1].T * (rank / alphas[part])
             stack.weights[slot].copy_(start)
             rows[part] = _leaf(stack.weights[slot], stack.gradients[slot])
             weights, gradients = (stack.sites(tensor[slot]) for tensor in (stack.weights, stack.gradients))

@@ -14,6 +14,7 @@ from dbexp.config.schema import LoraConfig, LrScheduleConfig, SeedsConfig, Train
 from dbexp.core.device import processes
 from dbexp.core.store import Store
 from dbexp.models import VAE, Conditioning, Model
+from dbexp.models.foreign_lora import ForeignLora
 from dbexp.train import accumulation
 from dbexp.train.accumulation import Accumulation
 from dbexp.train.latents import Bank, encode
@@ -31,6 +32,7 @@ class Training:
         cfg: optimisation.
         lora, lr_schedule, seeds: as in the config.
         record: the run's whole config, JSON-like, for the metadata of the LoRA file.
+        start: the LoRA that it goes on from; None: fresh weights.
     """
 
     images: tuple[Path, ...]
@@ -44,6 +46,7 @@ class Training:
     lr_schedule: LrScheduleConfig
     seeds: SeedsConfig
     record: Mapping[str, Any] = field(default_factory=dict)
+    start: ForeignLora | None = None
 
     @property
     def prompts(self) -> list[str]:
@@ -62,10 +65,15 @@ class Training:
         return self.accumulation.epoch % (self.cfg.grad_accum * processes()[1]) > 0
 
     def ranks(self, family: Family) -> dict[str, int]:
-        """Part -> rank of its adapters, the denoiser first; only the parts that are trained."""
-        text = self.lora.text_encoder_rank or self.lora.rank
-        parts = family.text_parts if self.lora.text_encoder else ()
-        return {family.denoiser: self.lora.rank, **dict.fromkeys(parts, text)}
+        """See `ranks_of`."""
+        return ranks_of(self.lora, family)
+
+
+def ranks_of(lora: LoraConfig, family: Family) -> dict[str, int]:
+    """Part -> rank of its adapters, the denoiser first; only the parts that are trained."""
+    text = lora.text_encoder_rank or lora.rank
+    parts = family.text_parts if lora.text_encoder else ()
+    return {family.denoiser: lora.rank, **dict.fromkeys(parts, text)}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dbexp.core.device import processes
 from dbexp.core.hashing import seed_of
-from dbexp.models import Model
+from dbexp.models import Model, lora_file
 from dbexp.train import accumulation, lr_schedule, optimizer
 from dbexp.train.adapter import Adapter, AdapterSlots, host_copy
 from dbexp.train.data import Training, TrainingData
@@ -266,8 +266,9 @@ def open_slots(data: Sequence[TrainingData], model: Model, ranks: Mapping[str, i
 
 
 def enter(slots: AdapterSlots, slot: int, data: TrainingData, model: Model) -> Lane:
-    """A lane in its slot, with fresh weights."""
+    """A lane in its slot, with the weights that its training begins with."""
     training = data.training
     ranks = training.ranks(model.family)
     alphas = {part: training.lora.alpha or float(rank) for part, rank in ranks.items()}
-    return Lane(data, slots.open(slot, ranks, alphas, training.seeds.init), model, *processes())
+    begin = None if training.start is None else lora_file.read(training.start.path, model).updates()
+    return Lane(data, slots.open(slot, ranks, alphas, training.seeds.init, begin), model, *processes())

@@ -51,13 +51,15 @@ def inputs_of(training: Training, model: Model) -> dict[str, Any]:
         cfg.pop(unrelated)
     if not training.leaves_remainder:
         cfg.pop("remainder", None)
-    prior = training.prior_weight > 0
+    prior, lora = training.prior_weight > 0, keyed(training.lora)
+    if training.start is not None:
+        lora["init"] = training.start.sha256  # wherever it lies
     return {
         "version": VERSION,
         "model": model.identity,
         "dtype": str(model.dtype),
         "resolution": training.resolution,
-        "lora": keyed(training.lora),
+        "lora": lora,
         "lr_schedule": keyed(training.lr_schedule),
         "train": cfg,
         "images": [image_hash(path) for path in training.images],
