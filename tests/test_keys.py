@@ -84,6 +84,7 @@ def keys(checked: Checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         "evaluate.resamples=10",
         "train.log_every=7",
         "train.gradient_checkpointing=true",
+        "train.graphs=auto",
         "sample.batch_size=3",
         "prior.batch_size=3",
     ],

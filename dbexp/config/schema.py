@@ -37,6 +37,10 @@ REMAINDERS = {
     "carry": "the next epoch fills them up",
     "step": "they make one, still divided by grad_accum, as in scripts on accelerate",
 }
+GRAPHS = {
+    "off": "operation by operation",
+    "auto": "where it can be recorded; the log says where not",
+}
 TIMES = {
     "checkpoint": "as is usual for the family",
     "uniform": "every amount alike",
@@ -203,6 +207,8 @@ class TrainConfig:
     """Standard deviation of a per-channel offset added to the noise; 0: none."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    graphs: str = newer(choice("off", GRAPHS), neutral="off")
+    """Whether a GPU gets a training step as one recorded piece of work (a CUDA graph): the host then no longer limits the speed of few lanes. It changes no result beyond rounding."""
     interpolation: str = choice("bilinear", INTERPOLATIONS)
     """How pictures are resized."""
     crop: str = choice("center", CROPS)

@@ -49,7 +49,8 @@ _LAYOUT_ONLY = {
     *(aten.empty.memory_format, aten.empty_strided.default, aten.empty_like.default, aten.new_empty.default),
 }
 """Operations that launch no kernel, views aside."""
-
+_WRITES = {aten._fused_adamw_.tensor_lr}
+"""Operations that only write to what they are given, and do not know meta tensors."""
 
 _STREAM = SimpleNamespace(is_capturing=lambda: False, synchronize=lambda: None, wait_stream=lambda _: None)
 
@@ -373,7 +374,7 @@ class _Launches(TorchDispatchMode):
             args = (args[0], [index for each in args[1] for index in self._indices(each)], *args[2:])
         elif func not in (aten._to_copy.default, aten.copy_.default) and any(tensor.dim() for tensor in here):
             raise RuntimeError(f"{func}: Expected all tensors to be on the same device, but found cuda:0 and cpu")
-        out = func(*args, **kwargs)
+        out: Any = None if func in _WRITES else func(*args, **kwargs)
         if func in (aten._to_copy.default, aten.copy_.default) and here:
             waits_not = kwargs.get("non_blocking") or (func is aten.copy_.default and len(args) > 2 and args[2])
             card.arrives(here[0], out, bool(waits_not))

@@ -6,7 +6,7 @@ pictures; C, h and w of latents.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from math import prod
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dbexp.core.device import host_buffer
 from dbexp.models import Model
-from dbexp.train import loss
+from dbexp.train import loss, optimizer
 from dbexp.train.data import TrainingData
 from dbexp.train.lane import Draw, Lane
 
@@ -26,7 +26,7 @@ _ALIGNED = 16
 
 @dataclass(frozen=True)
 class Batch:
-    """What is drawn of a microbatch.
+    """What is drawn of a microbatch, and what the optimizer steps after it are made with.
 
     Attributes:
         times: [N], as the model draws them.
@@ -35,6 +35,8 @@ class Batch:
         weights: of the squared error of each row, fp32 [N].
         coefficients: what each row counts in its lane's loss, fp32 [N].
         owners: which of the lanes of the batch each row belongs to, int64 [N].
+        rates: learning rates by slot and part, [K, parts]; see `optimizer.rate_dtype`.
+        stands: by slot, fp32 [K], 1: no optimizer step of its lane follows.
     """
 
     times: Tensor
@@ -44,42 +46,72 @@ class Batch:
     weights: Tensor
     coefficients: Tensor
     owners: Tensor
+    rates: Tensor
+    stands: Tensor
 
     @staticmethod
-    def of(draws: Mapping[int, Draw], lanes: Sequence[Lane], pictures: Pictures, model: Model) -> Batch:
-        """The rows of several lanes, on the device.
+    def of(
+        draws: Mapping[int, Draw],
+        lanes: Sequence[Lane],
+        pictures: Pictures,
+        model: Model,
+        active: Collection[int] | None = None,
+    ) -> Batch:
+        """The rows of several lanes, on the host.
 
         Args:
             draws: slot -> what its lane drew.
             lanes: lane k has slot k.
+            active: slots of lanes that train; the rows of others count nothing. None: all.
         """
+        live = [slot for slot in draws if active is None or slot in active]
         numbers = [row for slot, draw in draws.items() for row in pictures.rows(slot, draw)]
-        counts = [value for slot, draw in draws.items() for value in loss.coefficients(lanes[slot], draw)]
+        counts = [
+            loss.coefficients(lanes[slot], draw) if slot in live else [0.0] * len(draw) for slot, draw in draws.items()
+        ]
         owners = [number for number, draw in enumerate(draws.values()) for _ in range(len(draw))]
-        return send(
-            Batch(
-                times=torch.cat([draw.times for draw in draws.values()]),
-                noise=torch.cat([draw.noise for draw in draws.values()]),
-                latent_noise=torch.cat([draw.latent_noise for draw in draws.values()]),
-                pictures=torch.tensor(numbers),
-                weights=torch.cat([loss.weights(model, lanes[slot], draw) for slot, draw in draws.items()]),
-                coefficients=torch.tensor(counts),
-                owners=torch.tensor(owners),
+        due = {slot: lanes[slot].rates for slot in live if lanes[slot].due}
+        parts = max(len(lane.optimizer.rates) for lane in lanes)
+        rates = [due.get(slot, []) for slot in range(len(lanes))]
+        return Batch(
+            times=torch.cat([draw.times for draw in draws.values()]),
+            noise=torch.cat([draw.noise for draw in draws.values()]),
+            latent_noise=torch.cat([draw.latent_noise for draw in draws.values()]),
+            pictures=torch.tensor(numbers),
+            weights=torch.cat([loss.weights(model, lanes[slot], draw) for slot, draw in draws.items()]),
+            coefficients=torch.tensor([value for each in counts for value in each]),
+            owners=torch.tensor(owners),
+            rates=torch.tensor(
+                [each + [0.0] * (parts - len(each)) for each in rates], dtype=optimizer.rate_dtype(model.device)
             ),
-            model.device,
+            stands=torch.tensor([float(slot not in due) for slot in range(len(lanes))]),
         )
+
+    def rows(self, start: int, end: int) -> Batch:
+        """The same with some of its rows alone, as views."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{name: part if name in _BY_SLOT else part[start:end] for name, part in parts.items()})
+
+
+_BY_SLOT = ("rates", "stands")
 
 
 def send(batch: Batch, device: torch.device) -> Batch:
     """A batch on a device: in one copy, which the host does not wait for."""
     if device.type == "cpu":
         return batch
+    buffer, places = gather(batch, device)
+    return Batch(**views(buffer.to(device, non_blocking=True), places))
+
+
+def gather(batch: Batch, device: torch.device) -> tuple[Tensor, Places]:
+    """A batch in one buffer of bytes on the host, which a device may copy from; and where in it everything stands."""
     tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
     places, size = layout(tensors)
     buffer = host_buffer(size, torch.uint8, device)
     for name, view in views(buffer, places).items():
         view.copy_(tensors[name])
-    return Batch(**views(buffer.to(device, non_blocking=True), places))
+    return buffer, places
 
 
 Places = Mapping[str, tuple[int, torch.dtype, torch.Size]]
@@ -151,11 +183,27 @@ class Drawing:
 
     def __init__(self, lanes: Sequence[Lane], ahead: bool) -> None:
         self._lanes = lanes
+        self._latest: dict[int, Draw] = {}
         self._pool = ThreadPoolExecutor(1, "dbexp-draw") if ahead else None
         self._next: tuple[list[tuple[int, int]], Future[dict[int, Draw]]] | None = None
 
-    def take(self, slots: Sequence[int]) -> dict[int, Draw]:
-        """Slot -> what its lane draws now."""
+    def take(self, slots: Sequence[int], seated: Sequence[int] | None = None) -> dict[int, Draw]:
+        """Slot -> what its lane draws now.
+
+        Args:
+            slots: of lanes that go on.
+            seated: of these and of others, for which there is what they drew last; None: no others.
+        """
+        draws = self._now(slots)
+        self._latest |= draws
+        return {slot: self._again(slot) for slot in (slots if seated is None else seated)}
+
+    def _again(self, slot: int) -> Draw:
+        if slot not in self._latest:  # it had ended before this pack began
+            self._latest[slot] = self._lanes[slot].draw()
+        return self._latest[slot]
+
+    def _now(self, slots: Sequence[int]) -> dict[int, Draw]:
         pending, self._next = self._next, None
         if pending is not None:
             draws = pending[1].result()  # first of all: the thread must not see lanes go on

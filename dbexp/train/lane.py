@@ -146,15 +146,16 @@ class Lane:
 
     # -- steps ------------------------------------------------------------------------------------------------------
 
-    def after_backward(self) -> bool:
-        """Count a microbatch whose gradient was added; whether it was the last of an optimizer step, which is due."""
-        self.micro += 1
-        return self.accumulation.between(self.micro)
+    @property
+    def due(self) -> bool:
+        """Whether an optimizer step follows the next microbatch."""
+        return self.accumulation.between(self.micro + 1)
 
     @property
-    def lr_factor(self) -> float:
-        """Factor of the peak learning rate at the optimizer step that is due."""
-        return self._lr_factor(self.step)
+    def rates(self) -> list[float]:
+        """The learning rate of every part at the next optimizer step."""
+        factor = self._lr_factor(self.step + 1)
+        return [rate * factor for rate in self.optimizer.rates]
 
     def _lr_factor(self, step: int) -> float:
         """The same at a 1-based optimizer step."""

@@ -8,6 +8,7 @@ lane's gradient knows of another.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,9 +16,10 @@ from torch import Tensor
 from dbexp.core import cores
 from dbexp.core.progress import Bar
 from dbexp.models import SIZES, Conditioning, Model
-from dbexp.train import loss, step
+from dbexp.train import loss, packing, step
 from dbexp.train.adapter import AdapterSlots
-from dbexp.train.batch import Batch, Drawing, Pictures
+from dbexp.train.batch import Batch, Drawing, Pictures, send
+from dbexp.train.graph import Graphs, Results
 from dbexp.train.lane import Draw, Lane, Row
 from dbexp.train.readings import Readings
 
@@ -30,6 +32,8 @@ class Loop:
         slots: put into the model.
         model: the frozen base.
         on_rows: told (slot, new history rows).
+        steady: few shapes of the batch, at the price of idle rows; see `packing.seats`.
+        graphs: records steps; None: their operations are launched one by one.
     """
 
     def __init__(
@@ -39,6 +43,9 @@ class Loop:
         model: Model,
         bar: Bar,
         on_rows: Callable[[int, list[Row]], None],
+        *,
+        steady: bool = False,
+        graphs: Graphs | None = None,
     ) -> None:
         self.lanes = lanes
         self._slots, self._model, self._bar, self._on_rows = slots, model, bar, on_rows
@@ -46,13 +53,16 @@ class Loop:
         self._pictures = Pictures([lane.data for lane in lanes], model.device)
         self._drawing = Drawing(lanes, ahead=model.device.type != "cpu")
         self._collated: dict[tuple[tuple[int, tuple[int, int]], ...], Conditioning] = {}
-        self._workers = cores.Workers(cores.count(model.device))
+        self._steady, self._graphs = steady, graphs
+        self._workers = cores.Workers(1 if steady else cores.count(model.device))
         self._weights = sum(weight.numel() for weight in model.part(model.family.denoiser).parameters())
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Let go of the threads, and of what was recorded."""
         self._workers.close()
         self._drawing.close()
+        if self._graphs is not None:
+            self._graphs.close()
 
     def microbatch(self, lanes: Sequence[Lane] | None = None) -> bool:
         """One forward and backward pass, and the optimizer steps that are due.
@@ -64,14 +74,32 @@ class Loop:
             Whether losses set out for the host.
         """
         active = [slot for slot, lane in enumerate(self.lanes) if lane.running and (lanes is None or lane in lanes)]
-        draws = self._drawing.take(active)
-        self._slots.refresh()
-        per_row = self._passes(draws)  # forward, loss, backward
-        self._slots.gather()
-        due = [slot for slot in active if self.lanes[slot].after_backward()]
-        norms = step.of_lanes([self.lanes[slot] for slot in due]) if due else None
+        seated = packing.seats([lane.running for lane in self.lanes]) if self._steady and lanes is None else active
+        draws = self._drawing.take(active, seated)
+        due = [slot for slot in active if self.lanes[slot].due]
+        batch = Batch.of(draws, self.lanes, self._pictures, self._model, active)
+        # recorded work steps whole batches, and is told who stands; launched one by one, only those step that are due
+        stepping = seated if due and self._graphs is not None else due
+        all_step = len(stepping) == len(due)
+
+        def work(sent: Batch) -> Results:
+            self._slots.refresh()
+            per_row = self._passes(draws, sent)  # forward, loss, backward
+            self._slots.gather()
+            lanes = [self.lanes[slot] for slot in stepping]
+            return per_row, step.of_lanes(lanes, sent.rates, None if all_step else sent.stands) if lanes else None
+
+        if self._graphs is None:
+            per_row, norms = work(send(batch, self._model.device))
+        else:
+            shape = tuple(_counts(draws).items()), len(stepping), all_step
+            per_row, norms = self._graphs.run(shape, batch, work, self._conditioning(draws))
+        for slot in active:
+            self.lanes[slot].micro += 1
         self._drawing.begin([slot for slot in active if self.lanes[slot].running])
-        return self._log(per_row, draws, norms, due)
+        spans = [(slot if slot in active else None, *counts) for slot, counts in _counts(draws).items()]
+        self._readings.note(per_row, spans, norms, [slot if slot in due else None for slot in stepping])
+        return self._log(due)
 
     def to_step_boundary(self) -> None:
         """Finish optimizer steps whose accumulation has begun, so that there is a state to save."""
@@ -93,7 +121,7 @@ class Loop:
 
     def _conditioning(self, draws: dict[int, Draw]) -> Conditioning:
         """What the denoiser reads beside them. Each prompt is encoded once, however many rows share it."""
-        counts = {slot: (len(draw.instance), len(draw.prior)) for slot, draw in draws.items()}
+        counts = _counts(draws)
         text_lanes = [slot for slot in draws if self.lanes[slot].training.lora.text_encoder]
         if text_lanes:
             return self._collate(counts, self._encoded(text_lanes))
@@ -132,24 +160,20 @@ class Loop:
 
     # -- backward pass ----------------------------------------------------------------------------------------------
 
-    def _backward(self, per_row: Tensor, draws: dict[int, Draw], batch: Batch) -> None:
-        """Add every lane's gradient to its own adapters: the sum over lanes has no cross terms."""
-        coefficients = batch.coefficients
+    def _scaled(self, draws: dict[int, Draw], batch: Batch) -> Batch:
+        """A batch whose rows count as much more as the losses of their lanes are scaled up by under fp16."""
         scales = [scale.scale for slot in draws if (scale := self.lanes[slot].loss_scale) is not None]
-        if scales:
-            coefficients = coefficients * torch.stack(scales)[batch.owners]
-        # a lane whose loss is not finite must not reach the others through the sum
-        per_row.backward(coefficients)
+        if not scales:
+            return batch
+        return replace(batch, coefficients=batch.coefficients * torch.stack(scales)[batch.owners])
 
     # -- log --------------------------------------------------------------------------------------------------------
 
-    def _log(self, per_row: Tensor, draws: dict[int, Draw], norms: Tensor | None, stepped: Sequence[int]) -> bool:
-        """Note losses and norms, still on the device, and send them where a lane is due; whether they were sent.
+    def _log(self, stepped: Sequence[int]) -> bool:
+        """Send losses and norms, which are noted, where a lane is due; whether they were sent.
 
         What a GPU sends is read a microbatch later: by then it has long been there, and the next one is under way.
         """
-        spans = [(slot, len(draw.instance), len(draw.prior)) for slot, draw in draws.items()]
-        self._readings.note(per_row, spans, norms, stepped)
         self._bar.advance(len(stepped))
         self._read()
         steppers = [self.lanes[slot] for slot in stepped]
@@ -180,25 +204,37 @@ class Loop:
 
     # -- on the cores of a CPU --------------------------------------------------------------------------------------
 
-    def _passes(self, draws: dict[int, Draw]) -> Tensor:
+    def _passes(self, draws: dict[int, Draw], batch: Batch) -> Tensor:
         """Forward and backward passes of lanes; the squared error of every row, fp32 [N].
 
         On a CPU the cores share the lanes of a small model. Lanes have no gradient in common, so this is a sum with
         zeros for each of them.
         """
+        batch = self._scaled(draws, batch)
         text_lanes = any(self.lanes[slot].training.lora.text_encoder for slot in draws)
         if self._workers.count == 1 or text_lanes or max(self._work([draw]) for draw in draws.values()) > cores.SMALL:
-            return self._pass(draws)
-        groups = [{slot: draws[slot] for slot in slots} for slots in cores.split(list(draws), self._workers.count)]
+            return self._pass((draws, batch))
+        groups, start = [], 0
+        for slots in cores.split(list(draws), self._workers.count):
+            group = {slot: draws[slot] for slot in slots}
+            end = start + sum(map(len, group.values()))
+            groups.append((group, batch.rows(start, end)))
+            start = end
         return torch.cat(self._workers.map(self._pass, groups))
 
-    def _pass(self, draws: dict[int, Draw]) -> Tensor:
+    def _pass(self, group: tuple[dict[int, Draw], Batch]) -> Tensor:
+        draws, batch = group
         with cores.as_many_as_pay(self._work(draws.values()), self._model.device):
-            batch = Batch.of(draws, self.lanes, self._pictures, self._model)
             per_row = self._forward(draws, batch)
-            self._backward(per_row, draws, batch)
+            # no sum over lanes: one whose loss is not finite would reach the others through it
+            per_row.backward(batch.coefficients)
         return per_row.detach()
 
     def _work(self, draws: Iterable[Draw]) -> float:
         """Weights times positions of a forward pass."""
-        return float(self._weights * sum(draw.noise[:, 0].numel() for draw in draws))
+        return float(self._weights * sum(draw.noise.numel() // draw.noise.shape[1] for draw in draws))
+
+
+def _counts(draws: Mapping[int, Draw]) -> dict[int, tuple[int, int]]:
+    """Slot -> rows of its subject and of its class."""
+    return {slot: (len(draw.instance), len(draw.prior)) for slot, draw in draws.items()}

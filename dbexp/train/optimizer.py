@@ -1,10 +1,13 @@
-"""What steps a lane: AdamW in one kernel over all sites, or a library's optimizer; and under fp16 its loss scale."""
+"""What steps a lane: AdamW in one kernel over all sites, or a library's optimizer; and under fp16 its loss scale.
+
+What changes from step to step is a tensor where the lane is: a step of AdamW can be recorded once and launched again.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,38 +20,21 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 _GROWTH, _BACKOFF, _INTERVAL = 2.0, 0.5, 2000
 
 
-class Optimizer(Protocol):
-    """Steps the adapter of one lane."""
-
-    def step(self, factor: float, divisor: Tensor, overflow: Tensor | None) -> None:
-        """Make a step with the gradients that the adapter has; they may be changed on the way.
-
-        Args:
-            factor: of every peak learning rate.
-            divisor: fp32 [], which gradients are divided by first.
-            overflow: fp32 [], 1: leave everything as it is; None: never.
-        """
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` goes on from, on the CPU."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
-        ...
-
-
-def build(cfg: TrainConfig, adapter: Adapter) -> Optimizer:
+def build(cfg: TrainConfig, adapter: Adapter) -> AdamW | Library:
     """The optimizer of a lane: the denoiser at one peak rate, all parts of the text encoder at another."""
     if cfg.optimizer == "adamw":
         return AdamW(cfg, adapter)
-    parts = [adapter.parameters(part) for part in adapter.ranks]
-    groups = [{"params": part, "lr": lr, "peak_lr": lr} for part, lr in zip(parts, _rates(cfg, adapter), strict=True)]
+    rates, parts = _rates(cfg, adapter), [adapter.parameters(part) for part in adapter.ranks]
+    groups = [{"params": part, "lr": lr} for part, lr in zip(parts, rates, strict=True)]
     common: dict[str, Any] = {"betas": (cfg.beta1, cfg.beta2), "eps": cfg.eps, "weight_decay": cfg.weight_decay}
     if cfg.optimizer == "adamw8bit":
-        return Library(importlib.import_module("bitsandbytes").optim.AdamW8bit(groups, **common))
-    return Library(importlib.import_module("prodigyopt").Prodigy(groups, lr=cfg.lr, **common))
+        return Library(importlib.import_module("bitsandbytes").optim.AdamW8bit(groups, **common), rates)
+    return Library(importlib.import_module("prodigyopt").Prodigy(groups, lr=cfg.lr, **common), rates)
+
+
+def rate_dtype(device: torch.device) -> torch.dtype:
+    """Of learning rates: what torch's kernel reads them as, which on a CPU is a number of Python."""
+    return torch.float64 if device.type == "cpu" else torch.float32
 
 
 def _rates(cfg: TrainConfig, adapter: Adapter) -> list[float]:
@@ -60,8 +46,11 @@ def _rates(cfg: TrainConfig, adapter: Adapter) -> list[float]:
 class AdamW:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101): torch's fused kernel, once for all sites of a part.
 
-    An overflow is skipped without waiting for the device. Its state reads as that of torch's optimizer with a parameter
+    A step is skipped without waiting for the device. Its state reads as that of torch's optimizer with a parameter
     for each A and B of every site, whatever rank the stack has room for.
+
+    Attributes:
+        rates: the peak learning rate of every part.
     """
 
     def __init__(self, cfg: TrainConfig, adapter: Adapter) -> None:
@@ -70,9 +59,16 @@ class AdamW:
         self._steps = {part: row.new_zeros(()) for part, row in adapter.rows.items()}
 
     @torch.no_grad()
-    def step(self, factor: float, divisor: Tensor, overflow: Tensor | None) -> None:
+    def step(self, rates: Tensor, divisor: Tensor, skip: Tensor | None) -> None:
+        """Make a step with the gradients that the adapter has.
+
+        Args:
+            rates: of every part, [parts] or more; see `rate_dtype`.
+            divisor: fp32 [], which gradients are divided by first.
+            skip: fp32 [], 1: leave everything as it is; None: never.
+        """
         cfg = self._cfg
-        for (part, row), rate in zip(self._adapter.rows.items(), self.rates, strict=True):
+        for (part, row), rate in zip(self._adapter.rows.items(), rates.unbind(), strict=False):
             assert row.grad is not None
             mean, square = self._moments[part]
             adamw(
@@ -84,17 +80,18 @@ class AdamW:
                 [self._steps[part]],
                 fused=True,
                 grad_scale=divisor,
-                found_inf=overflow,
+                found_inf=skip,
                 amsgrad=False,
                 beta1=cfg.beta1,
                 beta2=cfg.beta2,
-                lr=rate * factor,
+                lr=rate,
                 weight_decay=cfg.weight_decay,
                 eps=cfg.eps,
                 maximize=False,
             )
 
     def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` goes on from, on the CPU."""
         state: list[dict[str, Tensor]] = []
         for part, moments in self._moments.items():
             step = host_copy(self._steps[part])
@@ -103,6 +100,7 @@ class AdamW:
         return {"state": dict(enumerate(state))}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
         entries = iter(state["state"][index] for index in sorted(state["state"]))
         if not state["state"]:  # no step was made
             return
@@ -118,16 +116,17 @@ class AdamW:
 
 
 class Library:
-    """A library's optimizer over the parameters of the sites, whose groups remember their peak rate as `peak_lr`."""
+    """A library's optimizer over the parameters of the sites, a group for each part. It takes rates as numbers of
+    Python, and cannot skip a step but by waiting for the device; its methods and attributes are otherwise AdamW's."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self.optimizer = optimizer
+    def __init__(self, optimizer: torch.optim.Optimizer, rates: Sequence[float]) -> None:
+        self.optimizer, self.rates = optimizer, rates
 
-    def step(self, factor: float, divisor: Tensor, overflow: Tensor | None) -> None:
-        if overflow is not None and bool(overflow):  # waits for the device: these have no way to skip without
+    def step(self, rates: Sequence[float], divisor: Tensor, skip: Tensor | None) -> None:
+        if skip is not None and bool(skip):
             return
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
             torch._foreach_div_([parameter.grad for parameter in group["params"]], divisor)
         self.optimizer.step()
 
@@ -136,6 +135,7 @@ class Library:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        # a state of before has the peak rates of its groups, too, which torch carries along
         self.optimizer.load_state_dict(state)
 
 
@@ -167,11 +167,19 @@ def build_loss_scale(device: torch.device, dtype: torch.dtype) -> LossScale | No
     return LossScale(device) if dtype == torch.float16 else None
 
 
-def update(scales: Sequence[LossScale], overflows: Tensor) -> None:
-    """After a step: halve the scale where it overflowed, fp32 [n] of 0 and 1; double it where it is time to."""
-    scale, good = torch.stack([each.scale for each in scales]), torch.stack([each.good for each in scales]) + 1
+def update(scales: Sequence[LossScale], overflows: Tensor, stands: Tensor | None = None) -> None:
+    """After a step: halve the scale where it overflowed, double it where it is time to.
+
+    Args:
+        overflows: where, fp32 [n] of 0 and 1.
+        stands: 1 where no step was due, fp32 [n]; None: nowhere.
+    """
+    before, counted = torch.stack([each.scale for each in scales]), torch.stack([each.good for each in scales])
+    good = counted + 1
     grown = (good == _INTERVAL) & (overflows == 0)
-    scale = torch.where(overflows > 0, scale * _BACKOFF, torch.where(grown, scale * _GROWTH, scale))
+    scale = torch.where(overflows > 0, before * _BACKOFF, torch.where(grown, before * _GROWTH, before))
     good = torch.where((overflows > 0) | grown, torch.zeros_like(good), good)
+    if stands is not None:
+        scale, good = torch.where(stands > 0, before, scale), torch.where(stands > 0, counted, good)
     torch._foreach_copy_([each.scale for each in scales], list(scale.unbind()))
     torch._foreach_copy_([each.good for each in scales], list(good.unbind()))

@@ -34,6 +34,7 @@ def shared(config: Config) -> dict[str, Any]:
     return model | {
         "lora.sites": config.lora.sites,
         "train.gradient_checkpointing": config.train.gradient_checkpointing,
+        "train.graphs": config.train.graphs,
         "store": config.store,
     }
 
@@ -83,6 +84,24 @@ def packs(configs: Sequence[Config], size: int = MOST_LANES) -> list[list[int]]:
         for start in range(0, len(longest_first), size):
             result.append(sorted(index for lane in longest_first[start : start + size] for index in lane))
     return result
+
+
+def seats(running: Sequence[bool]) -> list[int]:
+    """Slots that have rows in the batch of a pack whose shapes are recorded or compiled: as few shapes as may be.
+
+    The batch has seats for K lanes, then for half as many, and so on, each time rounded up: the fewest that hold all
+    lanes that go on. Seats that are left over stay with lanes that have ended, those of the first slots; their rows
+    count nothing, and make no optimizer step. A pack of eight has four shapes in its life, and at most twice the rows
+    that it needs. Where a shape costs nothing, an idle row would, so only those that go on have any.
+
+    Args:
+        running: by slot, whether its lane goes on.
+    """
+    places, count = len(running), sum(running)
+    while places > 1 and -(-places // 2) >= count:
+        places = -(-places // 2)
+    idle = [slot for slot, runs in enumerate(running) if not runs]
+    return sorted([slot for slot, runs in enumerate(running) if runs] + idle[: places - count])
 
 
 def lanes_that_fit(free: float, fixed: float, lane: float, most: int) -> int:

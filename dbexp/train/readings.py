@@ -10,8 +10,9 @@ from torch import Tensor
 
 from dbexp.core.device import host_buffer, mean_of_numbers
 
-Span = tuple[int, int, int]
-"""(slot, instance rows, class rows) of a microbatch, in the order of its rows."""
+Span = tuple[int | None, int, int]
+"""(slot, instance rows, class rows) of a microbatch, in the order of its rows. None: of a lane that has ended, whose
+numbers nobody reads."""
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Reading:
 class _Noted:
     values: Tensor
     spans: Sequence[Span]
-    slots: Sequence[int]
+    slots: Sequence[int | None]
 
 
 class Readings:
@@ -46,16 +47,17 @@ class Readings:
         self._noted: list[_Noted] = []
         self._sent: tuple[Tensor, torch.cuda.Event | None, list[_Noted]] | None = None
 
-    def note(self, per_row: Tensor, spans: Sequence[Span], norms: Tensor | None, slots: Sequence[int]) -> None:
+    def note(self, per_row: Tensor, spans: Sequence[Span], norms: Tensor | None, slots: Sequence[int | None]) -> None:
         """Remember numbers that stay on the device as yet.
 
         Args:
             per_row: losses of a microbatch [N].
             spans: whose rows they are.
-            norms: of the gradients of those that made a step [n]; None: nobody did.
-            slots: of these.
+            norms: of the gradients of lanes [n]; None: nobody made a step.
+            slots: of these; None: of a lane that made no step.
         """
-        values = per_row if norms is None else torch.cat([per_row, norms])
+        # a copy: a recorded step writes them to the same place again
+        values = per_row.clone() if norms is None else torch.cat([per_row, norms])
         self._noted.append(_Noted(values, spans, slots))
 
     def send(self) -> None:
@@ -89,9 +91,12 @@ class Readings:
             for slot, instances, priors in each.spans:
                 instance = sum(next(numbers) for _ in range(instances)) / instances
                 prior = sum(next(numbers) for _ in range(priors)) / priors if priors else 0.0
-                readings.setdefault(slot, Reading()).losses.append((instance, prior))
+                if slot is not None:
+                    readings.setdefault(slot, Reading()).losses.append((instance, prior))
             for slot in each.slots:
-                readings[slot].norms.append(next(numbers))
+                norm = next(numbers)
+                if slot is not None:
+                    readings[slot].norms.append(norm)
         return self._means(readings)
 
     def _means(self, readings: dict[int, Reading]) -> dict[int, Reading]:

@@ -47,8 +47,8 @@ class Trained:
 def inputs_of(training: Training, model: Model) -> dict[str, Any]:
     """What a trained LoRA depends on: the key of its store entry."""
     cfg = keyed(training.cfg)
-    for unrelated in ("log_every", "gradient_checkpointing"):
-        cfg.pop(unrelated)
+    for unrelated in ("log_every", "gradient_checkpointing", "graphs"):
+        cfg.pop(unrelated, None)
     if not training.leaves_remainder:
         cfg.pop("remainder", None)
     prior, lora = training.prior_weight > 0, keyed(training.lora)

@@ -19,7 +19,7 @@ from dbexp.core.hashing import key_of
 from dbexp.core.progress import progress
 from dbexp.core.store import Entry, Store
 from dbexp.models import Model
-from dbexp.train import adapter, measured, packing, resume
+from dbexp.train import adapter, graph, measured, packing, resume
 from dbexp.train.data import Training, TrainingData, prepare
 from dbexp.train.lane import Lane, Row, enter, open_slots, ranks_of
 from dbexp.train.loop import Loop
@@ -92,6 +92,7 @@ def _agreement(training: Training) -> dict[str, Any]:
         "model.resolution": training.resolution,
         "lora.sites": training.lora.sites,
         "train.gradient_checkpointing": training.cfg.gradient_checkpointing,
+        "train.graphs": training.cfg.graphs,
     }
 
 
@@ -146,7 +147,8 @@ def _train_pack(
             total, before = sum(lane.steps for lane in lanes), sum(lane.step for lane in lanes)
             with progress("train", total, done=before) as bar:
                 pack.tell_history()
-                loop = Loop(lanes, slots, model, bar, pack.tell)
+                graphs = graph.of_pack(lanes, model)
+                loop = Loop(lanes, slots, model, bar, pack.tell, steady=graphs is not None, graphs=graphs)
                 with contextlib.closing(loop), measured.noting(lanes, model, store):
                     pack.run(loop, signals)
             if is_main():

@@ -41,7 +41,7 @@ _GRID = "optuna.samplers.GridSampler"
 _SEQUENCES = ("QMCSampler",)
 """Samplers that go through one sequence, which the seed chooses."""
 _NO_MATTER = (
-    *("model.device", "train.log_every", "train.checkpoint_every", "train.gradient_checkpointing"),
+    *("model.device", "train.log_every", "train.checkpoint_every", "train.gradient_checkpointing", "train.graphs"),
     *("prior.batch_size", "sample.batch_size", "evaluate.batch_size"),
 )
 """Settings that change what a run costs, or where it runs, and not what comes of it."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dbexp import models
 from dbexp.config.families import FAMILIES
@@ -23,11 +25,15 @@ from dbexp.estimate.published import PUBLISHED
 from dbexp.sample.draw import Drawing, Engine
 from dbexp.sample.shots import Shot
 from dbexp.train import memory
+from dbexp.train.data import prepare
+from dbexp.train.graph import Graphs, Results
+from dbexp.train.lane import enter, open_slots
 from dbexp.train.loop import Loop
 from dbexp.train.result import Trained
 from dbexp.train.train import train
 from tests import builders, sweeps
 from tests.models import families
+from tests.train.test_graph import tensors
 
 PRODUCTS = ("aten.mm", "aten.addmm", "aten.bmm", "aten.baddbmm", "aten.convolution", "aten._scaled_dot_product")
 
@@ -185,6 +191,80 @@ def test_operations_of_stable_diffusion_at_its_true_size(tmp_path: Path) -> None
     models.forget()
 
 
+class Region(TorchDispatchMode):
+    """What a recorded step reads that it did not make, by the storages of tensors on the card."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch
+        self.outside: set[int] = set()
+        self._made: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.outside |= {tensor.untyped_storage()._cdata for tensor in tensors([args])} - self._made
+        out = func(*args, **(kwargs or {}))
+        self._made |= {tensor.untyped_storage()._cdata for tensor in tensors([out])} - self.outside
+        return out
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A step that would be launched as it was recorded."""
+
+    operations: Counter[Operation]
+    waits: set[str]
+    stays: int
+    """Bytes of what it made and did not let go."""
+    outside: set[int]
+
+
+@pytest.mark.parametrize(
+    ("family", "waits"),
+    [("sd", set()), ("z_image", {"z_image.py _texts"})],
+)
+def test_a_step_can_be_recorded(family: str, waits: set[str], folders: Callable[[str], Path], tmp_path: Path) -> None:
+    """From one to the next: equal operations on equal shapes, the same memory outside of it, nothing that stays but its
+    results, no random number, and no wait, where the class of the denoiser has none of its own."""
+    card, seen = PretendedCard(), list[Launched]()
+
+    def record(work: Callable[[], Results]) -> Callable[[], Results]:
+        def replay() -> Results:
+            card.forget()
+            before, region = card.allocated, Region()
+            with region:
+                results = work()
+            places = {place.rpartition("/")[2] for _, place in card.waits}
+            seen.append(Launched(Counter(card.operations), places, card.allocated - before, region.outside))
+            return results
+
+        return replay
+
+    config = builders.model_config(
+        path=str(folders(family)), resolution=64, family=family, device="cuda", precision="bf16"
+    )
+    with card, hollow.parts_without_weights(card):
+        store = Store(tmp_path / "store")
+        model = models.load(config, store)
+        trainings = [families.training(64, seed=seed, steps=steps) for seed, steps in ((1, 6), (2, 6), (3, 3))]
+        data = prepare(trainings, model, store)
+        with open_slots(data, model) as slots:
+            lanes = [enter(slots, slot, entry, model) for slot, entry in enumerate(data)]
+            graphs = Graphs(model.device, record, warm=1)
+            loop = Loop(lanes, slots, model, memory._Silent(), lambda *_: None, steady=True, graphs=graphs)
+            begun = torch.get_rng_state()
+            with closing(loop):
+                for _ in range(6):
+                    loop.microbatch()
+                replayed = graphs.replayed
+            assert torch.equal(begun, torch.get_rng_state())
+    models.forget()
+    assert replayed == len(seen) == 2 + 2, "of three steps with all lanes two, and of three with an idle seat"
+    for first, *others in (seen[:2], seen[2:]):
+        assert first.waits == waits and first.stays <= 2 * 512
+        for other in others:
+            assert (other.operations, other.stays, other.waits) == (first.operations, first.stays, first.waits)
+            assert other.outside == first.outside
+
+
 class TestOffenders:
     """Each check fails on what it is there for."""
 
@@ -235,8 +315,8 @@ class TestOffenders:
     ) -> None:
         forward = Loop._pass
 
-        def offender(loop: Loop, draws: object) -> torch.Tensor:
-            per_row = forward(loop, draws)  # type: ignore[arg-type]  # as they came
+        def offender(loop: Loop, group: object) -> torch.Tensor:
+            per_row = forward(loop, group)  # type: ignore[arg-type]  # as it came
             assert per_row.sum().item() != 0
             return per_row
 

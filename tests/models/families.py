@@ -30,6 +30,7 @@ from dbexp.core.store import Store
 from dbexp.export import command
 from dbexp.models import Model, lora_file
 from dbexp.models.checkpoint import Checkpoint
+from dbexp.train import step
 from dbexp.train.data import Training
 from dbexp.train.lane import Draw, Lane, Row
 from dbexp.train.result import Trained
@@ -165,7 +166,7 @@ class Watched:
 def watching() -> Any:
     """Inside the block the trainer tells a `Watched` what it does."""
     seen = Watched()
-    start, draw, after = Lane.__init__, Lane.draw, Lane.after_backward
+    start, draw, of_lanes = Lane.__init__, Lane.draw, step.of_lanes
 
     def watched_start(lane: Lane, *args: Any) -> None:
         start(lane, *args)
@@ -175,16 +176,17 @@ def watching() -> Any:
         seen.draws.append(draw(lane))
         return seen.draws[-1]
 
-    def watched_step(lane: Lane) -> bool:
-        views = {f"{name}.down": p for name, p in lane.adapter.down.items()}
-        views |= {f"{name}.up": p for name, p in lane.adapter.up.items()}
-        seen.gradients.append({name: p.grad.clone() for name, p in views.items() if p.grad is not None})
-        return after(lane)
+    def watched_step(lanes: Sequence[Lane], *rates: Tensor) -> Tensor:
+        for lane in lanes:
+            views = {f"{name}.down": p for name, p in lane.adapter.down.items()}
+            views |= {f"{name}.up": p for name, p in lane.adapter.up.items()}
+            seen.gradients.append({name: p.grad.clone() for name, p in views.items() if p.grad is not None})
+        return of_lanes(lanes, *rates)
 
     with (
         patch.object(Lane, "__init__", watched_start),
         patch.object(Lane, "draw", watched_draw),
-        patch.object(Lane, "after_backward", watched_step),
+        patch.object(step, "of_lanes", watched_step),
     ):
         yield seen
 

@@ -3,7 +3,7 @@ nothing."""
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class TestPictures:
         }
         rows = torch.tensor([row for slot, draw in draws.items() for row in pictures.rows(slot, draw)])
         nothing: Tensor = torch.zeros(7)
-        latents = pictures.latents(Batch(nothing, noise, noise, rows, nothing, nothing, nothing))
+        latents = pictures.latents(Batch(nothing, noise, noise, rows, *[nothing] * 5))
         means = torch.tensor([3.0, 105.0, 12.0, 21.0, 105.0, 30.0, 104.0])
         assert pictures.sizes[rows][:, 0].tolist() == means.tolist()
         torch.testing.assert_close(latents[:5], means[:5].reshape(-1, 1, 1, 1) + noise[:5])
@@ -104,15 +104,38 @@ class TestBatch:
         pictures = Pictures([lane.data for lane in lanes], CPU)
         draws = {slot: lane.draw() for slot, lane in enumerate(lanes)}
         batch = Batch.of(draws, lanes, pictures, builders.model())
-        assert {len(getattr(batch, field.name)) for field in fields(batch)} == {2 + 2 + 2}
+        by_slot = {"rates", "stands"}
+        assert {len(getattr(batch, field.name)) for field in fields(batch) if field.name not in by_slot} == {2 + 2 + 2}
         assert batch.owners.tolist() == [0, 0, 1, 1, 2, 2]
         assert batch.coefficients.tolist() == [1.0, 1.0, 0.5, 0.5, 1.0, 1.0]
         expected = builders.model().loss_weight(draws[0].times, lanes[0].cfg)
         assert expected is not None and torch.equal(batch.weights, torch.cat([expected, torch.ones(4)]))
         assert torch.equal(batch.noise, torch.cat([draw.noise for draw in draws.values()]))
 
+    def test_what_optimizers_step_with(self, lanes: list[Lane]) -> None:
+        """Of lanes that are due; others stand, and the rows of one that has ended count nothing."""
+        lanes[1].accumulation = replace(lanes[1].accumulation, every=2, cycle=2)
+        pictures = Pictures([lane.data for lane in lanes], CPU)
+        draws = {slot: lanes[slot].draw() for slot in (0, 1, 2)}
+        batch = Batch.of(draws, lanes, pictures, builders.model(), active=[0, 1])
+        assert batch.rates.tolist() == [[1e-3], [0.0], [0.0]] and batch.rates.dtype == torch.float64
+        assert batch.stands.tolist() == [0.0, 1.0, 1.0]
+        assert batch.coefficients.tolist() == [1.0, 1.0, 0.5, 0.5, 0.0, 0.0]
+        part = batch.rows(2, 4)
+        assert len(part.noise) == 2 and part.owners.tolist() == [1, 1] and part.rates is batch.rates
+
 
 class TestDrawingAhead:
+    def test_a_seat_is_left_with_what_was_drawn_last(self, lanes: list[Lane]) -> None:
+        drawing = Drawing(lanes, ahead=False)
+        first = drawing.take([0, 1])
+        lanes[0].micro += 1
+        lanes[1].micro += 1
+        second = drawing.take([0], seated=[0, 1, 2])
+        assert list(second) == [0, 1, 2]
+        assert second[1] is first[1] and not same(second[0], first[0])
+        assert second[2] is drawing.take([], seated=[2])[2], "one that had ended before draws once"
+
     def test_it_changes_nothing(self, lanes: list[Lane]) -> None:
         """Also where others go on than it expected: to a step's boundary, say, or when a lane has ended."""
         turns = [[0, 1, 2], [0, 1, 2], [1], [0, 1], [0, 1]]

@@ -31,11 +31,15 @@ class Stepped:
     """What `step.of_lanes` knows of a lane."""
 
     def __init__(self, adapter: Adapter, cfg: TrainConfig, dtype: torch.dtype = torch.float32) -> None:
-        self.adapter, self.lr_factor = adapter, 1.0
+        self.adapter, self.factor = adapter, 1.0
         self.optimizer = optimizer.build(cfg, adapter)
         self.loss_scale = optimizer.build_loss_scale(torch.device("cpu"), dtype)
         self.limit = torch.tensor(cfg.max_grad_norm or math.inf)
         self.parameters = [parameter for part in adapter.ranks for parameter in adapter.parameters(part)]
+
+    @property
+    def rates(self) -> list[float]:
+        return [rate * self.factor for rate in self.optimizer.rates]
 
 
 def pack(dtype: torch.dtype = torch.float32) -> list[Any]:
@@ -81,9 +85,19 @@ class Torchs:
         return float(norm)
 
 
+def rates(lanes: Sequence[Any]) -> Tensor:
+    """Learning rates by slot and part."""
+    table = torch.zeros(len(lanes), len(BOTH), dtype=optimizer.rate_dtype(torch.device("cpu")))
+    for row, lane in zip(table, lanes, strict=True):
+        row[: len(lane.rates)] = torch.tensor(lane.rates)
+    return table
+
+
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_steps_are_torchs(dtype: torch.dtype) -> None:
-    """Under fp16 the second lane overflows at the third of five steps: its scale halves, and it alone stands still."""
+def test_steps_are_torchs(dtype: torch.dtype, masked: bool) -> None:
+    """Under fp16 the second lane overflows at the third of five steps: its scale halves, and it alone stands still. At
+    the second it is not due: it is left out, or told to stand, and its gradient stays."""
     scaled = dtype == torch.float16
     lanes = pack(dtype)
     others = [Torchs(lane, cfg, scaled) for lane, (_, cfg) in zip(lanes, LANES, strict=True)]
@@ -92,8 +106,11 @@ def test_steps_are_torchs(dtype: torch.dtype) -> None:
     for number in range(5):
         due = [0, 2] if number == 1 else [0, 1, 2]  # one accumulates
         expected = []
+        waiting = math.inf if scaled else 2.0
+        for parameter in lanes[1].parameters if number == 1 else ():
+            parameter.grad.fill_(waiting)
         for lane, other in ((lanes[slot], others[slot]) for slot in due):
-            lane.lr_factor = 1 / (1 + number)
+            lane.factor = 1 / (1 + number)
             gradients = []
             for parameter in lane.parameters:
                 gradients.append(1e-2 * torch.randn(parameter.shape, generator=generator))
@@ -102,14 +119,21 @@ def test_steps_are_torchs(dtype: torch.dtype) -> None:
                     if number == 2 and lane is lanes[1]:
                         gradients[-1].fill_(math.inf)
                 parameter.grad.copy_(gradients[-1])
-            expected.append(other.step(gradients, lane.lr_factor))
-        norms = step.of_lanes([lanes[slot] for slot in due])
+            expected.append(other.step(gradients, lane.factor))
+        if masked:
+            stands = torch.tensor([float(slot not in due) for slot in range(len(lanes))])
+            norms = step.of_lanes(lanes, rates(lanes), stands)[due]
+        else:
+            norms = step.of_lanes([lanes[slot] for slot in due], rates(lanes))
         assert norms.tolist() == pytest.approx(expected, rel=1e-6)
         for lane, other in zip(lanes, others, strict=True):
             for ours, theirs in zip(lane.parameters, other.parameters, strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
             assert lane.loss_scale is None or float(lane.loss_scale.scale) == other.scaler.get_scale()
-            assert not any(gradient.any() for gradient in lane.adapter.gradients)
+            if lane.adapter.slot in due:
+                assert not any(gradient.any() for gradient in lane.adapter.gradients)
+            else:
+                assert all((parameter.grad == waiting).all() for parameter in lane.parameters)
     assert not scaled or [float(lane.loss_scale.scale) for lane in lanes] == [65536.0, 32768.0, 65536.0]
     for lane, start in zip(lanes, starts, strict=True):
         assert max((a - b).abs().max() for a, b in zip(lane.parameters, start, strict=True)) > 1e-3
@@ -141,7 +165,7 @@ def test_a_state_goes_on_and_one_of_torchs_does_too() -> None:
     def once() -> None:
         for parameter, gradient in zip(lane.parameters, gradients, strict=True):
             parameter.grad.copy_(gradient)
-        step.of_lanes([lane])
+        step.of_lanes([lane], rates([lane]))
         other.step(gradients, 1.0)
 
     once()
@@ -180,12 +204,12 @@ def test_optional_libraries(
         len(lane.adapter.parameters(part)) for part in BOTH
     ]
     other, start = Torchs(lane, cfg, dtype == torch.float16), lane.adapter.state()
-    lane.optimizer, lane.lr_factor = built, 0.5
+    lane.optimizer, lane.factor = built, 0.5
     for value in (1e-2, 3e-3, math.inf if dtype == torch.float16 else 1e-3):
         gradients = [torch.full(parameter.shape, value * other.scaler.get_scale()) for parameter in lane.parameters]
         for parameter, gradient in zip(lane.parameters, gradients, strict=True):
             parameter.grad.copy_(gradient)
-        step.of_lanes([lane])
+        step.of_lanes([lane], rates([lane]))
         other.step(gradients, 0.5)
         for ours, theirs in zip(lane.parameters, other.parameters, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)

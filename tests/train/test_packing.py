@@ -23,6 +23,7 @@ OTHER: dict[str, Any] = {
     "model.resolution": 64,
     "lora.sites": "linear",
     "train.gradient_checkpointing": True,
+    "train.graphs": "auto",
     "store": "elsewhere",
 }
 
@@ -146,3 +147,36 @@ def test_what_decides_a_training(path: str, value: Any, same: bool) -> None:
 )
 def test_lanes_that_fit(free: float, fixed: float, lane: float, lanes: int) -> None:
     assert packing.lanes_that_fit(free, fixed, lane, 16) == lanes
+
+
+class TestSeats:
+    @pytest.mark.parametrize(
+        ("running", "expected"),
+        [
+            ("11111111", "11111111"),
+            ("11111000", "11111111"),
+            ("11110000", "11110000"),
+            ("11100000", "11110000"),
+            ("11000000", "11000000"),
+            ("10000000", "10000000"),
+            ("01010000", "01010000"),
+            ("01010100", "11010100"),
+            ("110", "110"),
+            ("100", "100"),
+            ("00001", "00001"),
+            ("1", "1"),
+        ],
+    )
+    def test_of_lanes_that_go_on(self, running: str, expected: str) -> None:
+        seats = packing.seats([letter == "1" for letter in running])
+        assert seats == [slot for slot, letter in enumerate(expected) if letter == "1"]
+
+    @pytest.mark.parametrize(("lanes", "shapes"), [(1, 1), (2, 2), (8, 4), (12, 5), (16, 5)])
+    def test_few_shapes_in_the_life_of_a_pack(self, lanes: int, shapes: int) -> None:
+        """Lanes end one after the other: each shape has a place for all, and at most as many again and one are idle."""
+        seen = set()
+        for count in range(lanes, 0, -1):
+            seats = packing.seats([slot < count for slot in range(lanes)])
+            assert set(range(count)) <= set(seats) and len(seats) <= 2 * count
+            seen.add(len(seats))
+        assert len(seen) == shapes

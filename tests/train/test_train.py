@@ -193,14 +193,15 @@ class TestDivergence:
 
     def test_checkpoints_before_it_are_good(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         """From step 5 on its gradient is NaN, while the loss of step 5 is still good."""
-        step = Lane.after_backward
+        of_lanes = optimizer_step.of_lanes
 
-        def poisoned(lane: Lane) -> bool:
-            if lane.step >= 4:
-                torch._foreach_mul_([p.grad for p in lane.parameters if p.grad is not None], math.nan)
-            return step(lane)
+        def poisoned(lanes: Sequence[Lane], *rates: Tensor) -> Tensor:
+            for lane in lanes:
+                if lane.step >= 4:
+                    torch._foreach_mul_([p.grad for p in lane.parameters if p.grad is not None], math.nan)
+            return of_lanes(lanes, *rates)
 
-        monkeypatch.setattr(Lane, "after_backward", poisoned)
+        monkeypatch.setattr(optimizer_step, "of_lanes", poisoned)
         (failed,) = train([training(checkpoint_every=1)], model(), store)
         assert isinstance(failed, TrainingDiverged)
         assert "at step 5 of 6" in str(failed) and "step_000004.safetensors" in str(failed)
@@ -217,11 +218,11 @@ class TestDivergence:
         (alone,) = run([calm], Store(tmp_path / "alone"))
         of_lanes, scales = optimizer_step.of_lanes, dict[int, list[float]]()
 
-        def overflow(lanes: Sequence[Lane]) -> Tensor:
+        def overflow(lanes: Sequence[Lane], *rates: Tensor) -> Tensor:
             for lane in lanes:
-                if lane.training is stormy and lane.step == 2:
+                if lane.training is stormy and lane.step == 1:
                     torch._foreach_mul_(lane.adapter.gradients, math.inf)
-            norms = of_lanes(lanes)
+            norms = of_lanes(lanes, *rates)
             for lane in lanes:
                 assert lane.loss_scale is not None
                 scales.setdefault(lane.training.seeds.noise, []).append(float(lane.loss_scale.scale))
@@ -362,7 +363,7 @@ class TestParity:
         draws: list[Draw] = []
         starts: list[dict[str, Tensor]] = []
         gradients: list[dict[str, Tensor]] = []
-        draw, start, after = Lane.draw, Lane.__init__, Lane.after_backward
+        draw, start, of_lanes = Lane.draw, Lane.__init__, optimizer_step.of_lanes
 
         def watched_start(lane: Lane, *args: Any) -> None:
             start(lane, *args)
@@ -372,16 +373,13 @@ class TestParity:
             draws.append(draw(lane))
             return draws[-1]
 
-        def watched_step(lane: Lane) -> bool:
-            before = stepwise_gradients(lane)
-            stepped = after(lane)
-            if stepped:
-                gradients.append(before)
-            return stepped
+        def watched_step(lanes: Sequence[Lane], *rates: Tensor) -> Tensor:
+            gradients.extend(map(stepwise_gradients, lanes))
+            return of_lanes(lanes, *rates)
 
         monkeypatch.setattr(Lane, "__init__", watched_start)
         monkeypatch.setattr(Lane, "draw", watched_draw)
-        monkeypatch.setattr(Lane, "after_backward", watched_step)
+        monkeypatch.setattr(optimizer_step, "of_lanes", watched_step)
         (trained,) = run([made], store, size)
 
         other, accum = Independent(size, made), made.cfg.grad_accum
@@ -582,15 +580,15 @@ class TestResuming:
     def test_a_signal_within_an_accumulation(
         self, store: Store, whole: Trained, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        step = Lane.after_backward
+        draw = Lane.draw
 
-        def killed(lane: Lane) -> bool:
+        def killed(lane: Lane) -> Draw:
             if lane.micro == 6:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return step(lane)
+            return draw(lane)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Lane, "after_backward", killed)
+            patch.setattr(Lane, "draw", killed)
             with pytest.raises(Interrupted, match="at step 3 of 7"):
                 run([training(**self.SETTINGS)], store)
         assert_identical(run([training(**self.SETTINGS)], store)[0], whole)
