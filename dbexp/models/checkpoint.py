@@ -25,6 +25,7 @@ from dbexp.config.families import Family
 from dbexp.core.device import is_out_of_memory
 from dbexp.core.errors import ConfigError, first_line, listed
 from dbexp.models import VAE, Batch, Conditioning, Cut, LoraFile, collate, files
+from dbexp.models.host_schedule import keep_on_host
 from dbexp.models.known import Known, Settings
 from dbexp.models.lora_file import diffusers_layout, kohya_layout
 from dbexp.models.native_names import NativeNames, expand
@@ -300,6 +301,8 @@ class Checkpoint(ABC):
         parts: dict[str, Any] = dict.fromkeys(self.layout)
         parts |= {name: self.part(name) for name in (self.family.denoiser, VAE)}
         parts["scheduler"] = self._scheduler(sampler)
+        if self.device.type == "cuda":
+            keep_on_host(parts["scheduler"], self.device)
         pipe = getattr(library("diffusers"), self.pipelines[task])(**parts, **self.extras)
         pipe.set_progress_bar_config(disable=True)
         return pipe

@@ -5,7 +5,8 @@ the prompts, nor the batch size, nor an interruption changes its noise. Rounding
 another batch size may differ in the last bits. So batches are cut from the list by configuration and the number of CPU
 cores alone, an interrupted batch is drawn again as a whole, and on a CPU the same command gives the same bytes on the
 same machine. On a GPU it does so up to rounding: libraries choose their kernels by what memory they find, and a batch
-that memory does not suffice for is drawn in halves.
+that memory does not suffice for is drawn in halves. Files are written by threads while the next batch is drawn, as the same
+bytes, and all that was drawn is on the disk whatever ends the drawing.
 """
 
 from __future__ import annotations
@@ -143,12 +144,13 @@ class Engine:
         try:
             texts = self._encode([shot.prompt for batch in batches for shot in batch])
             with (
+                png.Writer() as writer,
                 adapted(self.model, drawing.lora, drawing.lora_scale),
                 closing(cores.side_by_side(work, batches, self._threads)) as finished,
             ):
                 for batch, images in finished:
                     for shot, pixels in zip(batch, images, strict=True):
-                        png.save(paste(pixels, drawing), folder / shot.path, {**shot.metadata, **metadata})
+                        writer.save(paste(pixels, drawing), folder / shot.path, {**shot.metadata, **metadata})
                         bar.advance(step=None)
         except Exception as error:
             if not is_out_of_memory(error):

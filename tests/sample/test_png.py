@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,3 +40,63 @@ def test_metadata_of_what_is_no_png_is_an_error_with_its_name(tmp_path: Path) ->
     Image.new("RGB", (8, 8)).save(photo)
     with pytest.raises(ConfigError, match=r"photo.jpg: cannot be read as PNG"):
         png.read_metadata(photo)
+
+
+class TestWriter:
+    def test_files_are_those_of_save(self, tmp_path: Path) -> None:
+        with png.Writer() as writer:
+            for k in range(20):
+                writer.save(PIXELS, tmp_path / f"{k}.png", {"k": k})
+        for k in range(20):
+            png.save(PIXELS, tmp_path / "alone.png", {"k": k})
+            assert (tmp_path / f"{k}.png").read_bytes() == (tmp_path / "alone.png").read_bytes()
+
+    @pytest.mark.parametrize("count", [1, 100])
+    def test_an_error_reaches_whoever_draws(self, count: int, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(OSError, match="file"), png.Writer() as writer:
+            for _ in range(count):
+                writer.save(PIXELS, tmp_path / "file" / "0.png", {})
+
+    def test_an_error_of_drawing_is_told_before_one_of_writing(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(ZeroDivisionError), png.Writer() as writer:
+            writer.save(PIXELS, tmp_path / "file" / "0.png", {})
+            raise ZeroDivisionError
+
+    def test_few_images_wait(self, tmp_path: Path) -> None:
+        with png.Writer(most_bytes=6 * PIXELS.nbytes) as writer:
+            for k in range(100):
+                writer.save(PIXELS, tmp_path / f"{k}.png", {})
+                assert writer.waiting <= 7
+        assert len(list(tmp_path.iterdir())) == 100
+
+    def test_what_was_drawn_is_written_whatever_ends_the_drawing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save = png.save
+
+        def slowly(*arguments: Any) -> None:
+            time.sleep(0.02)
+            save(*arguments)
+
+        monkeypatch.setattr(png, "save", slowly)
+        with pytest.raises(KeyboardInterrupt), png.Writer() as writer:
+            for k in range(12):
+                writer.save(PIXELS, tmp_path / f"{k}.png", {"k": k})
+            raise KeyboardInterrupt
+        assert all(png.holds(tmp_path / f"{k}.png", {"k": k}) for k in range(12))
+        assert not list(tmp_path.glob(".*"))
+
+    def test_it_goes_on_while_the_next_images_are_drawn(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        begun, drawn = threading.Event(), threading.Event()
+
+        def save(*_: Any) -> None:
+            begun.set()
+            assert drawn.wait(10)
+
+        monkeypatch.setattr(png, "save", save)
+        with png.Writer() as writer:
+            writer.save(PIXELS, tmp_path / "0.png", {})
+            assert begun.wait(10)
+            drawn.set()  # which is only reached while the file is being written
