@@ -86,6 +86,8 @@ def keys(checked: Checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         "train.gradient_checkpointing=true",
         "train.graphs=auto",
         "sample.batch_size=3",
+        "sample.lanes=merged",
+        "model.deterministic=true",
         "prior.batch_size=3",
     ],
 )

@@ -50,6 +50,11 @@ BY_RESOLUTION = "resolution"
 """Value of train.shift."""
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 CROPS = {"center": "", "random": "", "none": "pictures must then be square"}
+LANES = {
+    "auto": "on a CPU as merged; on a GPU as many as memory has room for, class images too, as beside where that is faster",
+    "merged": "batch_size of one run, whose LoRA is merged into the weights meanwhile",
+    "beside": "also those of several runs of a pack, whose LoRAs are beside the weights",
+}
 LPIPS_NETS = ("alex", "vgg", "squeeze")
 LPIPS_LEAST = {"alex": 31, "vgg": 16, "squeeze": 17}
 """Pixels a side below which a layer of the trunk has no output."""
@@ -85,6 +90,8 @@ class ModelConfig:
     """Store the denoiser's frozen weights in fewer bits, while all is computed in `precision`; null: no."""
     device: str = text("auto", DEVICE)
     """cpu, cuda, mps or cuda:1; auto: what accelerate finds."""
+    deterministic: bool = newer(False, neutral=False)
+    """On a GPU, compute with operations alone that give the same bits each time on one card, which takes longer; one that cannot is an error. A CPU always does."""
     label: str | None = None
     """Printed beside every number when the weights do not allow comparison with published figures; null: nothing."""
 
@@ -255,6 +262,8 @@ class SampleConfig:
     """Width and height in pixels; by default the model's."""
     batch_size: int = bounded(8, at_least=1, most=MOST_AT_ONCE)
     """Pictures sampled at once. It does not change them beyond rounding."""
+    lanes: str = newer(choice("auto", LANES), neutral="auto")
+    """Which pictures are drawn at once. It does not change them beyond rounding."""
     class_images: int | None = bounded(None, at_least=0, most=MOST_IMAGES)
     """Pictures of 'a {class}' with the adapter on, as many with it off, for PRES; null: as samples, 25 or more; 0: none."""
     class_prompt: str = text("a {class}", PROMPT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,37 @@ class Cost:
         return {"seconds": round(self.seconds, 3), "memory_mib": self.memory_mib, "memory_of": self.memory_of}
 
 
+class Peak:
+    """The most bytes of torch's tensors on a GPU since it was made. Any number of them count at a time, though CUDA
+    counts once.
+
+    Args:
+        device: a GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._highest = device, 0
+        for peak in _peaks:
+            peak._note()
+        torch.cuda.reset_peak_memory_stats(device)
+        _peaks.add(self)
+
+    @property
+    def bytes(self) -> int:
+        """So far."""
+        self._note()
+        return self._highest
+
+    def _note(self) -> None:
+        self._highest = max(self._highest, torch.cuda.max_memory_allocated(self._device))
+
+
+_peaks: weakref.WeakSet[Peak] = weakref.WeakSet()
+"""Those that are asked yet, perhaps."""
+
+
 class Meter:
-    """Runs from when it is made. One at a time: a new one forgets what was held at most before.
+    """Runs from when it is made. One at a time on a CPU: a new one forgets what was held at most before.
 
     Args:
         device: whose memory counts; that of a CPU is the process's.
@@ -45,8 +75,8 @@ class Meter:
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._started = device, time.perf_counter()
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        self._peak = Peak(device) if device.type == "cuda" else None
+        if self._peak is not None:
             self._memory_of = "cuda"
         else:
             provenance.remember_peak()
@@ -55,8 +85,8 @@ class Meter:
     def cost(self) -> Cost:
         """Until now."""
         seconds = time.perf_counter() - self._started
-        if self._memory_of == "cuda":
-            return Cost(seconds, torch.cuda.max_memory_allocated(self._device) // _MIB, "cuda")
+        if self._peak is not None:
+            return Cost(seconds, self._peak.bytes // _MIB, "cuda")
         resident = _peak() if self._memory_of == "resident" else provenance.peak_memory(self._device)["resident_mib"]
         return Cost(seconds, resident, self._memory_of)
 

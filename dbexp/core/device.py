@@ -98,6 +98,25 @@ def _auto(device: torch.device, fp16: bool) -> torch.dtype:
     return dtype
 
 
+def compute_deterministically(chosen: bool, device: torch.device) -> None:
+    """From here on operations on a GPU give the same bits each time on one card, or are errors; or no longer so.
+
+    A CPU needs no choice for that.
+    """
+    global _is_deterministic
+    chosen = chosen and device.type != "cpu"
+    if chosen == _is_deterministic:
+        return
+    if chosen:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    torch.use_deterministic_algorithms(chosen)
+    torch.backends.cudnn.deterministic = chosen
+    _is_deterministic = chosen
+
+
+_is_deterministic = False
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory did not suffice; on a CPU torch has no class of its own for it."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
@@ -141,6 +160,11 @@ def free_memory(device: torch.device) -> int:
         return free + torch.cuda.memory_reserved(device)
     limits = [*_left_of_limits(), *_left_of_cgroups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]
     return max(0, min([int(psutil.virtual_memory().available), *limits]))
+
+
+def unused_memory(device: torch.device) -> int:
+    """Of a GPU, the bytes that no tensor takes."""
+    return free_memory(device) - torch.cuda.memory_allocated(device)
 
 
 def host_buffer(count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -20,7 +20,7 @@ from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
 from dbexp.evaluate import cached
 from dbexp.evaluate.added import added
-from dbexp.evaluate.backbones.base import Backbone, ImageEncoder, ImageTextEncoder, PairwiseDistance
+from dbexp.evaluate.backbones.base import Backbone, ImageEncoder, ImageTextEncoder, OnDevice, PairwiseDistance
 from dbexp.evaluate.backbones.deferred import open_backbone
 from dbexp.evaluate.columns import in_order
 from dbexp.evaluate.feature_cache import DiskCache, FeatureCache
@@ -50,6 +50,12 @@ class Backbones:
     def all(self) -> tuple[Backbone, ...]:
         """Every network."""
         return (self.dino, self.clip, self.lpips, *(metric.network for metric in self.more))
+
+    def leave(self) -> None:
+        """Free the device of all of them until something is computed: denoisers want its memory."""
+        for network in self.all:
+            if isinstance(network, OnDevice):
+                network.leave()
 
 
 _loaded: dict[str, Backbones] = {}
@@ -86,6 +92,7 @@ def load_backbones(cfg: EvaluateConfig, device: torch.device, store: Store | Non
         _loaded.clear()  # a process that goes on to other backbones does not come back: free the memory
         dino, clip, lpips = networks
         _loaded[key] = Backbones(dino, clip, lpips, tuple(metrics))
+        _loaded[key].leave()
     return _loaded[key]
 
 
@@ -111,7 +118,10 @@ def find_or_evaluate(
                 log.warning(note)
             return report
         meter = Meter(device)
-        report = evaluate(pictures, backbones, cfg, DiskCache(store.root / "features"))
+        try:
+            report = evaluate(pictures, backbones, cfg, DiskCache(store.root / "features"))
+        finally:
+            backbones.leave()
         report = replace(report, cost=meter.cost().plain())
         if cached.is_sound(report):
             cached.write(entry.folder, report, pictures)

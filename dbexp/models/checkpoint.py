@@ -25,6 +25,7 @@ from dbexp.config.families import Family
 from dbexp.core.device import is_out_of_memory
 from dbexp.core.errors import ConfigError, first_line, listed
 from dbexp.models import VAE, Batch, Conditioning, Cut, LoraFile, collate, files
+from dbexp.models.decode import Decoder
 from dbexp.models.host_schedule import keep_on_host
 from dbexp.models.known import Known, Settings
 from dbexp.models.lora_file import diffusers_layout, kohya_layout
@@ -129,7 +130,7 @@ class Checkpoint(ABC):
     """What the VAE's class takes for settings that its file leaves out."""
     tiled_above: ClassVar[int] = 1024
     """Pixels a side above which the VAE works tile by tile, image by image: its memory grows with the area, and at 2048
-    pixels is more than that of the denoiser. Tiles meet in a blend, so smaller images, which fit, are left whole."""
+    pixels is more than that of the denoiser. Tiles meet in a blend, so smaller images are left whole while they fit."""
     output: ClassVar[str] = "np"
     """What pipelines are asked for: images, or `latent`, which `decode` makes images of."""
     read: ClassVar[Callable[..., Any]] = staticmethod(read_part)
@@ -173,7 +174,10 @@ class Checkpoint(ABC):
 
     def part(self, name: str) -> nn.Module:
         if name not in self.parts:
-            self.parts[name] = self._load(name)
+            part: Any = self._load(name)
+            if name == VAE:
+                part.decode = Decoder(part)
+            self.parts[name] = part
         return self.parts[name]
 
     def outline(self, part: str) -> nn.Module:
@@ -315,7 +319,7 @@ class Checkpoint(ABC):
             return {} if change is None else {"latents": change(pipe, step, tensors["latents"])}
 
         vae: Any = self.part(VAE)
-        vae.use_tiling = vae.use_slicing = max(batch.width, batch.height) > self.tiled_above
+        vae.use_tiling = vae.use_slicing = max(batch.width, batch.height) > self.tiled_above or vae.decode.tiled
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in batch.seeds]
         images: NDArray[np.floating[Any]] = pipe(
             **{"generator": generators, **self.call(pipe, batch)},

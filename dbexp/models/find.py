@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from dbexp.config.families import FAMILIES
 from dbexp.config.schema import ModelConfig
-from dbexp.core.device import pick_device, pick_dtype
+from dbexp.core.device import compute_deterministically, pick_device, pick_dtype
 from dbexp.core.environment import hub_switched_off
 from dbexp.core.errors import ConfigError, first_line
 from dbexp.core.files import locate
@@ -80,6 +80,7 @@ def open_checkpoint(kind: type[Kind], source: Source, cfg: ModelConfig, store: S
     if cfg.precision == "fp16" and not kind.family.fp16:
         raise ConfigError(f"precision=fp16: {kind.family.title} overflows in it; give bf16 or fp32")
     device = pick_device(cfg.device)
+    compute_deterministically(cfg.deterministic, device)
     quantize.require(cfg.quantize, device)
     folder = _folder(kind, source, cfg, store)
     unfit.refuse_other_family(kind, cfg, folder)

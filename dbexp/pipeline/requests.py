@@ -36,7 +36,7 @@ def prior_request(config: Config) -> PriorRequest | None:
         sampler=prior.sampler,
         resolution=config.model.resolution,
     )
-    return PriorRequest(sampling, prior.batch_size, prior.path, prior.use_all)
+    return PriorRequest(sampling, prior.batch_size, prior.path, prior.use_all, _grows(config))
 
 
 def sample_request(config: Config) -> SampleRequest:
@@ -63,7 +63,14 @@ def sample_request(config: Config) -> SampleRequest:
         count = max(FEWEST_CLASS_SAMPLES, len(groups) * sample.images_per_prompt)
     class_prompt = fill(sample.class_prompt, config.dataset)
     of_class = replace(sampling, stream="class", prompts=(class_prompt,), images_per_prompt=count)
-    return SampleRequest(groups, sampling, of_class if count else None, sample.lora_scale, sample.batch_size)
+    return SampleRequest(
+        groups, sampling, of_class if count else None, sample.lora_scale, sample.batch_size, _grows(config)
+    )
+
+
+def _grows(config: Config) -> bool:
+    """Whether batches of images may be as large as memory allows: rounding would follow what memory there is."""
+    return config.sample.lanes == "auto" and not config.model.deterministic
 
 
 def texts(config: Config) -> list[Text]:

@@ -4,28 +4,31 @@ Every image has a random generator of its own, seeded by the shot and not by whe
 the prompts, nor the batch size, nor an interruption changes its noise. Rounding is another matter: matrix products of
 another batch size may differ in the last bits. So batches are cut from the list by configuration and the number of CPU
 cores alone, an interrupted batch is drawn again as a whole, and on a CPU the same command gives the same bytes on the
-same machine. On a GPU it does so up to rounding: libraries choose their kernels by what memory they find, and a batch
-that memory does not suffice for is drawn in halves. Files are written by threads while the next batch is drawn, as the same
-bytes, and all that was drawn is on the disk whatever ends the drawing.
+same machine. On a GPU it does so up to rounding: libraries choose their kernels by what memory they find, and batches
+grow where memory has room. A batch that memory does not suffice for is drawn in halves, on any device.
+
+Files are written by threads while the next batch is drawn; all that was drawn is on the disk whatever ends the drawing.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, local
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from dbexp.core import cores
-from dbexp.core.device import is_out_of_memory, release_memory
-from dbexp.core.errors import ConfigError
+from dbexp.core.cost import Peak
+from dbexp.core.device import is_out_of_memory, release_memory, unused_memory
+from dbexp.core.errors import ConfigError, byte_size
 from dbexp.core.progress import Bar
 from dbexp.models import Batch, Model
 from dbexp.models.beside import adapted
@@ -35,6 +38,16 @@ from dbexp.sample.shots import Shot
 from dbexp.sample.text import Texts, encode
 
 log = logging.getLogger(__name__)
+
+Drawn: TypeAlias = tuple[Sequence[Shot], NDArray[np.uint8]]
+"""A batch, and its pixels [B, H, W, 3]."""
+Work: TypeAlias = Callable[..., NDArray[np.uint8]]
+"""Draws a batch."""
+
+MOST_AT_ONCE = 32
+"""Images of which more at once would draw no faster on any card of today: with guidance they are twice as many rows."""
+_MEMORY_SHARE = 0.9
+"""Part of a GPU's free memory that a batch may take."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,8 @@ class Drawing:
     height: int
     batch_size: int
     """Images drawn at once; on a CPU its cores share them."""
+    grows: bool = False
+    """Whether on a GPU more are drawn at once after the first batch, where memory has room for them."""
     lora: Path | None = None
     """LoRA file that the model draws with; None: the base model."""
     lora_scale: float = 1.0
@@ -128,7 +143,7 @@ class Engine:
             return
         drawing = self.drawing
 
-        def work(batch: Sequence[Shot], check: cores.Check) -> NDArray[np.uint8]:
+        def work(batch: Sequence[Shot], check: cores.Check = lambda: None) -> NDArray[np.uint8]:
             parts = cores.split(batch, -(-len(batch) // self._most))
             if len(parts) == 1:
                 try:
@@ -146,7 +161,7 @@ class Engine:
             with (
                 png.Writer() as writer,
                 adapted(self.model, drawing.lora, drawing.lora_scale),
-                closing(cores.side_by_side(work, batches, self._threads)) as finished,
+                closing(self._side_by_side(work, batches)) as finished,
             ):
                 for batch, images in finished:
                     for shot, pixels in zip(batch, images, strict=True):
@@ -156,6 +171,26 @@ class Engine:
             if not is_out_of_memory(error):
                 raise
             raise ConfigError(_memory_message(setting, drawing)) from None
+
+    def _side_by_side(self, work: Work, batches: Sequence[Sequence[Shot]]) -> Generator[Drawn, None, None]:
+        """Every batch with its pixels. Where a first batch shows that memory has room for more, the others are gathered
+        anew."""
+        device = self.model.device
+        if not self.drawing.grows or device.type != "cuda" or len(batches) < 2:
+            yield from cores.side_by_side(work, batches, self._threads)
+            return
+        before, peak = torch.cuda.memory_allocated(device), Peak(device)
+        yield batches[0], work(batches[0])
+        each = max(1, (peak.bytes - before) // min(len(batches[0]), self._most))
+        room = int(_MEMORY_SHARE * unused_memory(device) // each)
+        rest = [shot for batch in batches[1:] for shot in batch]
+        if self._most == self.drawing.batch_size:  # memory sufficed
+            self._most = max(self._most, min(room, MOST_AT_ONCE))
+            log.info(
+                "pictures at once: %d, of %s each and %s free", self._most, byte_size(each), byte_size(room * each)
+            )
+        for batch in cores.split(rest, -(-len(rest) // self._most)):
+            yield batch, work(batch)
 
     def _halve(self, size: int, setting: str) -> None:
         """From here on no more than half of a batch, for which memory did not suffice, is drawn at once."""

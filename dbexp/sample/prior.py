@@ -30,6 +30,8 @@ class PriorRequest:
     """Folder of the user's images, in place of drawn ones."""
     use_all: bool = False
     """All images of `path`; false: the first `sampling.images_per_prompt` by file name."""
+    grows: bool = False
+    """See `Drawing`."""
 
 
 def prior_images(request: PriorRequest | None, model: Model, store: Store) -> tuple[Path, ...]:
@@ -47,7 +49,15 @@ def prior_images(request: PriorRequest | None, model: Model, store: Store) -> tu
         return ()
     if request.path is not None:
         return _files(request, request.path)
-    return draw_set("prior", request.sampling, model, store, batch_size=request.batch_size, description="prior")
+    return draw_set(
+        "prior",
+        request.sampling,
+        model,
+        store,
+        batch_size=request.batch_size,
+        grows=request.grows,
+        description="prior",
+    )
 
 
 def find_prior_images(request: PriorRequest | None, model: Model, store: Store) -> tuple[Path, ...] | None:

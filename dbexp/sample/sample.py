@@ -30,6 +30,8 @@ class SampleRequest:
     """Strength of the LoRA."""
     batch_size: int
     """Images drawn at once."""
+    grows: bool = False
+    """See `Drawing`."""
 
 
 def sample_prompts(
@@ -86,6 +88,7 @@ def _draw(
         lora=lora,
         lora_scale=request.lora_scale,
         batch_size=request.batch_size,
+        grows=request.grows,
         ahead=() if request.class_sampling is None else request.class_sampling.prompts,
         description=f"{title}, {'base model' if lora is None else 'adapter on'}",
     )

@@ -37,6 +37,7 @@ def draw_set(
     lora: Path | None = None,
     lora_scale: float = 1.0,
     batch_size: int,
+    grows: bool = False,
     ahead: tuple[str, ...] = (),
     description: str,
 ) -> tuple[Path, ...]:
@@ -47,7 +48,7 @@ def draw_set(
         sampling: the set.
         model: the base model.
         store: where the entry is.
-        lora, lora_scale, batch_size, ahead: see `Drawing`.
+        lora, lora_scale, batch_size, grows, ahead: see `Drawing`.
         description: for the progress bar.
 
     Returns:
@@ -66,6 +67,7 @@ def draw_set(
         width=sampling.resolution,
         height=sampling.resolution,
         batch_size=batch_size,
+        grows=grows,
         lora=lora,
         lora_scale=lora_scale,
         ahead=ahead,

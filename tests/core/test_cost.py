@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from dbexp.core import provenance
-from dbexp.core.cost import Meter
+from dbexp.core.cost import Meter, Peak
+from dbexp.estimate.card import PretendedCard
 
 CPU = torch.device("cpu")
 
@@ -52,3 +53,22 @@ def test_on_a_gpu_it_is_that_of_tensors() -> None:
     cost = meter.cost()
     assert cost.memory_of == "cuda" and cost.memory_mib is not None and 128 <= cost.memory_mib < 1024
     assert more.sum() == 128 << 18
+
+
+def test_peaks_of_a_card_are_counted_side_by_side() -> None:
+    cuda, mib = torch.device("cuda"), 1 << 20
+
+    def hold(count: int) -> None:
+        torch.empty(count * mib, dtype=torch.uint8, device=cuda)
+
+    with PretendedCard():
+        hold(50)
+        meter, outer = Meter(cuda), Peak(cuda)
+        hold(30)
+        inner = Peak(cuda)
+        hold(10)
+        assert (outer.bytes, inner.bytes) == (30 * mib, 10 * mib)
+        Peak(cuda)
+        hold(20)
+        assert (outer.bytes, inner.bytes) == (30 * mib, 20 * mib)
+        assert meter.cost().memory_mib == 30

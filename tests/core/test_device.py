@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,36 @@ class TestPrecision:
     def test_auto_where_fp16_overflows(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
         assert device.pick_dtype("auto", torch.device("cuda"), fp16=False) == torch.float32
+
+
+class TestDeterminism:
+    @pytest.fixture(autouse=True)
+    def _as_before(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+        yield
+        device.compute_deterministically(False, CPU)
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.deterministic
+
+    def test_on_a_gpu(self) -> None:
+        device.compute_deterministically(True, torch.device("cuda"))
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cudnn.deterministic
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        device.compute_deterministically(False, torch.device("cuda"))
+        assert not torch.are_deterministic_algorithms_enabled()
+
+    def test_a_cpu_needs_none(self) -> None:
+        device.compute_deterministically(True, CPU)
+        assert not torch.are_deterministic_algorithms_enabled()
+
+    def test_what_somebody_else_chose_stays(self) -> None:
+        torch.use_deterministic_algorithms(True)
+        try:
+            device.compute_deterministically(False, CPU)
+            assert torch.are_deterministic_algorithms_enabled()
+        finally:
+            torch.use_deterministic_algorithms(False)
 
 
 class TestMemory:

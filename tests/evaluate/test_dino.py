@@ -15,6 +15,7 @@ from transformers import ViTConfig, ViTModel
 
 from dbexp.config.schema import DinoConfig
 from dbexp.core.errors import ConfigError
+from dbexp.estimate.card import PretendedCard
 from dbexp.evaluate.backbones.dino import Dino
 from dbexp.evaluate.pictures import square, to_tensor
 
@@ -180,3 +181,16 @@ def test_without_network_the_error_says_what_to_pass_instead(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ConfigError, match=r"evaluate\.dino\.weights=null: .* pass evaluate\.dino\.weights=FILE"):
         Dino(DinoConfig(), cpu)
+
+
+def test_weights_leave_a_card_and_come_back(pictures: list[Path]) -> None:
+    with PretendedCard() as card:
+        network = Dino(TINY, torch.device("cuda"))
+        held = card.allocated
+        network.leave()
+        assert card.allocated < held / 10
+        for _ in range(2):
+            assert network.embed_images(pictures).shape == (len(pictures), 32)
+        assert card.allocated >= held
+        network.leave()
+        assert card.allocated < held / 10

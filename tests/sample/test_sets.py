@@ -14,17 +14,21 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from dbexp import models
 from dbexp.config.families import SAMPLERS
 from dbexp.core import cores
 from dbexp.core.errors import ConfigError
 from dbexp.core.hashing import file_hash
 from dbexp.core.store import MANIFEST, Store
+from dbexp.estimate import hollow
+from dbexp.estimate.card import PretendedCard
 from dbexp.models import Model
 from dbexp.sample import draw as engine
 from dbexp.sample import png
 from dbexp.sample.png import read_metadata
 from dbexp.sample.sets import draw_set
 from dbexp.sample.shots import Sampling, Shot, image_seed
+from tests import builders
 
 PROMPTS = ("a sks dog in the snow", "a red sks dog", "a dog on the beach")
 
@@ -371,3 +375,36 @@ def test_too_little_memory_is_told_with_a_way_out(model: Model, store: Store, wr
         draw(model, store)
     with pytest.raises(ConfigError, match=r"sample.batch_size=1: .* lower the resolution or the precision"):
         draw(model, store, batch_size=1)
+
+
+# -- on a card --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("memory", "grows", "sizes"),
+    [(80 << 30, True, [2, 24]), (80 << 30, False, [2] * 13), (12 << 20, True, None)],
+    ids=["much memory", "as many as asked for", "little memory"],
+)
+def test_batches_grow_to_what_a_card_has_room_for(
+    memory: int, grows: bool, sizes: list[int] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    original = engine.sample_batch
+
+    def sample(pipe: Any, batch: Sequence[Shot], *others: Any) -> NDArray[np.uint8]:
+        drawn.append(len(batch))
+        return original(pipe, batch, *others)
+
+    monkeypatch.setattr(engine, "sample_batch", sample)
+    card = PretendedCard(memory=memory)
+    with card, hollow.parts_without_weights(card):
+        model = models.load(builders.model_config(device="cuda"), Store(tmp_path / "models"))
+        store = Store(tmp_path / "store")
+        settings = sampling(prompts=("a dog", "a cat"), images_per_prompt=13)
+        files = draw_set("sample", settings, model, store, batch_size=2, grows=grows, description="sample")
+    models.forget()
+    assert len(files) == 26 and all(path.is_file() for path in files)
+    if sizes is None:
+        assert 2 < max(drawn) < 24, drawn
+    else:
+        assert drawn == sizes

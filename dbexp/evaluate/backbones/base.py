@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import safetensors.torch
 import torch
@@ -31,6 +31,15 @@ class Backbone(Protocol):
     """Preprocessing in words, with its version; features are cached under `id` and this."""
     random: bool
     """The weights are random, so the numbers are comparable with nothing."""
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """A backbone whose weights can make room for something else."""
+
+    def leave(self) -> None:
+        """Free the device: the weights go to main memory, and come back when something is computed."""
+        ...
 
 
 class ImageEncoder(Backbone, Protocol):
@@ -102,8 +111,23 @@ class Network(ABC):
     ) -> None:
         self.cfg, self.device, self.transform = cfg, device, transform
         self.random = weights == RANDOM
-        self.model: Any = model.float().eval().requires_grad_(False).to(device)
+        self._model = model.float().eval().requires_grad_(False)
+        self._is_there = False
         self.id = f"{name}/{origin(weights)}/sha256:{digest(self.model)}"
+
+    @property
+    def model(self) -> Any:
+        """With its weights on the device, from the first use to `leave`."""
+        if not self._is_there:
+            self._model.to(self.device)
+            self._is_there = True
+        return self._model
+
+    def leave(self) -> None:
+        """See `OnDevice`."""
+        if self._is_there and self.device.type != "cpu":
+            self._model.to("cpu")
+            self._is_there = False
 
     @abstractmethod
     def reader(self, paths: Sequence[Path]) -> Callable[[Path], Tensor]:

@@ -88,6 +88,11 @@ class Deferred:
         self._load = load
         self._loaded: Any = None
 
+    def leave(self) -> None:
+        """Free the device, where anything of it is there."""
+        if self._loaded is not None:
+            self._loaded.leave()
+
     def __getattr__(self, name: str) -> Any:
         """What was not noted, which is all that computes, is the loaded backbone's."""
         if name.startswith("_"):  # of `copy` or `pickle`, before there is anything to load

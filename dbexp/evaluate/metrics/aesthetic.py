@@ -45,6 +45,10 @@ class _Network:
         self.id, self.transform = f"{clip.id}+aesthetic/sha256:{digest}", clip.transform
         self.random = clip.random or head == "random"
 
+    def leave(self) -> None:
+        """Free the device; the head is not there."""
+        self.clip.leave()
+
 
 class _Aesthetic(Scores):
     def __init__(self, space: Space, layers: Layers) -> None:
