@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -34,6 +35,8 @@ _NO_LIMIT = 1 << 60
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+_RANKS = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""By these accelerate knows that a launcher started several processes."""
 _PATIENCE = timedelta(days=1)
 """How long processes wait for each other: while the first draws class images, say, the others have nothing to do. By
 default those on GPUs would give up after ten minutes. Launchers end all when one has died, so nothing waits in vain."""
@@ -86,16 +89,46 @@ def pick_dtype(precision: str, device: torch.device, *, fp16: bool = True) -> to
 def _auto(device: torch.device, fp16: bool) -> torch.dtype:
     """What `precision=auto` is on a device."""
     if device.type == "cuda":
-        if torch.cuda.get_device_capability(device) >= (8, 0):
-            dtype, why = torch.bfloat16, "this GPU has it"
-        elif fp16:
-            dtype, why = torch.float16, "this GPU has no bf16"
-        else:
-            dtype, why = torch.float32, "this GPU has no bf16, and the model overflows in fp16"
+        precision, why = auto_precision(torch.cuda.get_device_capability(device), fp16)
     else:
-        dtype, why = torch.float32, f"half precision gains nothing certain on {device.type}"
-    log.info("precision: %s (%s)", str(dtype).removeprefix("torch."), why)
-    return dtype
+        precision, why = "fp32", f"half precision gains nothing certain on {device.type}"
+    log.info("precision: %s (%s)", precision, why)
+    return DTYPES[precision]
+
+
+def auto_precision(capability: tuple[int, int], fp16: bool) -> tuple[str, str]:
+    """What `precision=auto` is on a GPU of a compute capability, and why.
+
+    Args:
+        fp16: whether the model bears it.
+    """
+    if capability >= (8, 0):
+        return "bf16", "this GPU has it"
+    if fp16:
+        return "fp16", "this GPU has no bf16"
+    return "fp32", "this GPU has no bf16, and the model overflows in fp16"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A card, as CUDA tells it.
+
+    Attributes:
+        memory: bytes.
+        capability: of compute.
+    """
+
+    name: str
+    memory: int
+    capability: tuple[int, int]
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """Those that this process sees. Whoever asks holds memory of each from then on, and its process must not fork."""
+    if not torch.cuda.is_available():
+        return ()
+    known = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    return tuple(Gpu(each.name, each.total_memory, (each.major, each.minor)) for each in known)
 
 
 def compute_deterministically(chosen: bool, device: torch.device) -> None:
@@ -104,7 +137,7 @@ def compute_deterministically(chosen: bool, device: torch.device) -> None:
     A CPU needs no choice for that.
     """
     global _is_deterministic
-    chosen = chosen and device.type != "cpu"
+    chosen = chosen and device.type not in ("cpu", "meta")
     if chosen == _is_deterministic:
         return
     if chosen:
@@ -219,7 +252,10 @@ def _left_of_cgroup(folder: Path, limit: str, usage: str, cache: str) -> int | N
 
 
 def processes() -> tuple[int, int]:
-    """(rank of this process, number of processes)."""
+    """(rank of this process, number of processes). A process that nobody started beside others touches no device for
+    it, as accelerate would."""
+    if not any(os.environ.get(name) for name in _RANKS):
+        return 0, 1
     state = _state()
     return state.process_index, state.num_processes
 

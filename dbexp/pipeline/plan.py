@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,9 @@ from rich.text import Text
 
 from dbexp import models
 from dbexp.compare.table import print_grid
+from dbexp.config.families import FAMILIES
 from dbexp.config.schema import Config
+from dbexp.core.device import Gpu, auto_precision
 from dbexp.core.errors import ConfigError, Problems, count
 from dbexp.core.store import Store
 from dbexp.pipeline import prepare
@@ -112,7 +114,14 @@ def _check_each(runs: Sequence[PlannedRun], look: Callable[[Config], object], ea
     problems.raise_if_any()
 
 
-def plan(runs: Sequence[PlannedRun], size: int | None, *, workers: int = 1, elsewhere: bool = False) -> Plan:
+def plan(
+    runs: Sequence[PlannedRun],
+    size: int | None,
+    *,
+    workers: int = 1,
+    elsewhere: bool = False,
+    gpus: Sequence[Gpu] | None = None,
+) -> Plan:
     """Find out what is in the store, and gather the rest into packs.
 
     Args:
@@ -120,9 +129,13 @@ def plan(runs: Sequence[PlannedRun], size: int | None, *, workers: int = 1, else
         size: most lanes of a pack; None: as many as are useful, but every worker gets something to do.
         workers: how many packs run at a time.
         elsewhere: they will run on other machines, whose precision only these know when it is `auto`.
+        gpus: what processes of this machine have that will run them, so that this one must touch none; None: it runs
+            them itself.
     """
-    todo = [run for run in runs if not _is_trained(run.config, elsewhere)]
-    interrupted = [] if elsewhere else _interrupted(todo)
+    looked_at = {run.number: _looked_at(run.config, elsewhere, gpus) for run in runs}
+    # a LoRA that is brought along needs no training either
+    todo = [run for run in runs if run.config.lora.path is None and not _is_trained(looked_at[run.number])]
+    interrupted = [] if elsewhere else _interrupted(todo, looked_at)
     if size is None:
         lanes = len({run.trajectory for run in todo})
         size = max(1, min(memory.most_lanes(todo[0].config.model.device) if todo else 1, -(-lanes // workers)))
@@ -132,7 +145,7 @@ def plan(runs: Sequence[PlannedRun], size: int | None, *, workers: int = 1, else
     return Plan(tuple(runs), (*interrupted, *packs))
 
 
-def _interrupted(runs: Sequence[PlannedRun]) -> list[tuple[PlannedRun, ...]]:
+def _interrupted(runs: Sequence[PlannedRun], looked_at: Mapping[int, Config | None]) -> list[tuple[PlannedRun, ...]]:
     """Packs that an interruption left half done: the same lanes must go on together (see `dbexp.train.resume`)."""
     packs = []
     stores = {run.config.store: prepare.open_store(run.config) for run in runs}
@@ -140,13 +153,15 @@ def _interrupted(runs: Sequence[PlannedRun]) -> list[tuple[PlannedRun, ...]]:
         if not (states := resume.begun(store)):
             continue
         members = [run for run in runs if run.config.store == name]
-        entries = [_entry(run.config, store) for run in members]
+        entries = [_entry(looked_at[run.number], store) for run in members]
         packs += [tuple(members[index] for index in indices) for indices in resume.together(states, entries)]
     return packs
 
 
-def _entry(config: Config, store: Store) -> str:
+def _entry(config: Config | None, store: Store) -> str:
     """Where the store keeps a run's training, relative to its root; empty if that cannot be known yet."""
+    if config is None:
+        return ""
     model = models.load(config.model, store)
     training = prepare.find_training(config, model, store)
     if training is None:
@@ -154,13 +169,26 @@ def _entry(config: Config, store: Store) -> str:
     return store.path("train", inputs_of(training, model)).relative_to(store.root).as_posix()
 
 
-def _is_trained(config: Config, elsewhere: bool) -> bool:
-    """Whether nothing is to be trained: the store is known to have the LoRA, or it is brought along."""
-    if config.lora.path is not None:
-        return True
-    if elsewhere and config.model.precision == "auto":
+def _looked_at(config: Config, elsewhere: bool, gpus: Sequence[Gpu] | None) -> Config | None:
+    """The config by which this process finds in the store what others will make of a run: of their precision, and on a
+    device that is none. None: that precision is not known here."""
+    if not elsewhere and gpus is None:
+        return config
+    model, precision = config.model, config.model.precision
+    if precision == "auto":
+        precisions = {auto_precision(gpu.capability, FAMILIES[model.family].fp16)[0] for gpu in gpus or ()}
+        if gpus is not None and (model.device == "cpu" or not gpus):
+            precisions = {"fp32"}
+        if len(precisions) != 1:  # other machines, or GPUs of two kinds
+            return None
+        (precision,) = precisions
+    return replace(config, model=replace(model, device="meta", precision=precision))
+
+
+def _is_trained(config: Config | None) -> bool:
+    """Whether the store is known to have everything up to the LoRA."""
+    if config is None:
         return False
-    config = _on_cpu(config) if elsewhere else config
     store = prepare.open_store(config)
     model = models.load(config.model, store)
     training = prepare.find_training(config, model, store)

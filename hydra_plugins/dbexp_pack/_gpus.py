@@ -15,15 +15,20 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dbexp.core.errors import Interrupted
+from dbexp.core.errors import ConfigError, Interrupted
 from hydra_plugins.dbexp_pack import _work
 from hydra_plugins.dbexp_pack._settings import PackLauncherConf
 from hydra_plugins.dbexp_pack._work import PackWork, Returned
+
+if TYPE_CHECKING:
+    from dbexp.core.device import Gpu
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +46,32 @@ def devices(settings: PackLauncherConf) -> list[str]:
 
     visible = [name.strip() for name in os.environ.get(_VISIBLE, "").split(",") if name.strip()]
     return visible or [str(number) for number in range(torch.cuda.device_count())]
+
+
+def look(settings: PackLauncherConf) -> tuple[Gpu, ...]:
+    """What the GPUs of processes are; none where these are on the CPU. A process that ends at once asks CUDA, which
+    holds part of a card's memory for whoever has asked, and lets nobody else in on a card that is for one process.
+
+    Raises:
+        ConfigError: that process died of it.
+    """
+    from dbexp.core.device import gpus
+
+    names = [name for name in devices(settings) if name != _CPU]
+    if not names:
+        return ()
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(1, context, _see_only, (",".join(dict.fromkeys(names)),)) as process:
+            return process.submit(gpus).result()
+    except BrokenProcessPool:
+        raise ConfigError(
+            f"hydra.launcher.devices=[{','.join(names)}]: CUDA ends a process that asks for them"
+        ) from None
+
+
+def _see_only(names: str) -> None:
+    os.environ[_VISIBLE] = names
 
 
 def problems(settings: PackLauncherConf) -> list[str]:

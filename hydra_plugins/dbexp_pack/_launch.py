@@ -128,7 +128,8 @@ def _plan(settings: PackLauncherConf, composed: Sequence[DictConfig]) -> Plan:
         problems += _gpus.device_problems([job.config.model.device for job in jobs])
     # with executor=gpus this process computes nothing: metric networks that it loaded would stay on a worker's GPU
     plan.check(jobs, problems, elsewhere=elsewhere or settings.executor == "gpus")
-    planned = plan.plan(jobs, settings.size, workers=_executors.workers(settings), elsewhere=elsewhere)
+    gpus = _gpus.look(settings) if settings.executor == "gpus" else None
+    planned = plan.plan(jobs, settings.size, workers=_executors.workers(settings), elsewhere=elsewhere, gpus=gpus)
     plan.show(planned)
     return planned
 

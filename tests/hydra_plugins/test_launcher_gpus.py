@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose
 from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import JobReturn, JobStatus
@@ -19,6 +20,7 @@ from hydra.types import HydraContext
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
+from dbexp.core import device
 from hydra_plugins.dbexp_pack import _executors, _gpus
 from hydra_plugins.dbexp_pack._settings import PackLauncherConf, RayConf, SubmititConf
 from hydra_plugins.dbexp_pack._work import PackWork
@@ -29,7 +31,7 @@ from tests.hydra_plugins.worker_jobs import (
     kills_its_process_once,
     process_and_device,
 )
-from tests.sweeps import start, tiny
+from tests.sweeps import dbexp_command, start, tiny
 
 Works = Callable[[Callable[[DictConfig], Any], Sequence[Sequence[int]]], list[PackWork]]
 
@@ -182,3 +184,33 @@ def test_a_sweep_in_two_processes(tmp_path: Path) -> None:
     assert process.wait(600) == 0, (tmp_path / "said.log").read_text()
     (page,) = (tmp_path / "multirun").glob("*/*/report.html")
     assert len(list(page.parent.glob("*/evaluate/metrics.json"))) == 2
+
+
+def test_the_process_of_the_sweep_touches_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would hold part of its memory all the time, and none at all could compute on one that is for one process."""
+    words = [*tiny(tmp_path / "store"), "hydra.sweep.dir=sweep", "train.steps=2"]
+    trained = dbexp_command(tmp_path, *words, "model.precision=bf16", "lora.rank=2", "hydra.run.dir=run")
+    assert trained.status == 0, trained.err
+
+    def touched(*_: object, **__: object) -> None:
+        raise AssertionError("a GPU was touched")
+
+    for name in ("_lazy_init", "set_device", "get_device_capability", "get_device_properties", "mem_get_info"):
+        monkeypatch.setattr(torch.cuda, name, touched)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(device, "PartialState", touched)
+    monkeypatch.setattr(_gpus, "look", lambda _: (device.Gpu("a GPU", 80 << 30, (9, 0)),) * 2)
+    planned = dbexp_command(
+        tmp_path, "-m", *words, "model.device=auto", "model.precision=auto", "lora.rank=2,4",
+        "hydra/launcher=pack_gpus", "hydra.launcher.plan_only=true",
+    )  # fmt: skip
+    assert planned.status == 0, planned.err
+    assert "2 jobs: 1 to train in 1 pack, 1 in the store" in planned.err
+
+
+def test_a_process_that_ends_at_once_looks_at_gpus() -> None:
+    assert _gpus.look(PackLauncherConf(executor="gpus", devices=["cpu", "cpu"])) == ()
+    if not torch.cuda.is_available():
+        assert _gpus.look(PackLauncherConf(executor="gpus", devices=["0", "1"])) == ()
