@@ -21,7 +21,7 @@ from dbexp.config.explain import explain
 from dbexp.config.schema import Config
 from dbexp.config.values import plain
 from dbexp.core import folders
-from dbexp.core.errors import ConfigError
+from dbexp.core.errors import ConfigError, needs
 from dbexp.core.hashing import key_of
 
 if TYPE_CHECKING:
@@ -269,5 +269,5 @@ def _pandas() -> Any:
     try:
         import pandas
     except ImportError:
-        raise ConfigError("a table needs pandas: pip install 'dbexp[notebook]', or pip install pandas") from None
+        raise ConfigError(f"a table {needs('pandas', 'notebook')}") from None
     return pandas

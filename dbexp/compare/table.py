@@ -63,6 +63,7 @@ def show_runs(
     objective: str,
     console: Console | None = None,
     names: Mapping[Path, str] | None = None,
+    settings: Mapping[Path, str] | None = None,
 ) -> None:
     """Print the table of the finished runs, best first; where only seeds differ, their mean and deviation below it.
 
@@ -71,6 +72,8 @@ def show_runs(
         objective: what ranks.
         console: where to; None: standard output.
         names: folder -> title of a run; None: its number, and what it overrides that others do not.
+        settings: folder -> title of the run's setting; None, or where two of them are called the same: what its runs
+            override that others do not.
     """
     finished = ranked(runs, objective)
     if not finished:
@@ -87,10 +90,13 @@ def show_runs(
         columns = (*PAPER, *([RECOMMEND] if any(RECOMMEND in group.mean for group in groups) else []))
         for title in ("", "seeds", *map(heading, columns)):
             grid.add_column(title, overflow="fold")
-        for group, words in zip(groups, what_differs(overrides), strict=True):
+        called = [(settings or {}).get(group.runs[0].folder, "") for group in groups]
+        if not all(called) or len(set(called)) < len(called):
+            called = [" ".join(words) for words in what_differs(overrides)]
+        for group, name in zip(groups, called, strict=True):
             moments = [(c, group.mean.get(c, math.nan), group.deviation.get(c, math.nan)) for c in columns]
             cells = [f"{display(column, mean)} {spread(column, deviation)}" for column, mean, deviation in moments]
-            grid.add_row(Text(" ".join(words) or "all runs"), str(len(group.runs)), *map(str.strip, cells))
+            grid.add_row(Text(name or "all runs"), str(len(group.runs)), *map(str.strip, cells))
         console.print()
         print_grid("mean ± standard deviation over seeds", grid, console)
 

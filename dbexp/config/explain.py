@@ -18,13 +18,18 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from dbexp.config import groups, help, overrides
 from dbexp.config.schema import Config
-from dbexp.core.errors import ConfigError, did_you_mean, first_line
+from dbexp.core.errors import ConfigError, did_you_mean, first_line, needs
 
 _HELP = "`dbexp --help` lists all"
 # what Hydra says of several values without --multirun
 _SEVERAL = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'")
-# options of Hydra that a plugin brings -> the extra of this package that installs it
-_EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm"}
+# launchers of Hydra that a plugin brings -> its package, and the extra of this one that installs it
+_EXTRAS = {
+    "joblib": ("hydra-joblib-launcher", "joblib"),
+    "ray": ("hydra-ray-launcher", "ray"),
+    "submitit_local": ("hydra-submitit-launcher", "slurm"),
+    "submitit_slurm": ("hydra-submitit-launcher", "slurm"),
+}
 
 
 def version() -> str:
@@ -89,8 +94,8 @@ def parameters(cls: type = Config, prefix: str = "") -> dict[str, Any]:
 def _no_option(file: str, known: Any) -> str:
     """Of a group and an option that nobody has."""
     group, _, option = file.rpartition("/") if file.startswith("hydra/") else file.partition("/")
-    if group.startswith("hydra/") and option in _EXTRAS:
-        return f"{group}={option}: is not installed; pip install 'dbexp[{_EXTRAS[option]}]'"
+    if group == "hydra/launcher" and option in _EXTRAS:
+        return f"{group}={option}: {needs(*_EXTRAS[option])}"
     names = {*groups.options([groups.conf_dir()]).get(group, []), *known}
     return f"{group}={option}: there is no such option{did_you_mean(option, names) or ';'} {_HELP}"
 

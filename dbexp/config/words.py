@@ -7,6 +7,7 @@ prompt needs no quotes but the shell's.
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from dbexp.core.errors import Problems, did_you_mean, shown
 T = TypeVar("T")
 
 
-def parse(cls: type[T], words: Sequence[str], usage: str) -> T:
+def parse(cls: type[T], words: Sequence[str], usage: str, nameless: str | None = None) -> T:
     """The settings that a command line gives.
 
     A list takes its name several times, one value each; or `[a, b]`; or, for a `fields.comma_list`, `a,b`. For a field
@@ -35,6 +36,7 @@ def parse(cls: type[T], words: Sequence[str], usage: str) -> T:
             under them.
         words: the command line without the program's name.
         usage: printed by --help above the fields.
+        nameless: a list of paths that takes words without a name, and those that are paths with a sign in them.
 
     Raises:
         ConfigError: with every problem of names and types; each field that must be given and is not.
@@ -52,7 +54,9 @@ def parse(cls: type[T], words: Sequence[str], usage: str) -> T:
     values: dict[str, Any] = {}
     for word in words:
         name, sign, text = word.partition("=")
-        if name not in hints or not sign:
+        if nameless and name not in hints and not word.startswith("-") and (not sign or os.path.lexists(word)):
+            values.setdefault(nameless, []).append(word)
+        elif name not in hints or not sign:
             problems.require(False, _unknown(word, list(hints)))
         elif name in lists:
             try:

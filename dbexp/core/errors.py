@@ -63,6 +63,11 @@ class Problems:
             raise ConfigError(self.messages)
 
 
+def needs(package: str, extra: str) -> str:
+    """What to say where a package is missing that an extra of dbexp brings, as the README says it."""
+    return f"needs the package {package}; pip install '.[{extra}]' in dbexp's folder"
+
+
 class Interrupted(Exception):
     """A signal asked the run to stop; everything done so far is saved, and the same command goes on from there."""
 

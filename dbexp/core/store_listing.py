@@ -164,12 +164,12 @@ def prune(
         ConfigError: neither is given, or one is negative.
     """
     problems = Problems()
-    limits = {"--prune-older-than": older_than_days, "--prune-to-size": to_size_gb}
+    limits = {"prune_older_than": older_than_days, "prune_to_size": to_size_gb}
     for name, value in limits.items():
         problems.require(value is None or value >= 0, f"{name}={value}: must not be negative")
     problems.raise_if_any()
     if older_than_days is None and to_size_gb is None:
-        raise ConfigError("give an age or a size to prune to: --prune-older-than DAYS, --prune-to-size GB")
+        raise ConfigError("give an age or a size to prune to: prune_older_than=DAYS, prune_to_size=GB")
     console = console or _standard_output()
     candidates = to_prune(items(store), older_than_days=older_than_days, to_size_gb=to_size_gb, now=time.time())
     deletions = candidates if dry_run else [item for item in candidates if _delete(item)]

@@ -161,7 +161,9 @@ def _print(outcome: Outcome, report: Report, lacks: Sequence[str]) -> None:
         f"LoRA           {folder.lora}",
     ]
     if lacks:
-        lines.append(f"dashboard      lacks {listed(lacks)}; dbexp-compare {folder.path} --sync sends what is missing")
+        lines.append(
+            f"dashboard      lacks {listed(lacks)}; dbexp-compare {folder.path} sync=true sends what is missing"
+        )
     elif outcome.config.tracking.mode == "offline":
-        lines.append(f"dashboard      dbexp-compare {folder.path} --sync")
+        lines.append(f"dashboard      dbexp-compare {folder.path} sync=true")
     print("\n" + "\n".join(lines), flush=True)

@@ -1,7 +1,7 @@
 """A saved view of a W&B project in which dbexp's runs are easy to compare: `python -m dbexp.tracking.workspace`.
 
 Runs are sorted by the objective, best first, with the table's columns pinned; panels are grouped from the decision to
-the details. Building the view needs no network, saving it does. Needs `pip install dbexp[workspace]`.
+the details. Building the view needs no network, saving it does. Needs `pip install '.[workspace]'`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbexp.config import explain, fields, words
 from dbexp.config.fields import choice, comma_list
-from dbexp.core.errors import ConfigError
+from dbexp.core.errors import ConfigError, needs
 from dbexp.evaluate.columns import COLUMNS, PAPER, RECOMMEND, column_of, heading
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def workspace(settings: Settings) -> Workspace:
         import wandb_workspaces.reports.v2 as wr
         import wandb_workspaces.workspaces as ws
     except ImportError:
-        raise ConfigError("wandb-workspaces is not installed; pip install 'dbexp[workspace]'") from None
+        raise ConfigError(f"a saved view {needs('wandb-workspaces', 'workspace')}") from None
     if problems:
         raise ConfigError(problems)
     lower = column_of(settings.objective).better == "lower"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Generator, Mapping, Sequence
 
+from dbexp.core.errors import needs
 from hydra_plugins.dbexp_pack import _gpus, _work
 from hydra_plugins.dbexp_pack._settings import PackLauncherConf
 from hydra_plugins.dbexp_pack._work import PackWork, Returned
@@ -33,9 +34,7 @@ def problems(settings: PackLauncherConf) -> list[str]:
     if name in _LIBRARIES:
         library, extra = _LIBRARIES[name]
         if importlib.util.find_spec(library) is None:
-            messages.append(
-                f"hydra.launcher.executor={name}: needs the package {library}; pip install 'dbexp[{extra}]'"
-            )
+            messages.append(f"hydra.launcher.executor={name}: {needs(library, extra)}")
     cluster = settings.submitit.cluster
     if name == "submitit" and cluster not in _CLUSTERS:
         messages.append(f"hydra.launcher.submitit.cluster={cluster}: choose one of {', '.join(_CLUSTERS)}")

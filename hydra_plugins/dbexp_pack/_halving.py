@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from dbexp.core.errors import needs
 from hydra_plugins.dbexp_pack._settings import HalvingConf, PackLauncherConf
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def problems(settings: PackLauncherConf) -> list[str]:
             "executor=inline; or hydra/launcher/halving=none"
         )
     if importlib.util.find_spec("optuna") is None:
-        messages.append("hydra.launcher.halving: needs the package optuna; pip install '.[optuna]' in dbexp's folder")
+        messages.append(f"hydra.launcher.halving: {needs('optuna', 'optuna')}")
     return messages
 
 

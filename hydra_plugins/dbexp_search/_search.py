@@ -7,6 +7,7 @@ running, to the study; its run is started again with the parameters that it has.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import math
 import random
@@ -24,7 +25,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from dbexp.config.values import flatten, objectives
-from dbexp.core.errors import ConfigError, first_line
+from dbexp.core.errors import ConfigError, first_line, needs
 from dbexp.core.hashing import seed_of
 from dbexp.evaluate.columns import column_of, is_column, terms
 from dbexp.evaluate.objective import problem
@@ -161,12 +162,16 @@ class _Proposals:
             return RandomSampler()  # is asked nothing: GridSampler loses the point of a trial that is cut off early
         settings = dict(self.settings)
         name = str(settings.pop("_target_")).removeprefix("optuna.samplers.")
+        if name == "CmaEsSampler" and importlib.util.find_spec("cmaes") is None:
+            raise ConfigError(
+                f"hydra/sweeper/sampler=cmaes: {needs('cmaes', 'optuna')}"
+            )  # else the first trial says it
         seed = settings.get("seed")
         if seed is not None and name not in _SEQUENCES:
             settings["seed"] = seed_of(int(seed), "search", before) % 2**32
         try:
             sampler: BaseSampler = getattr(optuna.samplers, name)(**settings)
-        except Exception as error:  # an argument that the class does not have, a package that it needs
+        except Exception as error:  # an argument that the class does not have
             raise ConfigError(f"hydra.sweeper.sampler: {first_line(error)}") from error
         return sampler
 

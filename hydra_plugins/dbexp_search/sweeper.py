@@ -40,12 +40,10 @@ class SearchSweeper(Sweeper):
             ConfigError: Optuna is not installed.
         """
         if importlib.util.find_spec("optuna") is None:
-            from dbexp.core.errors import ConfigError
+            from dbexp.core.errors import ConfigError, needs
 
-            option = config.hydra.runtime.choices["hydra/sweeper"]
             raise ConfigError(
-                f"hydra/sweeper={option}: needs the package optuna; pip install '.[optuna]' in dbexp's folder, or "
-                "pip install optuna"
+                f"hydra/sweeper={config.hydra.runtime.choices['hydra/sweeper']}: {needs('optuna', 'optuna')}"
             )
         self.config, self.hydra_context = config, hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(

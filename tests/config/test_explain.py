@@ -62,7 +62,10 @@ def test_other_values_that_hydra_does_not_read(override: str, says: str) -> None
     [
         ("model/sd_15", "model=sd_15: there is no such option; did you mean sd15?"),
         ("experiment/reference/difusers", "experiment=reference/difusers: there is no such option; did you mean ref"),
-        ("hydra/launcher/joblib", "hydra/launcher=joblib: is not installed; pip install 'dbexp[joblib]'"),
+        (
+            "hydra/launcher/joblib",
+            "hydra/launcher=joblib: needs the package hydra-joblib-launcher; pip install '.[joblib]' in dbexp's folder",
+        ),
         ("hydra/launcher/pakc", "hydra/launcher=pakc: there is no such option; did you mean pack?"),
     ],
 )

@@ -165,8 +165,8 @@ def test_an_empty_store(store: Store, console: Console) -> None:
     ("limits", "says"),
     [
         ({}, "give an age or a size"),
-        ({"older_than_days": -1}, "--prune-older-than=-1: must not be negative"),
-        ({"older_than_days": -1, "to_size_gb": -2}, "--prune-to-size=-2"),
+        ({"older_than_days": -1}, "prune_older_than=-1: must not be negative"),
+        ({"older_than_days": -1, "to_size_gb": -2}, "prune_to_size=-2"),
     ],
 )
 def test_limits_that_make_no_sense(store: Store, limits: dict[str, Any], says: str) -> None:

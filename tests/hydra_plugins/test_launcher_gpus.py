@@ -136,7 +136,7 @@ def test_a_device_that_a_process_does_not_see_is_refused() -> None:
             {"executor": "submitit", "submitit": SubmititConf(cluster="moon")},
             "hydra.launcher.submitit.cluster=moon: choose one of slurm, local, debug",
         ),
-        ({"executor": "ray"}, "hydra.launcher.executor=ray: needs the package ray; pip install 'dbexp[ray]'"),
+        ({"executor": "ray"}, "hydra.launcher.executor=ray: needs the package ray; pip install '.[ray]'"),
     ],
 )
 def test_settings(monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], says: str) -> None:

@@ -336,12 +336,16 @@ def test_settings_that_cannot_be(tmp_path: Path, changes: dict[str, Any], says: 
     assert not launched.jobs
 
 
-def test_without_optuna_a_search_says_which_extra_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("missing", "option"), [("optuna", "sweeper=search"), ("cmaes", "sweeper/sampler=cmaes")])
+def test_without_its_package_a_search_says_which_extra_it_needs(
+    missing: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *more: None if name == "optuna" else found(name, *more)
+        importlib.util, "find_spec", lambda name, *more: None if name == missing else found(name, *more)
     )
-    outcome = dbexp_command(tmp_path, "-m", "hydra/sweeper=search", "objective=dino")
+    words = ["hydra/sweeper=search", *([] if "=search" in option else [f"hydra/{option}"])]
+    outcome = dbexp_command(tmp_path, "-m", *words, "objective=dino")
     assert outcome.status == 1
-    assert "dbexp: hydra/sweeper=search: needs the package optuna; pip install '.[optuna]'" in outcome.err
+    assert f"dbexp: hydra/{option}: needs the package {missing}; pip install '.[optuna]'" in outcome.err
     assert "Traceback" not in outcome.err

@@ -40,7 +40,7 @@ def test_an_objective_that_is_no_column_is_told() -> None:
 
 def test_the_library_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)
-    with pytest.raises(ConfigError, match=r"pip install 'dbexp\[workspace\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[workspace\]'"):
         workspace.workspace(Settings(entity="me"))
 
 

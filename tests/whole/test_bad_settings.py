@@ -229,12 +229,14 @@ def test_compare(tmp_path: Path) -> None:
     run = str(run_folders.make(tmp_path / "sweep" / "0").parent)
     bad = ["a\0b", "x" * 300, "\udce4", "~nobody-has-this-name/x", NOWHERE, __file__, "x/" * 3000, "a\nb"]
     commands = [[value] for value in bad]
-    commands += [[run, "--output", value] for value in bad if value != NOWHERE]
-    commands += [["--store", value] for value in bad if value not in (NOWHERE,)]
+    commands += [[run, f"output={value}"] for value in bad if value != NOWHERE]
+    commands += [[f"store={value}"] for value in bad if value not in (NOWHERE,)]
     numbers = ["x", "", "nan", "inf", "-1", "1e20", "1" * 5000, "${x}", "true", "[1]", "null"]
-    commands += [["--store", f"--{name}={text}"] for name in ("prune-to-size", "prune-older-than") for text in numbers]
-    commands += [[run, "--objective", value] for value in ["nonsense", "${x}", "a\0b", "x" * 3000, "0*dino", "[dino"]]
-    commands += [[], ["--verify"], ["--prune-to-size", "1"], [run, "--dry-run"], [run, "--sync"]]
+    commands += [
+        ["store=default", f"{name}={text}"] for name in ("prune_to_size", "prune_older_than") for text in numbers
+    ]
+    commands += [[run, f"objective={value}"] for value in ["nonsense", "${x}", "a\0b", "x" * 3000, "0*dino", "[dino"]]
+    commands += [[], ["verify=true"], ["--prune-to-size", "1"], [run, "dry_run=true"], [run, "--sync"]]
     count, wrong = storm(compare.main, "dbexp-compare", commands, tmp_path / "cases")
     print(
         f"\ndbexp-compare: {count} commands with a bad value, {count - len(wrong)} refused in one message, nothing left"

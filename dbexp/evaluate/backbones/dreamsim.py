@@ -10,7 +10,7 @@ import platformdirs
 import torch
 from torch import Tensor
 
-from dbexp.core.errors import ConfigError
+from dbexp.core.errors import ConfigError, needs
 from dbexp.core.images import read_rgb
 from dbexp.evaluate.backbones.base import Network, unreachable
 
@@ -30,7 +30,7 @@ class DreamSimNetwork(Network):
         try:
             from dreamsim import dreamsim
         except ImportError:
-            raise ConfigError("metric=dreamsim: needs the package dreamsim; pip install 'dbexp[dreamsim]'") from None
+            raise ConfigError(f"metric=dreamsim: {needs('dreamsim', 'dreamsim')}") from None
         folder = Path(cfg.weights).expanduser() if cfg.weights else platformdirs.user_cache_path("dreamsim")
         try:
             folder.mkdir(parents=True, exist_ok=True)
