@@ -44,9 +44,9 @@ def _check_family(config: Config, problems: Problems) -> None:
             name in known or name not in of_all,  # what no family knows is refused where the field is declared
             f"{path}={name}: model.family={config.model.family} has {', '.join(known)}",
         )
-    problems.messages += too_many_steps("sample", config.model.family, config.sample.sampler, config.sample.steps)
+    problems.messages += unfit_steps("sample", config.model.family, config.sample.sampler, config.sample.steps)
     if config.prior.weight > 0 and config.prior.path is None:
-        problems.messages += too_many_steps("prior", config.model.family, config.prior.sampler, config.prior.steps)
+        problems.messages += unfit_steps("prior", config.model.family, config.prior.sampler, config.prior.steps)
     train, named = config.train, f"model.family={config.model.family}"
     problems.require(
         config.model.precision != "fp16" or family.fp16,
@@ -71,7 +71,7 @@ def _check_family(config: Config, problems: Problems) -> None:
     )
 
 
-def too_many_steps(group: str, family: str, sampler: str | None, steps: int) -> list[str]:
+def unfit_steps(group: str, family: str, sampler: str | None, steps: int) -> list[str]:
     """What is wrong with a number of sampling steps, as a message.
 
     Args:
@@ -80,10 +80,13 @@ def too_many_steps(group: str, family: str, sampler: str | None, steps: int) -> 
         sampler: None: the checkpoint's own.
         steps: asked for.
     """
-    most, prefix = FAMILIES[family].steps_of(sampler), group and f"{group}."
+    known, prefix = FAMILIES[family], group and f"{group}."
+    least, most = known.least_steps, known.steps_of(sampler)
+    if least <= steps <= most:
+        return []
+    bound = f"at most {most}" if steps > most else f"at least {least}"
     with_sampler = f" with {prefix}sampler={sampler}" if sampler else ""
-    too_many = f"{prefix}steps={steps}: must be at most {most} for model.family={family}{with_sampler}"
-    return [] if steps <= most else [too_many]
+    return [f"{prefix}steps={steps}: must be {bound} for model.family={family}{with_sampler}"]
 
 
 def _check_texts(config: Config, problems: Problems) -> None:

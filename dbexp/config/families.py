@@ -45,6 +45,8 @@ class Family:
     most_steps: int = 10_000
     """Sampling steps that its samplers can take; above, those of diffusers count beyond the noise schedule, or take two
     steps at one time and draw NaN."""
+    least_steps: int = 1
+    """The same, at least; below, a sampler whose last time is stretched to a given one divides by nothing."""
     fewer_steps: Mapping[str, int] = field(default_factory=dict)
     """Sampler -> the same, where it can take fewer: UniPC rounds times to thousandths, which a shift k of flow matching
     puts k times as close together where there is much noise."""
@@ -155,6 +157,22 @@ FAMILIES = {
         tags=("z-image",),
         licences={"Tongyi-MAI/Z-Image": "apache-2.0", "Tongyi-MAI/Z-Image-Turbo": "apache-2.0"},
         pipeline="ZImagePipeline",
+    ),
+    "qwen_image": Family(
+        title="Qwen-Image",
+        module="dbexp.models.qwen_image",
+        denoiser="transformer",
+        encoders=("text_encoder",),
+        text_parts=(),
+        samplers=("euler", "unipc"),
+        least_steps=2,
+        fewer_steps={"unipc": 300},
+        sites=_TRANSFORMER_SITES,
+        size_multiple=16,
+        flow=True,
+        tags=("qwen-image",),
+        licences={"Qwen/Qwen-Image": "apache-2.0", "Qwen/Qwen-Image-2512": "apache-2.0"},
+        pipeline="QwenImagePipeline",
     ),
     "sd3": Family(
         title="Stable Diffusion 3.5",

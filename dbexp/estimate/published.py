@@ -80,6 +80,24 @@ _T5_XXL = {
     "feed_forward_proj": "gated-gelu",
     "vocab_size": 32128,
 }
+_QWEN25_VL = {
+    "text_config": {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+    },
+    "vision_config": {
+        "depth": 32,
+        "hidden_size": 1280,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "out_hidden_size": 3584,
+    },
+}
 _QWEN = {"num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
 _QWEN3_4B = _QWEN | {
     "hidden_size": 2560,
@@ -164,6 +182,20 @@ _Z_IMAGE = Published(
     512,
     {"_class_name": "ZImagePipeline"},
 )
+_QWEN_IMAGE = Published(
+    {"transformer": {"guidance_embeds": False}, "vae": {}, "text_encoder": _QWEN25_VL},
+    {
+        "_class_name": "FlowMatchEulerDiscreteScheduler",
+        "use_dynamic_shifting": True,
+        "base_shift": 0.5,
+        "max_shift": 0.9,
+        "base_image_seq_len": 256,
+        "max_image_seq_len": 8192,
+        "shift_terminal": 0.02,
+    },
+    1024,
+    {"_class_name": "QwenImagePipeline"},
+)
 _SD35_LARGE = _sd3(38, 192, num_layers=38)
 _SD15 = _stable_diffusion({"cross_attention_dim": 768}, _CLIP_L)
 _KLEIN_4B, _KLEIN_9B = _klein((5, 20), 24, _QWEN3_4B), _klein((8, 24), 32, _QWEN3_8B)
@@ -179,6 +211,8 @@ PUBLISHED: Mapping[str, Published] = {
     "black-forest-labs/FLUX.2-klein-9B": _KLEIN_9B,
     "Tongyi-MAI/Z-Image": _Z_IMAGE,
     "Tongyi-MAI/Z-Image-Turbo": _Z_IMAGE,
+    "Qwen/Qwen-Image": _QWEN_IMAGE,
+    "Qwen/Qwen-Image-2512": _QWEN_IMAGE,
     "stabilityai/stable-diffusion-3.5-medium": _sd3(24, 384, num_layers=24, dual_attention_layers=list(range(13))),
     "stabilityai/stable-diffusion-3.5-large": _SD35_LARGE,
     "stabilityai/stable-diffusion-3.5-large-turbo": _SD35_LARGE,

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from dbexp.config.check import too_many_steps
+from dbexp.config.check import unfit_steps
 from dbexp.config.families import FAMILIES, SIZE_MULTIPLE
 from dbexp.config.schema import ModelConfig
 from dbexp.config.template import fill, names
@@ -111,7 +111,7 @@ def check_models(columns: Sequence[GridColumn], drawing: Drawing) -> None:
             drawing.sampler is None or drawing.sampler in family.samplers,
             f"sampler={drawing.sampler}: {model} has {', '.join(family.samplers)}",
         )
-        problems.messages += too_many_steps("", kind, drawing.sampler, drawing.steps)
+        problems.messages += unfit_steps("", kind, drawing.sampler, drawing.steps)
         unit = family.size_multiple
         for side, pixels in (("width", drawing.width), ("height", drawing.height)):
             problems.require(pixels % unit == 0, f"{side}={pixels}: must be a multiple of {unit} for {model}")

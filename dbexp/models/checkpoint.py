@@ -326,11 +326,11 @@ class Checkpoint(ABC):
             output_type=self.output,
             callback_on_step_end=after_step,
         ).images
-        return images if self.output == "np" else self.decode(pipe, images)
+        return images if self.output == "np" else self.decode(pipe, images, batch)
 
-    def decode(self, pipe: Any, latents: Any) -> NDArray[np.floating[Any]]:
-        """Images [B, H, W, 3] in [0, 1] of the latents that a pipeline drew: it would hand them to the VAE in the
-        precision of the denoiser."""
+    def decode(self, pipe: Any, latents: Any, batch: Batch) -> NDArray[np.floating[Any]]:
+        """Images [B, H, W, 3] in [0, 1] of the latents that a pipeline drew for a batch: it would hand them to the VAE
+        in the precision of the denoiser."""
         with torch.inference_mode():
             decoded = pipe.vae.decode(latents.to(pipe.vae.dtype), return_dict=False)[0]
             images: NDArray[np.floating[Any]] = pipe.image_processor.postprocess(decoded, output_type="np")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from transformers import Qwen2Tokenizer, Qwen3Config
 
 from dbexp.models.random_weights import WORDS, byte_pairs, byte_symbols
@@ -19,14 +21,17 @@ _TEMPLATE = (
 """What Qwen3's own does with the one message of a user: without thinking, an empty thought is put before the answer."""
 
 
-def build_tokenizer(max_tokens: int) -> Qwen2Tokenizer:
+def build_tokenizer(max_tokens: int, *, words: Sequence[str] = (), marks: Sequence[str] = ()) -> Qwen2Tokenizer:
     """A byte-level tokenizer that knows the words of this package's prompts as one token each, and spells the rest.
 
     Args:
         max_tokens: what it says the model reads at most.
+        words: others that it knows.
+        marks: others that stand for something that is no text.
     """
-    symbols = byte_symbols()
-    tokens, merges = byte_pairs([*map(list, (*_TURNS, *WORDS)), *([_SPACE, *word] for word in WORDS)])
+    symbols, words = byte_symbols(), [word for word in words if word not in WORDS]
+    known = [*_TURNS, *WORDS, *words]
+    tokens, merges = byte_pairs([*map(list, known), *([_SPACE, *word] for word in (*WORDS, *words))])
     vocabulary = {token: number for number, token in enumerate(dict.fromkeys([*symbols, *tokens, *_MARKS, *_THINK]))}
     tokenizer = Qwen2Tokenizer(
         vocabulary,
@@ -35,7 +40,7 @@ def build_tokenizer(max_tokens: int) -> Qwen2Tokenizer:
         model_max_length=max_tokens,
         padding_side="right",
     )
-    tokenizer.add_special_tokens({"additional_special_tokens": list(_MARKS[1:])})
+    tokenizer.add_special_tokens({"additional_special_tokens": [*_MARKS[1:], *marks]})
     tokenizer.add_tokens(list(_THINK))  # text like any other, but never taken apart
     return tokenizer
 

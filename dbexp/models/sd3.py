@@ -204,9 +204,9 @@ class StableDiffusion3(T5Text, ClipText, FlowMatching, Checkpoint):
         shift, scale = vae.config.shift_factor, vae.config.scaling_factor
         return ((posterior.mean - shift) * scale).contiguous(), (posterior.std * scale).contiguous()
 
-    def decode(self, pipe: Any, latents: Any) -> NDArray[Any]:
+    def decode(self, pipe: Any, latents: Any, batch: Batch) -> NDArray[Any]:
         settings = pipe.vae.config
-        return super().decode(pipe, latents.float() / settings.scaling_factor + settings.shift_factor)
+        return super().decode(pipe, latents.float() / settings.scaling_factor + settings.shift_factor, batch)
 
     def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
         velocity: Tensor = self.part("transformer")(

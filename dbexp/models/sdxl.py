@@ -115,9 +115,9 @@ class StableDiffusionXL(StableDiffusion):
         (mean, std), scale = self._statistics, float(vae.config.scaling_factor)
         return ((posterior.mean - mean) * scale / std).contiguous(), (posterior.std * scale / std).contiguous()
 
-    def decode(self, pipe: Any, latents: Any) -> NDArray[np.floating[Any]]:
+    def decode(self, pipe: Any, latents: Any, batch: Batch) -> NDArray[np.floating[Any]]:
         mean, std = self._statistics
-        return super().decode(pipe, latents.float() * std / float(pipe.vae.config.scaling_factor) + mean)
+        return super().decode(pipe, latents.float() * std / float(pipe.vae.config.scaling_factor) + mean, batch)
 
     def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
         sample: Tensor = self.part("unet")(

@@ -38,10 +38,15 @@ def steps_are_sound(scheduler: Any, steps: int) -> bool:
 
 
 @pytest.mark.parametrize(("family", "sampler"), CASES)
-def test_every_sampler_takes_one_step_and_the_most(family: str, sampler: str | None) -> None:
+def test_every_sampler_takes_the_fewest_steps_and_the_most(family: str, sampler: str | None) -> None:
     scheduler = base(family).pipeline(sampler).scheduler
-    for steps in (1, 2, 3, min(FAMILIES[family].steps_of(sampler), 1500)):
+    for steps in {FAMILIES[family].least_steps, 2, 3} | {min(FAMILIES[family].steps_of(sampler), 1500)}:
         assert steps_are_sound(scheduler, steps), steps
+
+
+def test_a_step_short_of_the_fewest_draws_nothing() -> None:
+    with pytest.warns(RuntimeWarning, match="invalid value"):
+        assert not steps_are_sound(base("qwen_image").pipeline("euler").scheduler, 1)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +56,7 @@ def test_every_sampler_takes_one_step_and_the_most(family: str, sampler: str | N
         ("sd", "ddim", 1001),
         ("flux2_klein", "unipc", 400),
         ("z_image", "unipc", 200),
+        ("qwen_image", "unipc", 600),
         ("sd3", "unipc", 400),
         ("sd3", "dpm++", 600),
     ],
@@ -71,6 +77,10 @@ def test_more_would_end_in_nothing(family: str, sampler: str, steps: int) -> Non
         (
             {"model__family": "z_image", "sample__sampler": "unipc", "sample__steps": 151},
             "sample.steps=151: must be at most 150 for model.family=z_image with sample.sampler=unipc",
+        ),
+        (
+            {"model__family": "qwen_image", "sample__steps": 1},
+            "sample.steps=1: must be at least 2 for model.family=qwen_image",
         ),
         (
             {"evaluate__lpips__size": 30},
@@ -101,4 +111,4 @@ def test_the_least_resolution_is_encoded_and_drawn(family: str) -> None:
     side, model = FAMILIES[family].size_multiple, base(family)
     mean, std = model.encode_images(torch.zeros(1, 3, side, side))
     assert mean.isfinite().all() and std.isfinite().all()
-    assert builders.picture(model, steps=1, side=side).shape == (side, side, 3)
+    assert builders.picture(model, steps=FAMILIES[family].least_steps, side=side).shape == (side, side, 3)

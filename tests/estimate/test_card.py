@@ -42,7 +42,8 @@ WAITS = {
     ("copy to the card", "models/ddpm.py add_noise"),  # the noise schedule, at the first step
     ("index by a mask", "models/z_image.py _texts"),  # texts of different length; the pipeline itself does so
     ("copy to the host", "models/z_image.py _texts"),
-    ("copy to the card", "models/z_image.py predict"),  # its class makes the places of tokens on the host
+    ("copy to the card", "models/qwen_image.py predict"),  # its class makes the places of tokens on the host
+    ("copy to the card", "models/z_image.py predict"),  # likewise
 }
 """Where the host may wait for the card while a microbatch is computed."""
 
@@ -134,6 +135,7 @@ def small_sweep(family: str, precision: str, folder: Path, work: Path, card: Pre
         ("sdxl", "bf16", 1944),
         ("flux2_klein", "bf16", 1172),
         ("z_image", "bf16", 1457),
+        ("qwen_image", "bf16", 701),
         ("sd3", "bf16", 1823),
     ],
 )

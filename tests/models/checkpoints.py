@@ -16,7 +16,14 @@ from dbexp.config.families import FAMILIES
 from dbexp.config.schema import ModelConfig
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
-from dbexp.models import Model, random_flux2_klein, random_sd3, random_sdxl, random_z_image
+from dbexp.models import (
+    Model,
+    random_flux2_klein,
+    random_qwen_image,
+    random_sd3,
+    random_sdxl,
+    random_z_image,
+)
 from tests import builders
 
 BUILD: dict[str, Callable[[Path], Path]] = {
@@ -24,6 +31,7 @@ BUILD: dict[str, Callable[[Path], Path]] = {
     "sdxl": random_sdxl.build_random,
     "flux2_klein": random_flux2_klein.build_random,
     "z_image": random_z_image.build_random,
+    "qwen_image": random_qwen_image.build_random,
     "sd3": random_sd3.build_random,
 }
 ENCODERS = {name: family.encoders for name, family in FAMILIES.items()}

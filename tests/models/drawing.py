@@ -46,7 +46,7 @@ def draw(model: Model, drawn: Batch, sampler: str | None = None) -> NDArray[np.f
     return model.draw(model.pipeline(sampler, task), drawn)
 
 
-def stock_draw(pipe: Any, guidance_scale: float, **others: Any) -> NDArray[np.floating[Any]]:
+def stock_draw(pipe: Any, guidance_scale: float | None, **others: Any) -> NDArray[np.floating[Any]]:
     """Both prompts, as anybody would have a stock pipeline draw them.
 
     Args:
