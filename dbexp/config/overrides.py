@@ -37,6 +37,17 @@ def switches_first(words: Sequence[str]) -> list[str]:
     return [*switches, *overrides]
 
 
+def switch_values(words: Sequence[str], *names: str) -> list[str]:
+    """The values of a switch on a command line, as `--name value` or `--name=value`.
+
+    Args:
+        words: without the program's name.
+        names: of the switch.
+    """
+    after = [value for word, value in itertools.pairwise(words) if word in names]
+    return after + [value for word in words for name, sign, value in [word.partition("=")] if sign and name in names]
+
+
 def in_quotes(override: str) -> str | None:
     """An override that Hydra's grammar does not read, with quotes around its value, or around each value of a list.
 

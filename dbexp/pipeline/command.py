@@ -20,12 +20,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dbexp.config import check, help
+from dbexp.config import check, completion, help
 from dbexp.config.explain import explain, parameters, version
 from dbexp.config.groups import conf_dir, options
 from dbexp.config.overrides import beyond_hydra, switches_first
 from dbexp.core import folders
 from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
+from dbexp.evaluate.columns import COLUMNS, RECOMMEND
 from dbexp.runs.names import sweep_name
 
 # what Hydra writes into the folder of a run or sweep before anything of dbexp's runs
@@ -69,6 +70,9 @@ def main() -> None:
     """Run the command line. Exit status: 0 done, 1 bad input or a failed job, 130 by Ctrl-C, 143 by SIGTERM."""
     if "--version" in sys.argv[1:]:
         print(version())
+        return
+    if (completed := completion.answer(sys.argv[1:], {"objective": [*COLUMNS, RECOMMEND]})) is not None:
+        print(completed)
         return
     try:
         start(sys.argv[1:])

@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import dbexp.pipeline
+from dbexp.config.groups import conf_dir, options
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
 from dbexp.pipeline import command
@@ -369,7 +370,10 @@ def test_the_config_is_shown_from_anywhere_without_torch(tmp_path: Path) -> None
 def test_tab_completion(tmp_path: Path) -> None:
     assert "complete -o nospace" in python("-m", "dbexp", "-sc", "install=bash", cwd=tmp_path)
     offered = python("-m", "dbexp", "-sc", "query=bash", cwd=tmp_path, COMP_LINE="dbexp model=sd", COMP_POINT="14")
-    assert offered.split() == ["model=sd15", "model=sd21", "model=sd21base", "model=sdxl"]
+    assert offered.split() == [f"model={name}" for name in options([conf_dir()])["model"] if name.startswith("sd")]
+    line = "dbexp -m hydra/launcher=pack_s"
+    offered = python("-m", "dbexp", "-sc", "query=bash", cwd=tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)))
+    assert offered.split() == ["hydra/launcher=pack_slurm", "hydra/launcher=pack_submitit_local"], "Hydra's own"
 
 
 def test_every_command_says_dbexps_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
