@@ -34,11 +34,11 @@ COUNTS = {
     "experiment": 18,
     "lora": 4,
     "lr_schedule": 5,
-    "model": 10,
-    "prior": 7,
-    "sample": 6,
+    "model": 17,
+    "prior": 10,
+    "sample": 10,
     "tracking": 3,
-    "train": 8,
+    "train": 10,
 }
 
 

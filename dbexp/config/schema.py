@@ -88,6 +88,10 @@ class ModelConfig:
     """Of the frozen weights and of what is computed with them; auto: bf16 or fp16 on a GPU that has it, else fp32. LoRA weights are always fp32."""
     quantize: str | None = newer(choice(None, QUANTISATIONS), neutral=None)
     """Store the denoiser's frozen weights in fewer bits, while all is computed in `precision`; null: no."""
+    training_lora: str | None = newer(text(None, PATH), neutral=None)
+    """LoRA file of any trainer, or owner/name/FILE of the hub, that is merged into the base while it trains and at no other time: it lets a distilled checkpoint be trained. null: none."""
+    sample_path: str | None = newer(text(None, PATH), neutral=None)
+    """Another checkpoint of the same architecture that draws samples, class samples and the base model's row, as a distilled one does; `path` trains, and draws the prior images. null: `path` does all."""
     device: str = text("auto", DEVICE)
     """cpu, cuda, mps or cuda:1; auto: what accelerate finds."""
     deterministic: bool = newer(False, neutral=False)

@@ -223,14 +223,15 @@ def _images(configs: Sequence[Config]) -> dict[str, int]:
         if request is not None and request.path is None:
             prior[key_of(keyed(request.sampling))] = request.sampling.images_per_prompt
         asked = sample_request(config)
+        drawn_by = config.model.sample_path
         trained = key_of(packing.planned(config))
         for sampling in (asked.sampling, asked.class_sampling):
             if sampling is None:
                 continue
             count, key = len(sampling.prompts) * sampling.images_per_prompt, key_of(keyed(sampling))
-            sample[f"{trained} {asked.lora_scale} {key}"] = count
+            sample[f"{drawn_by} {trained} {asked.lora_scale} {key}"] = count
             if config.sample.base or sampling is asked.class_sampling:
-                sample[f"base {key}"] = count
+                sample[f"{drawn_by} base {key}"] = count
     return {"prior": sum(prior.values()), "sample": sum(sample.values())}
 
 

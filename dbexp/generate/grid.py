@@ -19,6 +19,7 @@ from dbexp.core.images import image_hash, read_rgb
 from dbexp.core.store import Store
 from dbexp.generate.settings import GenerateConfig
 from dbexp.models import Model, load
+from dbexp.models import drawing as drawing_of
 from dbexp.models.inpaint import MASK_THRESHOLD
 from dbexp.runs.names import what_differs
 from dbexp.runs.record import TrainedRun
@@ -225,7 +226,7 @@ def model_config(settings: GenerateConfig, run: TrainedRun) -> ModelConfig:
     changes = {name: value for name, value in changes.items() if value is not None}
     if settings.model is not None and (settings.run or not run.elsewhere):
         changes |= {"name": Path(settings.model).stem, "path": settings.model, "revision": None, "variant": None}
-    return replace(run.config.model, **changes)
+    return replace(drawing_of(run.config.model), **changes)
 
 
 def _templates(settings: GenerateConfig, run: TrainedRun) -> list[str]:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -128,6 +129,8 @@ class Model(Protocol):
     """Of the frozen weights, but for those that are quantised, and of what is computed with them."""
     quantize: str | None
     """How the denoiser's weights are quantised; see `dbexp.models.quantize`."""
+    before_loading: Callable[[], None]
+    """Called before a part is read."""
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
@@ -294,19 +297,44 @@ def collate(parts: Sequence[tuple[Conditioning, Sequence[int]]]) -> Conditioning
 
 
 _loaded: dict[str, Model] = {}
+_MOST_LOADED = 2
+"""The checkpoint that is trained on and the one that draws."""
 
 
 def load(cfg: ModelConfig, store: Store) -> Model:
-    """The base model of a config. The last one stays in memory, so that the jobs of a sweep share it.
+    """The base model of a config, which is trained on. The last two stay, so that the jobs of a sweep share them; only
+    one of them has parts in memory: whichever loads one makes the other let go of its own.
 
     Raises:
         ConfigError: the checkpoint is not there, or is not of the family.
     """
+    cfg = replace(cfg, sample_path=None, training_lora=None)  # of what is done with it, not of what it is
     key = key_of({"store": str(store.root), **asdict(cfg)})
     if key not in _loaded:
-        _loaded.clear()
-        _loaded[key] = importlib.import_module(FAMILIES[cfg.family].module).load(cfg, store)
+        model: Model = importlib.import_module(FAMILIES[cfg.family].module).load(cfg, store)
+        model.before_loading = partial(_let_go_of_others, key)
+        while len(_loaded) >= _MOST_LOADED:
+            _loaded.pop(next(iter(_loaded)))
+        _loaded[key] = model
+    _loaded[key] = _loaded.pop(key)  # the last that was asked for is the last to go
     return _loaded[key]
+
+
+def _let_go_of_others(key: str) -> None:
+    for other, model in _loaded.items():
+        if other != key:
+            model.release(VAE, model.family.denoiser, *model.family.encoders)
+
+
+def drawing(cfg: ModelConfig) -> ModelConfig:
+    """The checkpoint that draws what a LoRA has learnt: `sample_path`, or the one that is trained on."""
+    if cfg.sample_path is None:
+        return replace(cfg, training_lora=None)
+    path = PurePath(cfg.sample_path)
+    name = path.stem if path.suffix in (".safetensors", ".ckpt") else path.name
+    return replace(
+        cfg, name=name, path=cfg.sample_path, revision=None, variant=None, sample_path=None, training_lora=None
+    )
 
 
 def forget() -> None:

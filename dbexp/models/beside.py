@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dbexp.models import Model
-from dbexp.models.lora_file import Layer, add_update, fitting_layer, merged, put_layer, read
+from dbexp.models.lora_file import Layer, add_update, fitting_layer, merged, place_of, put_layer, read
 
 
 class BesideLinear(nn.Module):
@@ -56,7 +56,8 @@ def beside(model: Model, path: Path, scale: float = 1.0) -> Iterator[None]:
             base = fitting_layer(model, part, site, (up.shape[0], down.shape[1]), path)
             strength = scale * file.alphas[part] / down.shape[0]
             if isinstance(base, nn.Linear):
-                layers[site] = BesideLinear(base, down, strength * up).to(model.device)
+                place = place_of(model.part(part), site)
+                layers[place] = BesideLinear(base, down, strength * up).to(model.device)
             else:
                 convolutions.append((base, strength, down, up))
     originals = [(layer, layer.weight.detach().clone()) for layer, *_ in convolutions]
@@ -73,6 +74,20 @@ def beside(model: Model, path: Path, scale: float = 1.0) -> Iterator[None]:
         with torch.no_grad():
             for convolution, weight in originals:
                 convolution.weight.copy_(weight)
+
+
+def adapted_base(model: Model, path: Path | None) -> AbstractContextManager[None]:
+    """Inside the block the denoiser that is trained on is W + B A of a LoRA; the originals wait in main memory.
+
+    Args:
+        path: a file that `lora_file.write` wrote; None: the block sees the base itself.
+
+    Raises:
+        ConfigError: see `beside`.
+    """
+    if path is None or model.quantize is None:
+        return merged(model, path, parts=[model.family.denoiser], originals_on=torch.device("cpu"))
+    return beside(model, path)
 
 
 def adapted(model: Model, path: Path | None, scale: float = 1.0) -> AbstractContextManager[None]:

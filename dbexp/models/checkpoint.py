@@ -154,7 +154,7 @@ class Checkpoint(ABC):
         self.quantize = quantize
         self._folder, self._vae_folder, self._variants = folder, vae_folder, variants
         self.parts: dict[str, nn.Module] = {}
-        self._outlines: dict[str, nn.Module] = {}
+        self.before_loading: Callable[[], None] = lambda: None
 
     @classmethod
     @abstractmethod
@@ -174,6 +174,7 @@ class Checkpoint(ABC):
 
     def part(self, name: str) -> nn.Module:
         if name not in self.parts:
+            self.before_loading()
             part: Any = self._load(name)
             if name == VAE:
                 part.decode = Decoder(part)
@@ -182,12 +183,8 @@ class Checkpoint(ABC):
 
     def outline(self, part: str) -> nn.Module:
         """A part for names and widths of its layers: where it is not in memory, as its configuration describes it."""
-        if part in self.parts:
-            return self.parts[part]
-        if part not in self._outlines:
-            package, cls = self.classes[part].split(".")
-            self._outlines[part] = outline(getattr(library(package), cls), self._folder / part)
-        return self._outlines[part]
+        package, cls = self.classes[part].split(".")
+        return self.parts[part] if part in self.parts else outline(getattr(library(package), cls), self._folder / part)
 
     def layers(self, part: str) -> Mapping[str, Width]:
         return layers_of(self.outline(part))

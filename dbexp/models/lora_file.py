@@ -188,7 +188,14 @@ def _checked(site: str, pair: tuple[Tensor, Tensor], rank: object) -> tuple[Tens
 
 
 @contextlib.contextmanager
-def merged(model: Model, path: Path | None, scale: float = 1.0, parts: Collection[str] | None = None) -> Iterator[None]:
+def merged(
+    model: Model,
+    path: Path | None,
+    scale: float = 1.0,
+    parts: Collection[str] | None = None,
+    *,
+    originals_on: torch.device | None = None,
+) -> Iterator[None]:
     """Inside the block the base weights are W + scale * alpha / r * B A; after it they are W again, bit for bit.
 
     Merging once costs less than an adapter's products at every sampling step.
@@ -198,6 +205,7 @@ def merged(model: Model, path: Path | None, scale: float = 1.0, parts: Collectio
         path: a file that `write` wrote; None: the block sees the base itself.
         scale: strength of the LoRA.
         parts: those to change; None: all that the file adapts.
+        originals_on: where W is kept meanwhile; None: beside it.
 
     Raises:
         ConfigError: the file is damaged, or was trained on a base of another architecture; or the base is quantised,
@@ -221,7 +229,7 @@ def merged(model: Model, path: Path | None, scale: float = 1.0, parts: Collectio
                 if part not in changed:
                     continue
                 layer = fitting_layer(model, part, site, (up.shape[0], down.shape[1]), path)
-                originals.append((layer, layer.weight.detach().clone()))
+                originals.append((layer, layer.weight.detach().to(originals_on or layer.weight.device, copy=True)))
                 add_update(layer, scale * file.alphas[part] / down.shape[0], down, up)
         yield
     finally:
@@ -265,7 +273,7 @@ def fitting_layer(model: Model, part: str, site: str, shape: tuple[int, int], pa
         ConfigError: there is none, or it is of another shape.
     """
     try:
-        layer: Any = model.part(part).get_submodule(site)
+        layer: Any = model.part(part).get_submodule(place_of(model.part(part), site))
     except AttributeError:
         layer = None
     if layer is None or not is_layer(layer):
@@ -280,6 +288,18 @@ def fitting_layer(model: Model, part: str, site: str, shape: tuple[int, int], pa
         )
     fitting: Layer = layer
     return fitting
+
+
+def place_of(module: nn.Module, site: str) -> str:
+    """Where the layer of a name stands now: adapters of training, or a LoRA beside it, may have taken its place.
+
+    Raises:
+        AttributeError: there is none.
+    """
+    layer: Any = module.get_submodule(site)
+    while not is_layer(layer) and isinstance(getattr(layer, "base", None), nn.Module):
+        site, layer = f"{site}.base", layer.base
+    return site
 
 
 def linear_layer(module: nn.Module, site: str) -> nn.Linear:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,6 +21,7 @@ def build(cls: Any, folder: Path) -> Any:
     return cls(cls.config_class.from_pretrained(folder))
 
 
+@lru_cache(maxsize=16)
 def outline(cls: Any, folder: Path) -> nn.Module:
     """A part without weights, which takes no memory.
 

@@ -241,7 +241,7 @@ def _judged(run: PlannedRun, judging: Judging) -> tuple[Judgement, Path | None]:
             rests_on = f"{len(training.images)} photographs at {count // len(training.images)} times each"
             loss = fixed_loss(training, trained.lora, model, store)
             return Judgement(config.train.steps, loss, rests_on=rests_on, passes=count), trained.lora
-        return _drawn(config, trained, judging, model, store), trained.lora
+        return _drawn(config, trained, judging, prepare.drawer(config, store), store), trained.lora
     except Interrupted:
         raise
     except Exception as error:  # it fails again, with its own message, when it runs

@@ -77,14 +77,16 @@ def load(config: Config, store: Store) -> tuple[Model, Backbones]:
         ConfigError: with what is not there, does not fit in memory, or is cut off by a text encoder.
     """
     with memory_errors("free some, or choose smaller networks for model and evaluate"):
-        model = models.load(config.model, store)
-        if model.needs_mask:
-            raise ConfigError(
-                f"model.path={config.model.path}: an inpainting checkpoint, which is not trained here; train on the "
-                "checkpoint that it was made from: dbexp-generate draws with this one, too"
-            )
-        elsewhere.require_fit(config, model, store)
-        reading.require(reading.look(texts(config), config.dataset.token, model, store))
+        model, draws = models.load(config.model, store), drawer(config, store)
+        for field, path, each in (("path", config.model.path, model), ("sample_path", config.model.sample_path, draws)):
+            if each.needs_mask:
+                raise ConfigError(
+                    f"model.{field}={path}: an inpainting checkpoint, which is not trained here; train on the "
+                    "checkpoint that it was made from: dbexp-generate draws with this one, too"
+                )
+        elsewhere.require_fit(config, model, draws, store)
+        for each in dict.fromkeys((model, draws)):
+            reading.require(reading.look(texts(config), config.dataset.token, each, store))
         return model, evaluate.load_backbones(config.evaluate, model.device, store)
 
 
@@ -109,8 +111,22 @@ def make_training(config: Config, model: Model, store: Store) -> Training:
 
 def training_of(config: Config, subject: Subject, class_images: Sequence[Path], model: Model, store: Store) -> Training:
     """What a run trains on, whose pictures are there."""
-    start = elsewhere.beginning(config, model, store)
-    return training_request(config, subject.paths, subject.prompt, class_images, start)
+    start, base_lora = elsewhere.beginning(config, model, store), elsewhere.of_base(config, model, store)
+    return training_request(config, subject.paths, subject.prompt, class_images, start, base_lora)
+
+
+def drawer(config: Config, store: Store) -> Model:
+    """The base model that draws with the LoRA of a run, and its row of the base model.
+
+    Raises:
+        ConfigError: as `models.load` does.
+    """
+    try:
+        return models.load(models.drawing(config.model), store)
+    except ConfigError as error:
+        if config.model.sample_path is None:
+            raise
+        raise ConfigError(p.replace("model.path=", "model.sample_path=") for p in error.problems) from None
 
 
 def find_training(config: Config, model: Model, store: Store) -> Training | None:

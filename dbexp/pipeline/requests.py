@@ -93,6 +93,7 @@ def training_request(
     prompt: str,
     class_images: Sequence[Path],
     start: ForeignLora | None = None,
+    base_lora: ForeignLora | None = None,
 ) -> Training:
     """What a run trains on and how.
 
@@ -101,6 +102,7 @@ def training_request(
         images, prompt: the subject's pictures and their caption.
         class_images: empty without prior preservation.
         start: the LoRA of `lora.init`, read.
+        base_lora: that of `model.training_lora`.
     """
     dataset, lora = replace(config.dataset, path=None, root=None), replace(config.lora, init=None)
     nowhere = replace(config, dataset=dataset, lora=lora, store=None)
@@ -117,4 +119,5 @@ def training_request(
         seeds=config.seeds,
         record=plain(nowhere),
         start=start,
+        base_lora=base_lora,
     )

@@ -79,6 +79,7 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
     config, run_folder = outcome.config, outcome.folder
     with outcome.recorded():
         store, model, backbones = ready(config)
+        draws = prepare.drawer(config, store)
         with times.measure("dataset"):
             subject = dataset.load(config.dataset, store)
         _warn(prepare.warnings(config, subject, model, store), again=sweep is None)
@@ -93,12 +94,12 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
                 trained = _obtain(config, subject, prior_images, model, store, tracker)
             link_tree(trained.folder, run_folder.train, skip=MANIFEST)
             with times.measure("sample"):
-                pictures = sample_all(outcome, subject, trained.lora, model, store)
+                pictures = sample_all(outcome, subject, trained.lora, draws, store)
             with times.measure("evaluate"):
                 report = evaluate.find_or_evaluate(pictures, backbones, config.evaluate, store, model.device)
             report = replace(report, label=joined(config.model.label, report.label))
-            drawn = sample_cost(sample_request(config), model, trained.lora, store)
-            outcome.finished(subject, model, trained, report, times.seconds, drawn)
+            drawn = sample_cost(sample_request(config), draws, trained.lora, store)
+            outcome.finished(subject, model, trained, report, times.seconds, drawn, draws)
             tracker.result()
     if sweep is None:
         _print(outcome, report, tracker.lacks)
@@ -123,9 +124,10 @@ def _obtain(
     tracker: tracking.Tracker,
 ) -> Trained:
     """The LoRA of a run: trained, found, or brought along."""
-    lora = elsewhere.in_place(config, model, store)
+    draws = prepare.drawer(config, store)
+    lora = elsewhere.in_place(config, draws, store)
     if lora is not None:
-        return untrained(lora, model)
+        return untrained(lora, draws)
     return _train(prepare.training_of(config, subject, prior_images, model, store), model, store, tracker)
 
 

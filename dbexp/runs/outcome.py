@@ -106,6 +106,7 @@ class Outcome:
         report: Report,
         seconds: Mapping[str, float],
         drawn: Mapping[str, Any] | None = None,
+        draws: Model | None = None,
     ) -> None:
         """Write metrics.json, with everything that the numbers depend on, then result.json, and the run is done.
 
@@ -116,13 +117,16 @@ class Outcome:
             report: of its samples.
             seconds: that each stage took in this process, which may have found its results in the store.
             drawn: what the images took when they were drawn; None: that is not on record.
+            draws: the model that drew them; None: the base model.
         """
+        other = {} if draws is None or draws.identity == model.identity else {"sample_model": _named(draws)}
         settings = plain(self.config)
         record = {
             "report": self._relative(report, subject).plain(),
             "config": settings,
             "config_hash": key_of(settings),
-            "model": {"name": model.name, "identity": model.identity, "dtype": str(model.dtype)},
+            "model": _named(model),
+            **other,
             "images": dict(zip((path.name for path in subject.paths), subject.hashes, strict=True)),
             "lora": file_hash(trained.lora),
             "train": trained.record,
@@ -160,6 +164,10 @@ class Outcome:
             class_images=shortened(report.class_images),
             copies=tuple(replace(copy, path=short(copy.path), nearest=short(copy.nearest)) for copy in report.copies),
         )
+
+
+def _named(model: Model) -> dict[str, str]:
+    return {"name": model.name, "identity": model.identity, "dtype": str(model.dtype)}
 
 
 @contextmanager

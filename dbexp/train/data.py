@@ -33,6 +33,7 @@ class Training:
         lora, lr_schedule, seeds: as in the config.
         record: the run's whole config, JSON-like, for the metadata of the LoRA file.
         start: the LoRA that it goes on from; None: fresh weights.
+        base_lora: a LoRA that the base has while it is trained on, and at no other time; None: none.
     """
 
     images: tuple[Path, ...]
@@ -47,6 +48,7 @@ class Training:
     seeds: SeedsConfig
     record: Mapping[str, Any] = field(default_factory=dict)
     start: ForeignLora | None = None
+    base_lora: ForeignLora | None = None
 
     @property
     def prompts(self) -> list[str]:

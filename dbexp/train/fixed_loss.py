@@ -20,7 +20,7 @@ from dbexp.config.schema import TrainConfig
 from dbexp.core.hashing import file_hash, seed_of
 from dbexp.core.store import Store
 from dbexp.models import SIZES, Conditioning, Model
-from dbexp.models.beside import adapted
+from dbexp.models.beside import adapted, adapted_base
 from dbexp.models.lora_file import merged
 from dbexp.train.data import Training, TrainingData, prepare
 
@@ -56,6 +56,8 @@ def fixed_loss(training: Training, lora: Path, model: Model, store: Store) -> fl
         "prompt": training.prompt,
         "seeds": [training.seeds.data, training.seeds.noise],
     }
+    if training.base_lora is not None:
+        inputs["training_lora"] = training.base_lora.sha256
 
     def make(folder: Path) -> None:
         (folder / "loss").write_text(repr(_loss(training, lora, model, store)))
@@ -68,7 +70,8 @@ def _loss(training: Training, lora: Path, model: Model, store: Store) -> float:
     (data,) = prepare([training], model, store)
     with merged(model, lora, 1.0, training.ranks(model.family).keys() & set(model.family.text_parts)):
         text = model.encode(data.text) if training.lora.text_encoder else data.text
-    with adapted(model, lora):
+    base_lora = None if training.base_lora is None else training.base_lora.path
+    with adapted_base(model, base_lora), adapted(model, lora):
         errors = [_errors(data, text, picture, model) for picture in range(len(data.instance))]
     return float(torch.cat(errors).double().mean())
 

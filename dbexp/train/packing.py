@@ -11,8 +11,8 @@ from dbexp.config.values import plain
 from dbexp.core.hashing import key_of
 from dbexp.train.lr_schedule import decay_end
 
-_ONLY_NAMES = ("name", "label")
-"""Settings of the model that tell how it is called."""
+_NOT_OF_TRAINING = ("name", "label", "sample_path")
+"""Settings of the model that tell how it is called, and who draws."""
 _DECIDE_TRAINING = ("model", "dataset", "lora", "lr_schedule", "prior", "train", "seeds")
 """Groups that a trained LoRA may depend on; a few of their settings are no part of it, which costs only sharing."""
 
@@ -30,7 +30,7 @@ def shared(config: Config) -> dict[str, Any]:
 
     Everything else may differ: subject, rank, rates, schedule, prior, steps, seeds, optimizer.
     """
-    model = {f"model.{name}": value for name, value in plain(config.model).items() if name not in _ONLY_NAMES}
+    model = {f"model.{name}": value for name, value in plain(config.model).items() if name not in _NOT_OF_TRAINING}
     return model | {
         "lora.sites": config.lora.sites,
         "train.gradient_checkpointing": config.train.gradient_checkpointing,
@@ -58,6 +58,7 @@ def planned(config: Config) -> dict[str, Any]:
     """What the training of a run depends on, as far as its config tells. What happens after training is no part."""
     settings: dict[str, Any] = {group: plain(getattr(config, group)) for group in _DECIDE_TRAINING}
     settings["seeds"].pop("sample")
+    settings["model"].pop("sample_path")
     return {**settings, "store": config.store}
 
 

@@ -54,9 +54,11 @@ def inputs_of(training: Training, model: Model) -> dict[str, Any]:
     prior, lora = training.prior_weight > 0, keyed(training.lora)
     if training.start is not None:
         lora["init"] = training.start.sha256  # wherever it lies
+    base = {} if training.base_lora is None else {"training_lora": training.base_lora.sha256}
     return {
         "version": VERSION,
         "model": model.identity,
+        **base,
         "dtype": str(model.dtype),
         "resolution": training.resolution,
         "lora": lora,

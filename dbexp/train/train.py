@@ -19,6 +19,7 @@ from dbexp.core.hashing import key_of
 from dbexp.core.progress import progress
 from dbexp.core.store import Entry, Store
 from dbexp.models import Model
+from dbexp.models.beside import adapted_base
 from dbexp.train import adapter, graph, measured, packing, resume
 from dbexp.train.data import Training, TrainingData, prepare
 from dbexp.train.lane import Lane, Row, enter, open_slots, ranks_of
@@ -90,6 +91,7 @@ def _agreement(training: Training) -> dict[str, Any]:
     """What trainings on one base must have in common to be a pack."""
     return {
         "model.resolution": training.resolution,
+        "model.training_lora": None if training.base_lora is None else training.base_lora.sha256,
         "lora.sites": training.lora.sites,
         "train.gradient_checkpointing": training.cfg.gradient_checkpointing,
         "train.graphs": training.cfg.graphs,
@@ -131,7 +133,12 @@ def _train_pack(
     data = prepare([trajectory.training for trajectory in trajectories], model, store)
     state, states = resume.resume(store, _state(trajectories, model, store, keep))
     try:
-        with open_slots(data, model, state.ranks) as slots, Signals() as signals:
+        base_lora = trajectories[0].training.base_lora
+        with (
+            open_slots(data, model, state.ranks) as slots,
+            adapted_base(model, None if base_lora is None else base_lora.path),
+            Signals() as signals,
+        ):
             lanes = [
                 _begin(slots, slot, data[slot], model, trajectory, states.get(trajectory.key))
                 for slot, trajectory in enumerate(trajectories)

@@ -86,7 +86,12 @@ def test_the_command_from_anywhere_without_torch(tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert lines[0].startswith("dbexp: DreamBooth-LoRA experiments")
-    (models,) = (line.split() for line in lines if line.startswith("  model  "))
+    first = next(number for number, line in enumerate(lines) if line.startswith("  model  "))
+    models = lines[first].split()
+    for line in lines[first + 1 :]:
+        if not line.startswith("      "):
+            break
+        models += line.split()
     assert models[:2] == ["model", "custom"] and {"ours", "random", "sd15"} <= set(models)
     assert "  model.path: str = a$b" in lines
     assert "      Rank r of every adapter. At least 1." in lines

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dbexp.core.errors import ConfigError
 from dbexp.core.hashing import file_hash
 from dbexp.core.store import Store
-from dbexp.models import LoraFile, Model, foreign_lora, lora_file
+from dbexp.models import LoraFile, Model, foreign_lora, foreign_reader, lora_file
 from dbexp.models.beside import adapted
 from tests import builders
 from tests.models import checkpoints, drawing
@@ -121,7 +121,7 @@ def updates(file: LoraFile) -> Updates:
 
 
 def assert_updates(path: Path, family: str, expected: Updates) -> LoraFile:
-    file = foreign_lora.read(path, model(family), "lora")
+    file = foreign_reader.read(path, model(family), "lora")
     found = updates(file)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -173,7 +173,7 @@ def test_one_rank_and_one_alpha_stay(family: str, tmp_path: Path) -> None:
 def test_other_precisions(dtype: torch.dtype, tmp_path: Path) -> None:
     lora = Lora("sd")
     tensors = {key: value.to(dtype) for key, value in lora.tensors(flat("sd"), KOHYA).items()}
-    file = foreign_lora.read(save(tensors, tmp_path / "x.safetensors"), model("sd"), "lora")
+    file = foreign_reader.read(save(tensors, tmp_path / "x.safetensors"), model("sd"), "lora")
     assert all(down.dtype == up.dtype == torch.float32 for down, up in file.weights.values())
     for name, value in updates(file).items():
         torch.testing.assert_close(value, lora.updates[name], rtol=0.1, atol=0.02)
@@ -328,7 +328,7 @@ def test_what_dbexp_exports_is_read_as_it_was(family: str, tmp_path: Path) -> No
         exported = tmp_path / f"{kind}.safetensors"
         lora_file.write(ours, exported, base, kind)
         assert_updates(exported, family, updates(ours))
-        assert {len(down) for down, _ in foreign_lora.read(exported, base, "lora").weights.values()} == {4}
+        assert {len(down) for down, _ in foreign_reader.read(exported, base, "lora").weights.values()} == {4}
     opened = foreign_lora.open_lora(str(path), base, store, "lora")
     assert opened.path.read_bytes() == path.read_bytes(), "its images are known by its bytes"
     assert opened.sha256 == file_hash(path)
@@ -446,7 +446,7 @@ def test_is_read_once_and_known_by_its_content(tmp_path: Path, monkeypatch: pyte
     path = save(lora.tensors(flat("sd"), KOHYA), tmp_path / "x.safetensors")
     first = foreign_lora.open_lora(str(path), model("sd"), store, "lora")
     other = Path(path.rename(tmp_path / "renamed.safetensors"))
-    monkeypatch.setattr(foreign_lora, "read", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("dbexp.models.foreign_lora.read", lambda *_: pytest.fail("read again"))
     assert foreign_lora.open_lora(str(other), model("sd"), store, "lora") == first
     assert first.sha256 == file_hash(other)
     assert lora_file.read(first.path, model("sd")).provenance == {"source": first.sha256}
@@ -534,7 +534,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
             make(tensors)
 
     with pytest.raises(ConfigError) as caught:
-        foreign_lora.read(save(spoilt(change), tmp_path / "x.safetensors"), model("sd"), "lora")
+        foreign_reader.read(save(spoilt(change), tmp_path / "x.safetensors"), model("sd"), "lora")
     assert len(caught.value.problems) == 3, "the width is looked at where both halves are there"
 
 
@@ -546,7 +546,7 @@ def test_text_encoders_that_cannot_be_adapted(family: str, key: str, tmp_path: P
 
     path = save(spoilt(change, family), tmp_path / "x.safetensors")
     with pytest.raises(ConfigError, match=r"a text encoder's layer, where of .* none can be adapted"):
-        foreign_lora.read(path, model(family), "lora")
+        foreign_reader.read(path, model(family), "lora")
 
 
 def other_families() -> Iterator[tuple[str, str]]:
@@ -567,7 +567,7 @@ def test_a_file_of_another_family(family: str, other: str, tmp_path: Path) -> No
     alike = {family, other} <= {"flux2_klein", "sd3", "qwen_image"}  # some layers are called the same
     says = "layers that x does not have" if alike else r"of another architecture than x, .*some-model/lora"
     with pytest.raises(ConfigError, match=f"{says}; choose the model"):
-        foreign_lora.read(path, model(family), "lora")
+        foreign_reader.read(path, model(family), "lora")
 
 
 FILES: dict[str, tuple[Callable[[Path], object], str]] = {

@@ -84,7 +84,7 @@ def test_the_same_file_again_computes_nothing(sweep: tuple[Path, Path], monkeypa
     other = folder / "renamed.safetensors"
     other.write_bytes(sweep[1].read_bytes())
     monkeypatch.setattr("dbexp.sample.draw.sample_batch", lambda *_: pytest.fail("drawn again"))
-    monkeypatch.setattr(foreign_lora, "read", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("dbexp.models.foreign_lora.read", lambda *_: pytest.fail("read again"))
     words = tiny(folder / "store", f"lora.path={other}", "hydra.run.dir=again", "train.steps=7", "prior.weight=0.5")
     outcome = sweeps.dbexp_command(folder, "model=random", *words)
     assert outcome.status == 0, outcome.err
