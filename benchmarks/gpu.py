@@ -59,7 +59,7 @@ from dbexp.core.store import Store
 from dbexp.estimate import hollow
 from dbexp.estimate.cards import CARDS
 from dbexp.estimate.published import PUBLISHED
-from dbexp.models import SIZES, Batch, Model
+from dbexp.models import GUIDANCE, SIZES, Batch, Model
 from dbexp.models.checkpoint import Checkpoint
 from dbexp.pipeline import prepare
 from dbexp.pipeline.requests import training_request
@@ -306,7 +306,8 @@ def plain(bench: Bench, *words: str) -> Row:
         half = model.dtype != torch.float32
         clean, generator = data.instance.mean[:1].to(bench.device), torch.Generator().manual_seed(0)
         text = {name: value.to(bench.device) for name, value in model.collate([(data.text, [1])]).items()}
-        text = {**text, SIZES: data.instance.sizes[:1].to(bench.device)}
+        guidance = torch.tensor([config.train.guidance], device=bench.device)
+        text = {**text, SIZES: data.instance.sizes[:1].to(bench.device), GUIDANCE: guidance}
 
         def step() -> None:
             noise = torch.randn_like(clean)

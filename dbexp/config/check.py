@@ -66,6 +66,15 @@ def _check_family(config: Config, problems: Problems) -> None:
         f"train.noise_offset={train.noise_offset:g}: {named} has latents of several pixels in one channel; give 0",
     )
     problems.require(
+        train.guidance == 1 or family.embeds_guidance,
+        f"train.guidance={train.guidance:g}: {named} reads no guidance in training; give 1",
+    )
+    problems.require(
+        not config.sample.negative_prompt or not family.embeds_guidance,
+        f"sample.negative_prompt={shown(config.sample.negative_prompt)}: {named} reads guidance as a number, and "
+        "steers away from nothing; give null",
+    )
+    problems.require(
         train.shift is None or family.flow,
         f"train.shift={shown(train.shift)}: {named} has a noise schedule of its own, which is not shifted; give null",
     )

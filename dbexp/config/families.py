@@ -36,6 +36,9 @@ class Family:
     meaning."""
     noise_offset: bool = True
     """Whether a channel of its latents is one thing all over a picture, so that `train.noise_offset` can shift it."""
+    embeds_guidance: bool = False
+    """Whether the denoiser was taught to read guidance as a number, in place of a second pass for what to steer away
+    from: `train.guidance` has a meaning then, and a negative prompt has none."""
     rare_token: str | None = None
     """A word of one token that means nothing yet, for advice; None: words of several are learnt as well."""
     fp16: bool = True
@@ -195,6 +198,26 @@ FAMILIES = {
             "stabilityai/stable-diffusion-3.5-large-turbo": "other:stabilityai-ai-community",
         },
         pipeline="StableDiffusion3Pipeline",
+    ),
+    "flux": Family(
+        title="FLUX.1 dev",
+        module="dbexp.models.flux",
+        denoiser="transformer",
+        encoders=("text_encoder", "text_encoder_2"),
+        text_parts=("text_encoder",),
+        samplers=("euler", "unipc"),
+        fewer_steps={"unipc": 300},
+        sites=_TRANSFORMER_SITES,
+        size_multiple=16,
+        flow=True,
+        embeds_guidance=True,
+        rare_token="sks",
+        tags=("flux",),
+        licences={
+            "black-forest-labs/FLUX.1-dev": "other:flux-1-dev-non-commercial-license",
+            "black-forest-labs/FLUX.1-Krea-dev": "other:flux-1-dev-non-commercial-license",
+        },
+        pipeline="FluxPipeline",
     ),
 }
 

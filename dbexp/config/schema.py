@@ -238,6 +238,8 @@ class TrainConfig:
     """With logit_normal: standard deviation before the sigmoid."""
     shift: Any = newer(None, neutral=None)
     """Of flow matching, a share of noise s becomes k s / (1 + (k - 1) s). A number: k; resolution: as the checkpoint is sampled at this resolution; null: the checkpoint's own fixed k."""
+    guidance: float = newer(bounded(1.0, at_least=0, most=1000), neutral=1.0)
+    """What the denoiser is told in training, where guidance is a number that it reads (FLUX.1 dev, FLUX.2 dev). Published trainings use 1."""
     checkpoint_every: int = bounded(250, at_least=0, most=MOST_STEPS)
     """Optimizer steps between checkpoints (state to resume from, and the LoRA at that step); 0: only when interrupted."""
     log_every: int = bounded(10, at_least=1, most=MOST_STEPS)

@@ -196,6 +196,25 @@ _QWEN_IMAGE = Published(
     1024,
     {"_class_name": "QwenImagePipeline"},
 )
+_FLUX1 = Published(
+    {
+        "transformer": {"guidance_embeds": True},
+        "vae": _FLOW_VAE | {"scaling_factor": 0.3611, "shift_factor": 0.1159},
+        "text_encoder": _CLIP_L,
+        "text_encoder_2": _T5_XXL,
+    },
+    {
+        "_class_name": "FlowMatchEulerDiscreteScheduler",
+        "shift": 3.0,
+        "use_dynamic_shifting": True,
+        "base_shift": 0.5,
+        "max_shift": 1.15,
+        "base_image_seq_len": 256,
+        "max_image_seq_len": 4096,
+    },
+    512,
+    {"_class_name": "FluxPipeline"},
+)
 _SD35_LARGE = _sd3(38, 192, num_layers=38)
 _SD15 = _stable_diffusion({"cross_attention_dim": 768}, _CLIP_L)
 _KLEIN_4B, _KLEIN_9B = _klein((5, 20), 24, _QWEN3_4B), _klein((8, 24), 32, _QWEN3_8B)
@@ -213,6 +232,8 @@ PUBLISHED: Mapping[str, Published] = {
     "Tongyi-MAI/Z-Image-Turbo": _Z_IMAGE,
     "Qwen/Qwen-Image": _QWEN_IMAGE,
     "Qwen/Qwen-Image-2512": _QWEN_IMAGE,
+    "black-forest-labs/FLUX.1-dev": _FLUX1,
+    "black-forest-labs/FLUX.1-Krea-dev": _FLUX1,
     "stabilityai/stable-diffusion-3.5-medium": _sd3(24, 384, num_layers=24, dual_attention_layers=list(range(13))),
     "stabilityai/stable-diffusion-3.5-large": _SD35_LARGE,
     "stabilityai/stable-diffusion-3.5-large-turbo": _SD35_LARGE,

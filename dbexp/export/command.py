@@ -95,12 +95,10 @@ def export(settings: ExportConfig) -> Exported:
     most = model.family.steps_of(None)
     if settings.check_steps > most:
         raise ConfigError(f"check_steps={settings.check_steps}: must be at most {most} for model={model.name}")
-    known = model.family.formats
+    known = model.formats
     files = {kind: FORMATS[kind].file.format(name=slug(name)) for kind in settings.format if kind in known}
     if not files:
-        raise ConfigError(
-            f"format={','.join(settings.format)}: the family of model={model.name} has {', '.join(known)}"
-        )
+        raise ConfigError(f"format={','.join(settings.format)}: model={model.name} has {', '.join(known)}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:

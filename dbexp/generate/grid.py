@@ -14,7 +14,7 @@ from dbexp.config.check import unfit_steps
 from dbexp.config.families import FAMILIES, SIZE_MULTIPLE
 from dbexp.config.schema import ModelConfig
 from dbexp.config.template import fill, names
-from dbexp.core.errors import ConfigError, Problems, listed
+from dbexp.core.errors import ConfigError, Problems, listed, shown
 from dbexp.core.images import image_hash, read_rgb
 from dbexp.core.store import Store
 from dbexp.generate.settings import GenerateConfig
@@ -111,6 +111,10 @@ def check_models(columns: Sequence[GridColumn], drawing: Drawing) -> None:
         problems.require(
             drawing.sampler is None or drawing.sampler in family.samplers,
             f"sampler={drawing.sampler}: {model} has {', '.join(family.samplers)}",
+        )
+        problems.require(
+            not drawing.negative_prompt or not family.embeds_guidance,
+            f"negative_prompt={shown(drawing.negative_prompt)}: {model} steers away from nothing; give an empty one",
         )
         problems.messages += unfit_steps("", kind, drawing.sampler, drawing.steps)
         unit = family.size_multiple

@@ -40,6 +40,8 @@ Conditioning: TypeAlias = Mapping[str, Tensor]
 SIZES = "sizes"
 """What the trainer adds to the conditioning, fp32 [B, 6]: height and width of the picture file, top and left of the cut
 after the resize, height and width of the cut, all in pixels. Families whose denoiser is not told them ignore it."""
+GUIDANCE = "guidance"
+"""Another such, fp32 [B]: `train.guidance` of each row. Families whose denoiser is told none ignore it."""
 
 
 @dataclass(frozen=True)
@@ -277,12 +279,17 @@ class Model(Protocol):
 
     # -- files ------------------------------------------------------------------------------------------------------
 
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Those of `Family.formats` that stock diffusers reads for this checkpoint."""
+        ...
+
     def saved_site(self, part: str, site: str) -> str:
         """The name of a site in LoRA files, which keep the names of older library versions."""
         ...
 
     def export(self, file: LoraFile, format: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Tensors and metadata of a LoRA in a format of `Family.formats`."""
+        """Tensors and metadata of a LoRA in one of `formats`."""
         ...
 
 

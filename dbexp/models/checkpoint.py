@@ -392,6 +392,10 @@ class Checkpoint(ABC):
 
     # -- files ------------------------------------------------------------------------------------------------------
 
+    @property
+    def formats(self) -> tuple[str, ...]:
+        return self.family.formats
+
     def saved_site(self, part: str, site: str) -> str:
         return site
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dbexp.models import Cut
 from dbexp.models.checkpoint import characters_read, read_tokenizer
@@ -27,6 +27,12 @@ SITES = (".q_proj", ".k_proj", ".v_proj", ".out_proj")
 """How the names of its layers end that get an adapter."""
 _POSITIONS = 77
 _MARKS = 2  # of start and end
+
+
+def sites(encoder: nn.Module) -> tuple[str, ...]:
+    """Names of the layers of an encoder that get an adapter."""
+    modules = encoder.named_modules()
+    return tuple(name for name, layer in modules if isinstance(layer, nn.Linear) and name.endswith(SITES))
 
 
 def saved_name(site: str) -> str:

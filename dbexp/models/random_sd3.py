@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from transformers import CLIPTextModelWithProjection
 
 from dbexp.models import random_t5
+from dbexp.models.random_parts import clip_config, small_vae
 from dbexp.models.random_weights import WORDS, build_tokenizer
 
 VERSION = 1
@@ -42,33 +43,16 @@ def build_random(folder: Path, seed: int = 0) -> Path:
         pipe = StableDiffusion3Pipeline(
             transformer=_transformer(),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-            vae=_vae(),
-            text_encoder=_clip(_CLIP_WIDTHS[0], tokenizer),
+            vae=small_vae(1.5305, 0.0609),
+            text_encoder=CLIPTextModelWithProjection(clip_config(_CLIP_WIDTHS[0], tokenizer)),
             tokenizer=tokenizer,
-            text_encoder_2=_clip(_CLIP_WIDTHS[1], tokenizer_2),
+            text_encoder_2=CLIPTextModelWithProjection(clip_config(_CLIP_WIDTHS[1], tokenizer_2)),
             tokenizer_2=tokenizer_2,
             text_encoder_3=random_t5.small_encoder(tokenizer_3, width=_T5_WIDTH),
             tokenizer_3=tokenizer_3,
         )
     pipe.save_pretrained(folder, safe_serialization=True)
     return folder
-
-
-def _vae() -> AutoencoderKL:
-    stages = 4
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * stages,
-        up_block_types=("UpDecoderBlock2D",) * stages,
-        block_out_channels=(8, 8, 8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        latent_channels=16,
-        sample_size=64,
-        scaling_factor=1.5305,
-        shift_factor=0.0609,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
 
 
 def _transformer() -> SD3Transformer2DModel:
@@ -86,21 +70,4 @@ def _transformer() -> SD3Transformer2DModel:
         pos_embed_max_size=_POSITIONS,
         dual_attention_layers=(0,),
         qk_norm="rms_norm",
-    )
-
-
-def _clip(width: int, tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
-    return CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            max_position_embeddings=_CLIP_TOKENS,
-            projection_dim=width,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
     )

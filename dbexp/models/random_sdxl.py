@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from dbexp.models.random_parts import clip_config
 from dbexp.models.random_weights import WORDS, build_tokenizer
 
 VERSION = 1
@@ -42,8 +43,8 @@ def build_random(folder: Path, seed: int = 0, *, in_channels: int = 4, predictio
         torch.manual_seed(seed)
         pipe = StableDiffusionXLPipeline(
             vae=_vae(),
-            text_encoder=CLIPTextModel(_text_config(_WIDTHS[0], tokenizer)),
-            text_encoder_2=CLIPTextModelWithProjection(_text_config(_WIDTHS[1], tokenizer_2)),
+            text_encoder=CLIPTextModel(clip_config(_WIDTHS[0], tokenizer)),
+            text_encoder_2=CLIPTextModelWithProjection(clip_config(_WIDTHS[1], tokenizer_2)),
             tokenizer=tokenizer,
             tokenizer_2=tokenizer_2,
             unet=_unet(in_channels),
@@ -84,21 +85,6 @@ def _unet(in_channels: int) -> UNet2DConditionModel:
         addition_embed_type="text_time",
         addition_time_embed_dim=_TIME_WIDTH,
         projection_class_embeddings_input_dim=6 * _TIME_WIDTH + _WIDTHS[1],
-    )
-
-
-def _text_config(width: int, tokenizer: CLIPTokenizer) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        max_position_embeddings=_MAX_TOKENS,
-        projection_dim=width,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
     )
 
 

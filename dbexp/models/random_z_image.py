@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
 from transformers import Qwen3Model
 
 from dbexp.models import random_qwen
+from dbexp.models.random_parts import small_vae
 
 VERSION = 1
 _MAX_TOKENS = 64
@@ -33,30 +34,13 @@ def build_random(folder: Path, seed: int = 0) -> Path:
         torch.manual_seed(seed)
         pipe = ZImagePipeline(
             scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
-            vae=_vae(),
+            vae=small_vae(0.3611, 0.1159),
             text_encoder=Qwen3Model(random_qwen.small_config(tokenizer, width=_WIDTH, layers=_LAYERS)),
             tokenizer=tokenizer,
             transformer=_transformer(),
         )
     pipe.save_pretrained(folder, safe_serialization=True)
     return folder
-
-
-def _vae() -> AutoencoderKL:
-    stages = 4
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * stages,
-        up_block_types=("UpDecoderBlock2D",) * stages,
-        block_out_channels=(8, 8, 8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        latent_channels=16,
-        sample_size=64,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
 
 
 def _transformer() -> ZImageTransformer2DModel:

@@ -120,8 +120,9 @@ class StableDiffusion(ClipText, DiscreteNoise, Checkpoint):
         return self.dtype  # these do not overflow, and stored latents are of this precision
 
     def sites(self, part: str, preset: str) -> tuple[str, ...]:
-        is_site = _SITES[preset] if part == "unet" else lambda name: name.endswith(clip.SITES)
-        modules = self.outline(part).named_modules()
+        if part != "unet":
+            return clip.sites(self.outline(part))
+        modules, is_site = self.outline(part).named_modules(), _SITES[preset]
         return tuple(name for name, module in modules if isinstance(module, nn.Linear) and is_site(name))
 
     def native_layers(self) -> Mapping[str, tuple[str, ...]]:

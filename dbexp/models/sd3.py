@@ -12,20 +12,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dbexp.config.families import FAMILIES
 from dbexp.config.schema import ModelConfig
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
-from dbexp.models import VAE, Batch, Conditioning, Cut, clip, start, t5
-from dbexp.models.checkpoint import Checkpoint
+from dbexp.models import Batch, Conditioning, Cut, clip, t5
 from dbexp.models.clip import ClipText
 from dbexp.models.find import Source, check_pipeline, open_checkpoint
 from dbexp.models.flow import KNOWN_SCHEDULES, FlowMatching
-from dbexp.models.known import POSITIVE, WHOLE, Known, Settings
+from dbexp.models.known import WHOLE, Known, Settings
 from dbexp.models.native_names import NativeNames
+from dbexp.models.shifted_latents import KNOWN_VAE, ShiftedLatents
 from dbexp.models.t5 import T5Text
 
 _LATENT = 8
@@ -71,7 +70,7 @@ def sites(denoiser: nn.Module, preset: str) -> tuple[str, ...]:
     return tuple(name for name in layers if name.startswith("transformer_blocks.") and name.endswith(_SITES[preset]))
 
 
-class StableDiffusion3(T5Text, ClipText, FlowMatching, Checkpoint):
+class StableDiffusion3(T5Text, ClipText, FlowMatching, ShiftedLatents):
     """Parts: vae, transformer, text_encoder (CLIP ViT-L), text_encoder_2 (OpenCLIP ViT-bigG), text_encoder_3 (T5-XXL).
 
     Conditioning: `states` [B, L1 + L2, D], those of both CLIPs side by side, filled up with zeros, with T5's behind
@@ -104,7 +103,6 @@ class StableDiffusion3(T5Text, ClipText, FlowMatching, Checkpoint):
         "unipc": ("UniPCMultistepScheduler", _FLOW),
     }
     native = _NATIVE
-    output = "latent"
     bakes_alpha = True
     known: ClassVar[Known] = {
         "transformer": {
@@ -114,15 +112,7 @@ class StableDiffusion3(T5Text, ClipText, FlowMatching, Checkpoint):
             "out_channels": (WHOLE, None),
             "qk_norm": (None, "rms_norm"),
         },
-        "vae": {
-            "_class_name": ("AutoencoderKL",),
-            "in_channels": (3,),
-            "out_channels": (3,),
-            "scaling_factor": (POSITIVE,),
-            "shift_factor": (POSITIVE, 0, 0.0),
-            "latents_mean": (None,),
-            "latents_std": (None,),
-        },
+        "vae": KNOWN_VAE,
         "text_encoder": clip.KNOWN_ENCODER,
         "text_encoder_2": clip.KNOWN_ENCODER,
         "text_encoder_3": t5.KNOWN_ENCODER,
@@ -164,10 +154,7 @@ class StableDiffusion3(T5Text, ClipText, FlowMatching, Checkpoint):
         return int(settings.get("pos_embed_max_size", _POSITIONS)) * int(settings.get("patch_size", 2)) * _LATENT
 
     def sites(self, part: str, preset: str) -> tuple[str, ...]:
-        if part == self.family.denoiser:
-            return sites(self.outline(part), preset)
-        modules = self.outline(part).named_modules()
-        return tuple(name for name, layer in modules if isinstance(layer, nn.Linear) and name.endswith(clip.SITES))
+        return sites(self.outline(part), preset) if part == self.family.denoiser else clip.sites(self.outline(part))
 
     def saved_site(self, part: str, site: str) -> str:
         return site if part == self.family.denoiser else clip.saved_name(site)
@@ -197,17 +184,6 @@ class StableDiffusion3(T5Text, ClipText, FlowMatching, Checkpoint):
 
     # -- latents ----------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
-    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        vae: Any = self.part(VAE)
-        posterior = vae.encode(pixels.to(self.device, self.vae_dtype)).latent_dist
-        shift, scale = vae.config.shift_factor, vae.config.scaling_factor
-        return ((posterior.mean - shift) * scale).contiguous(), (posterior.std * scale).contiguous()
-
-    def decode(self, pipe: Any, latents: Any, batch: Batch) -> NDArray[Any]:
-        settings = pipe.vae.config
-        return super().decode(pipe, latents.float() / settings.scaling_factor + settings.shift_factor, batch)
-
     def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
         velocity: Tensor = self.part("transformer")(
             hidden_states=noisy.to(self.dtype),
@@ -229,13 +205,7 @@ class StableDiffusion3(T5Text, ClipText, FlowMatching, Checkpoint):
         arguments = super().call(pipe, batch)
         if isinstance(batch.text, tuple):
             arguments["max_sequence_length"] = self.t5_tokens
-        if batch.image is not None:
-            latents, generators = start.drawn_latents(self.encode_images, batch.image, batch.seeds)
-            size = {"width": batch.width, "height": batch.height}
-            arguments |= {"image": latents.to(self.dtype), "generator": generators, **size}
-            if batch.mask is not None:  # which the denoiser is not shown; the pipeline would encode it nevertheless
-                arguments["masked_image_latents"] = arguments["image"]
-        return arguments
+        return arguments | self.start(batch)
 
     def embeddings(self, batch: Batch) -> dict[str, Any]:
         assert not isinstance(batch.text, tuple)

@@ -24,9 +24,10 @@ from dbexp.models import VAE, Batch, Conditioning
 from dbexp.models.checkpoint import Checkpoint
 from dbexp.models.find import Source, check_pipeline, open_checkpoint
 from dbexp.models.flow import KNOWN_SCHEDULES, FlowMatching
-from dbexp.models.known import POSITIVE, WHOLE, Known, Settings
+from dbexp.models.known import WHOLE, Known, Settings
 from dbexp.models.native_names import NativeNames
 from dbexp.models.qwen import KNOWN_ENCODER, QwenText
+from dbexp.models.shifted_latents import KNOWN_VAE
 
 _STATES = -2
 """The encoder's layer whose states the denoiser reads."""
@@ -88,15 +89,7 @@ class ZImage(QwenText, FlowMatching, Checkpoint):
             "siglip_feat_dim": (None,),
             "t_scale": (1000,),
         },
-        "vae": {
-            "_class_name": ("AutoencoderKL",),
-            "in_channels": (3,),
-            "out_channels": (3,),
-            "scaling_factor": (POSITIVE,),
-            "shift_factor": (POSITIVE, 0, 0.0),
-            "latents_mean": (None,),
-            "latents_std": (None,),
-        },
+        "vae": KNOWN_VAE,
         "text_encoder": KNOWN_ENCODER,
         "scheduler": KNOWN_SCHEDULES,
     }

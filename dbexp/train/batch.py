@@ -37,6 +37,7 @@ class Batch:
         owners: which of the lanes of the batch each row belongs to, int64 [N].
         rates: learning rates by slot and part, [K, parts]; see `optimizer.rate_dtype`.
         stands: by slot, fp32 [K], 1: no optimizer step of its lane follows.
+        guidance: see `dbexp.models.GUIDANCE`, fp32 [N].
     """
 
     times: Tensor
@@ -48,6 +49,7 @@ class Batch:
     owners: Tensor
     rates: Tensor
     stands: Tensor
+    guidance: Tensor
 
     @staticmethod
     def of(
@@ -70,6 +72,7 @@ class Batch:
             loss.coefficients(lanes[slot], draw) if slot in live else [0.0] * len(draw) for slot, draw in draws.items()
         ]
         owners = [number for number, draw in enumerate(draws.values()) for _ in range(len(draw))]
+        guidance = [lanes[slot].cfg.guidance for slot, draw in draws.items() for _ in range(len(draw))]
         due = {slot: lanes[slot].rates for slot in live if lanes[slot].due}
         parts = max(len(lane.optimizer.rates) for lane in lanes)
         rates = [due.get(slot, []) for slot in range(len(lanes))]
@@ -85,6 +88,7 @@ class Batch:
                 [each + [0.0] * (parts - len(each)) for each in rates], dtype=optimizer.rate_dtype(model.device)
             ),
             stands=torch.tensor([float(slot not in due) for slot in range(len(lanes))]),
+            guidance=torch.tensor(guidance, dtype=torch.float32),
         )
 
     def rows(self, start: int, end: int) -> Batch:

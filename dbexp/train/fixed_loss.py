@@ -19,7 +19,7 @@ from torch import Tensor
 from dbexp.config.schema import TrainConfig
 from dbexp.core.hashing import file_hash, seed_of
 from dbexp.core.store import Store
-from dbexp.models import SIZES, Conditioning, Model
+from dbexp.models import GUIDANCE, SIZES, Conditioning, Model
 from dbexp.models.beside import adapted, adapted_base
 from dbexp.models.lora_file import merged
 from dbexp.train.data import Training, TrainingData, prepare
@@ -37,8 +37,8 @@ def rows(training: Training) -> int:
 def fixed_loss(training: Training, lora: Path, model: Model, store: Store) -> float:
     """The loss of the subject's pictures, unweighted, in the mean over `DRAWS` times of each; found where it is known.
 
-    Times are those of plain training, whatever the run's own are, and noise depends on the noise seed alone: the runs
-    of a sweep are judged on the same.
+    Times and guidance are those of plain training, whatever the run's own are, and noise depends on the noise seed
+    alone: the runs of a sweep are judged on the same.
 
     Args:
         training: its pictures, prompt, resolution and seeds are used.
@@ -80,11 +80,13 @@ def _errors(data: TrainingData, text: Conditioning, picture: int, model: Model) 
     """|v_hat - v|^2 of a picture's first view, fp32 [DRAWS]."""
     training, bank = data.training, data.instance
     generator = torch.Generator().manual_seed(seed_of(training.seeds.noise, "fixed", picture))
-    times = model.draw_times(DRAWS, generator, TrainConfig(), training.resolution).to(model.device)
+    plain = TrainConfig()
+    times = model.draw_times(DRAWS, generator, plain, training.resolution).to(model.device)
     noise = torch.randn((DRAWS, *bank.mean.shape[1:]), generator=generator).to(model.device)
     view = bank.first[picture]
     latents, sizes = bank.mean[view].expand_as(noise), bank.sizes[view].expand(DRAWS, -1)
     counts = [DRAWS, 0][: len(training.prompts)]
-    conditioning = {**model.collate([(text, counts)]), SIZES: sizes}
+    guidance = torch.full_like(times, plain.guidance, dtype=torch.float32)
+    conditioning = {**model.collate([(text, counts)]), SIZES: sizes, GUIDANCE: guidance}
     prediction = model.predict(model.add_noise(latents, noise, times), times, conditioning).float()
     return (prediction - model.target(latents, noise, times)).square().flatten(1).mean(1)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dbexp.core import cores
 from dbexp.core.progress import Bar
-from dbexp.models import SIZES, Conditioning, Model
+from dbexp.models import GUIDANCE, SIZES, Conditioning, Model
 from dbexp.train import loss, packing, step
 from dbexp.train.adapter import AdapterSlots
 from dbexp.train.batch import Batch, Drawing, Pictures, send
@@ -113,7 +113,8 @@ class Loop:
         """The weighted squared error of every row, fp32 [N]."""
         model, times, noise = self._model, batch.times, batch.noise
         latents = self._pictures.latents(batch)
-        conditioning = {**self._conditioning(draws), SIZES: self._pictures.sizes[batch.pictures]}
+        told = {SIZES: self._pictures.sizes[batch.pictures], GUIDANCE: batch.guidance}
+        conditioning = {**self._conditioning(draws), **told}
         self._assign_rows(model.family.denoiser, {slot: len(draw) for slot, draw in draws.items()})
         # in the base's own precision: autocast would have every norm answer in fp32, and cast what it answered back
         prediction = model.predict(model.add_noise(latents, noise, times), times, conditioning)

@@ -223,6 +223,7 @@ def test_a_noise_schedule_is_not_shifted() -> None:
             "train.noise_offset=0.1: {} has latents of several pixels in one channel; give 0",
         ),
         ({"train__min_snr_gamma": 5.0}, "train.min_snr_gamma=5.0: {} is trained by flow matching"),
+        ({"train__guidance": 3.5}, "train.guidance=3.5: {} reads no guidance in training; give 1"),
         ({"lora__text_encoder": True}, "lora.text_encoder=true: {} has no text encoder that can be adapted"),
         ({"lora__sites": "attention+geglu"}, "lora.sites=attention+geglu: {} has attention, attention+mlp, linear"),
         ({"sample__sampler": "ddim"}, "sample.sampler=ddim: {} has euler, unipc"),
@@ -232,6 +233,15 @@ def test_a_noise_schedule_is_not_shifted() -> None:
 def test_what_flux2_klein_refuses(values: dict[str, Any], says: str) -> None:
     (message,) = problems(changed(model__family="flux2_klein", **values))
     assert message.startswith(says.format("model.family=flux2_klein"))
+
+
+def test_guidance_that_is_read_as_a_number() -> None:
+    """It may be told in training, and there is nothing to steer away from."""
+    (message,) = problems(changed(model__family="flux", train__guidance=3.5, sample__negative_prompt="blurry"))
+    assert message == (
+        "sample.negative_prompt=blurry: model.family=flux reads guidance as a number, and steers away from nothing; "
+        "give null"
+    )
 
 
 @pytest.mark.parametrize(("optimizer", "library"), check.OPTIMIZER_LIBRARIES.items())

@@ -204,6 +204,11 @@ class TestModels:
         (problem,) = caught.value.problems
         assert problem.startswith(says)
 
+    def test_nothing_to_steer_away_from(self) -> None:
+        drawing = replace(grid.drawing(settings_of(), run()), negative_prompt="blurry")
+        with pytest.raises(ConfigError, match="negative_prompt=blurry: model=tiny of the family flux steers away from"):
+            grid.check_models(self.columns("flux"), drawing)
+
     def test_sizes_that_nobody_asked_for_fit(self, tmp_path: Path) -> None:
         Image.new("RGB", (60, 40), "green").save(tmp_path / "garden.png")
         Image.new("L", (60, 40), 255).save(tmp_path / "all.png")

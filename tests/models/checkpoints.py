@@ -18,6 +18,7 @@ from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
 from dbexp.models import (
     Model,
+    random_flux,
     random_flux2_klein,
     random_qwen_image,
     random_sd3,
@@ -32,6 +33,7 @@ BUILD: dict[str, Callable[[Path], Path]] = {
     "flux2_klein": random_flux2_klein.build_random,
     "z_image": random_z_image.build_random,
     "qwen_image": random_qwen_image.build_random,
+    "flux": random_flux.build_random,
     "sd3": random_sd3.build_random,
 }
 ENCODERS = {name: family.encoders for name, family in FAMILIES.items()}

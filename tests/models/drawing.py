@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dbexp.models import Batch, Model
+from dbexp.models import GUIDANCE, Batch, Model, lora_file
 from dbexp.train.adapter import AdapterSlots, save
 from tests.models.families import LONG
 
@@ -62,13 +62,16 @@ def stock_draw(pipe: Any, guidance_scale: float | None, **others: Any) -> NDArra
     return images
 
 
-def save_lora(model: Model, preset: str, path: Path, strength: float) -> None:
+def save_lora(model: Model, preset: str, path: Path, strength: float, *, text_encoders: bool = False) -> None:
     """Write a LoRA of the denoiser, at the sites of a preset, whose alpha (6) is not its rank (4).
 
     Args:
         strength: deviation of B: pictures must change.
+        text_encoders: adapt them, too, where they can be; their ranks are 2, their alphas 3, 5, ...
     """
     ranks, alphas = {model.family.denoiser: 4}, {model.family.denoiser: 6.0}
+    for number, part in enumerate(model.family.text_parts if text_encoders else ()):
+        ranks[part], alphas[part] = 2, 3.0 + 2 * number
     with AdapterSlots(model, preset, 1, ranks) as slots:
         adapter = slots.open(0, ranks, alphas, seed=3)
     generator = torch.Generator().manual_seed(4)
@@ -76,3 +79,32 @@ def save_lora(model: Model, preset: str, path: Path, strength: float) -> None:
         for up in adapter.up.values():
             up.copy_(strength * torch.randn(up.shape, generator=generator))
     save(path, adapter, model, {})
+
+
+def assert_lanes_draw(model: Model, preset: str, lora: Path, channels: int) -> None:
+    """With a LoRA as adapters of two lanes the denoiser predicts what it does with the LoRA merged: every layer of the
+    preset sees rows, with texts of two lengths, so that lanes can share it.
+
+    Args:
+        lora: of `save_lora`.
+        channels: of latents.
+    """
+    denoiser = model.family.denoiser
+    noisy, times = torch.randn(2, channels, 8, 8), torch.tensor([0.3, 0.9])
+    ranks, alphas = {denoiser: 4}, {denoiser: 6.0}
+    pairs = lora_file.read(lora, model).weights
+    weights = {name: pair for name, pair in pairs.items() if name.startswith(f"{denoiser}.")}
+    with torch.no_grad():
+        text = batch(model, 1.0).text
+        assert not isinstance(text, tuple)
+        text = {**text, GUIDANCE: torch.tensor([1.0, 3.5])}
+        with lora_file.merged(model, lora, parts=[denoiser]):
+            expected = model.predict(noisy, times, text)
+        with AdapterSlots(model, preset, 2, ranks) as slots:
+            state = {f"{name}.down": down for name, (down, _) in weights.items()}
+            state |= {f"{name}.up": up.T for name, (_, up) in weights.items()}
+            for slot in range(2):
+                slots.open(slot, ranks, alphas, seed=slot).load_state(state)
+            slots.rows[denoiser].set([1, 1])
+            slots.refresh()
+            torch.testing.assert_close(model.predict(noisy, times, text), expected, rtol=1e-4, atol=1e-4)

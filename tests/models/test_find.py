@@ -81,7 +81,7 @@ class TestVariants:
 
 
 class TestIdentity:
-    @pytest.mark.parametrize("family", ["sdxl", "flux2_klein", "z_image", "sd3", "qwen_image"])
+    @pytest.mark.parametrize("family", ["sdxl", "flux2_klein", "z_image", "flux", "sd3", "qwen_image"])
     @pytest.mark.parametrize("name", ["model_index.json", "tokenizer/tokenizer_config.json"])
     def test_whole_pipelines(self, checkpoints: Checkpoints, family: str, name: str) -> None:
         folder = checkpoints.copy(family)
@@ -140,6 +140,8 @@ class TestOtherFamilies:
             "StableDiffusionXLImg2ImgPipeline": "sdxl",
             "Flux2KleinPipeline": "flux2_klein",
             "ZImagePipeline": "z_image",
+            "FluxImg2ImgPipeline": "flux",
+            "FluxFillPipeline": None,
             "StableDiffusion3InpaintPipeline": "sd3",
             "Flux2Pipeline": None,
             "": None,

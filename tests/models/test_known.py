@@ -31,7 +31,7 @@ UNKNOWN: list[tuple[str, str, dict[str, Any]]] = [
         {"timestep_type": "continuous"}, {"use_flow_sigmas": True}, {"num_train_timesteps": 0}, {"beta_end": "x"},
         {"trained_betas": [0.1, 0.2]},
     )),
-    *((family, SCHEDULER, values) for family in ("flux2_klein", "z_image", "sd3", "qwen_image") for values in (
+    *((family, SCHEDULER, values) for family in ("flux2_klein", "z_image", "flux", "sd3", "qwen_image") for values in (
         {"_class_name": "DDIMScheduler"}, {"num_train_timesteps": 500}, {"shift": 0}, {"invert_sigmas": True},
     )),
     *((family, VAE, {"_class_name": name}) for family in FAMILIES for name in (
@@ -42,7 +42,7 @@ UNKNOWN: list[tuple[str, str, dict[str, Any]]] = [
         {"scaling_factor": None}, {"scaling_factor": -1}, {"shift_factor": 0.1}, {"block_out_channels": [8] * 5},
     )),
     ("sd", VAE, {"latents_mean": [0.0] * 4}),
-    *((family, VAE, values) for family in ("z_image", "sd3") for values in (
+    *((family, VAE, values) for family in ("z_image", "flux", "sd3") for values in (
         {"scaling_factor": None}, {"shift_factor": None}, {"latents_std": [1.0] * 16},
     )),
     ("flux2_klein", VAE, {"patch_size": [1, 1]}),
@@ -61,6 +61,11 @@ UNKNOWN: list[tuple[str, str, dict[str, Any]]] = [
     ("z_image", "transformer/config.json", {"in_channels": 64}),
     ("z_image", "transformer/config.json", {"cap_feat_dim": 17}),
     ("z_image", "transformer/config.json", {"all_patch_size": [1, 2]}),
+    *(("flux", "transformer/config.json", values) for values in (
+        {"in_channels": 384}, {"out_channels": 16}, {"patch_size": 2}, {"guidance_embeds": False},
+        {"joint_attention_dim": 25}, {"pooled_projection_dim": 32},
+    )),
+    ("flux", "text_encoder_2/config.json", {"model_type": "umt5"}),
     *(("sd3", "transformer/config.json", values) for values in (
         {"in_channels": 33}, {"out_channels": 4}, {"patch_size": 1}, {"qk_norm": "layer_norm"},
         {"joint_attention_dim": 41}, {"pooled_projection_dim": 32},

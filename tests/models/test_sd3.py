@@ -26,7 +26,6 @@ from dbexp.core.store import Store
 from dbexp.models import Batch, Model, lora_file, sd3
 from dbexp.models.random_sd3 import build_random
 from dbexp.models.sd3 import StableDiffusion3
-from dbexp.train.adapter import AdapterSlots, save
 from dbexp.train.data import Training
 from dbexp.train.lane import Draw
 from tests import builders
@@ -254,16 +253,8 @@ class TestFiles:
         cls, request: pytest.FixtureRequest, model: StableDiffusion3, tmp_path_factory: pytest.TempPathFactory
     ) -> tuple[str, Path]:
         """A preset, and a LoRA on its layers and on both CLIPs, whose alphas are not its ranks."""
-        ranks = {"transformer": 4, "text_encoder": 2, "text_encoder_2": 2}
-        alphas = {"transformer": 6.0, "text_encoder": 3.0, "text_encoder_2": 5.0}
-        with AdapterSlots(model, request.param, 1, ranks) as slots:
-            adapter = slots.open(0, ranks, alphas, seed=3)
-        generator = torch.Generator().manual_seed(4)
-        with torch.no_grad():
-            for up in adapter.up.values():
-                up.copy_(0.2 * torch.randn(up.shape, generator=generator))
         path = tmp_path_factory.mktemp("lora") / "lora.safetensors"
-        save(path, adapter, model, {})
+        drawing.save_lora(model, request.param, path, strength=0.2, text_encoders=True)
         return request.param, path
 
     @pytest.mark.parametrize("format", [None, "diffusers"])
@@ -289,26 +280,8 @@ class TestFiles:
             assert keys > comfy_keys("attention+mlp")
 
     def test_lanes_draw_what_the_file_draws(self, model: StableDiffusion3, lora: tuple[str, Path]) -> None:
-        """Every layer of every preset sees rows, so that lanes can share it."""
         preset, path = lora
-        noisy, times = torch.randn(2, 16, 8, 8), torch.tensor([0.3, 0.9])
-        ranks, alphas = {"transformer": 4}, {"transformer": 6.0}
-        weights = {
-            name: pair for name, pair in lora_file.read(path, model).weights.items() if name.startswith("transformer.")
-        }
-        with torch.no_grad():
-            text = batch(model).text
-            assert not isinstance(text, tuple)
-            with lora_file.merged(model, path, parts=["transformer"]):
-                expected = model.predict(noisy, times, text)
-            with AdapterSlots(model, preset, 2, ranks) as slots:
-                state = {f"{name}.down": down for name, (down, _) in weights.items()}
-                state |= {f"{name}.up": up.T for name, (_, up) in weights.items()}
-                for slot in range(2):
-                    slots.open(slot, ranks, alphas, seed=slot).load_state(state)
-                slots.rows["transformer"].set([1, 1])
-                slots.refresh()
-                torch.testing.assert_close(model.predict(noisy, times, text), expected, rtol=1e-4, atol=1e-4)
+        drawing.assert_lanes_draw(model, preset, path, channels=16)
 
 
 @pytest.mark.parametrize(

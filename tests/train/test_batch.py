@@ -83,7 +83,7 @@ class TestPictures:
         }
         rows = torch.tensor([row for slot, draw in draws.items() for row in pictures.rows(slot, draw)])
         nothing: Tensor = torch.zeros(7)
-        latents = pictures.latents(Batch(nothing, noise, noise, rows, *[nothing] * 5))
+        latents = pictures.latents(Batch(nothing, noise, noise, rows, *[nothing] * 6))
         means = torch.tensor([3.0, 105.0, 12.0, 21.0, 105.0, 30.0, 104.0])
         assert pictures.sizes[rows][:, 0].tolist() == means.tolist()
         torch.testing.assert_close(latents[:5], means[:5].reshape(-1, 1, 1, 1) + noise[:5])

@@ -239,7 +239,7 @@ class TestRecorded:
 def some_batch() -> Batch:
     rows = torch.arange(2)
     ones, noise = torch.ones(2), torch.randn(2, 4)
-    return Batch(rows, noise, noise, rows, ones, ones, rows, ones[:1, None], ones[:1])
+    return Batch(rows, noise, noise, rows, ones, ones, rows, ones[:1, None], ones[:1], ones)
 
 
 @pytest.mark.parametrize(
