@@ -37,6 +37,11 @@ REMAINDERS = {
     "carry": "the next epoch fills them up",
     "step": "they make one, still divided by grad_accum, as in scripts on accelerate",
 }
+COMPILE = {
+    "none": "no",
+    "blocks": "the blocks that it repeats, each kind once: a minute or so",
+    "model": "the whole of it, which takes minutes",
+}
 GRAPHS = {
     "off": "operation by operation",
     "auto": "where it can be recorded; the log says where not",
@@ -218,6 +223,8 @@ class TrainConfig:
     """Standard deviation of a per-channel offset added to the noise; 0: none."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    compile: str = newer(choice("none", COMPILE), neutral="none")
+    """What of the denoiser is compiled by torch before it trains; needs a C++ compiler, on a GPU triton and a C compiler. Results agree to rounding."""
     graphs: str = newer(choice("off", GRAPHS), neutral="off")
     """Whether a GPU gets a training step as one recorded piece of work (a CUDA graph): the host then no longer limits the speed of few lanes. It changes no result beyond rounding."""
     interpolation: str = choice("bilinear", INTERPOLATIONS)

@@ -71,6 +71,11 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def device_type(name: str) -> str:
+    """cpu, cuda, ...: of `auto` or of a torch device string, without a look at whether that device is there."""
+    return _state().device.type if name == "auto" else name.partition(":")[0]
+
+
 def pick_dtype(precision: str, device: torch.device, *, fp16: bool = True) -> torch.dtype:
     """The precision of the frozen weights. Where it is fp32, a GPU computes in it from here on: torch would have it
     round what convolutions multiply to TF32, whose 10 bits are fewer than results promise.

@@ -99,7 +99,13 @@ def parts_without_weights(card: PretendedCard, quantize: str | None = None) -> I
         _fill(module, {})
         return module.eval()
 
-    with patch.object(Checkpoint, "read", staticmethod(read)):
+    outline = Checkpoint.outline
+
+    def drawn(checkpoint: Checkpoint, part: str) -> nn.Module:
+        with card.paused():  # it is of meta tensors, and takes no memory
+            return outline(checkpoint, part)
+
+    with patch.object(Checkpoint, "read", staticmethod(read)), patch.object(Checkpoint, "outline", drawn):
         yield
 
 

@@ -83,16 +83,21 @@ def check(runs: Sequence[PlannedRun], earlier: Sequence[str] = (), *, elsewhere:
     Args:
         runs: all of a sweep whose settings are right.
         earlier: problems that were found before, to be told with those of the inputs.
-        elsewhere: they will run on other machines, so that it does not matter which devices this one has.
+        elsewhere: they will run on other machines, so that it does not matter which devices or compilers this one
+            has.
 
     Raises:
         ConfigError: with every problem of every run, each problem once.
     """
 
+    def look(config: Config) -> None:
+        uncompiled = replace(config, train=replace(config.train, compile="none"))
+        prepare.check_inputs(uncompiled if elsewhere else config)
+
     def load(config: Config) -> None:
         prepare.load(_on_cpu(config) if elsewhere else config, prepare.open_store(config))
 
-    _check_each(runs, prepare.check_inputs, earlier)
+    _check_each(runs, look, earlier)
     _check_each(runs, load)
 
 

@@ -11,7 +11,7 @@ from dbexp.config.check import advice
 from dbexp.config.schema import Config
 from dbexp.config.values import plain
 from dbexp.core import folders
-from dbexp.core.device import memory_errors
+from dbexp.core.device import device_type, memory_errors
 from dbexp.core.errors import ConfigError, Problems
 from dbexp.core.hashing import key_of
 from dbexp.core.store import Store
@@ -23,6 +23,7 @@ from dbexp.models import Model
 from dbexp.pipeline import elsewhere
 from dbexp.pipeline.requests import prior_request, sample_request, texts, training_request
 from dbexp.sample import prior, reading
+from dbexp.train import compiled
 from dbexp.train.data import Training
 
 
@@ -46,6 +47,8 @@ def check_inputs(config: Config) -> None:
         problems.messages += error.problems
     problems.messages += elsewhere.problems(config)
     problems.messages += tracking.problems(config)
+    if config.train.compile != "none":
+        problems.messages += compiled.problems(config.train.compile, device_type(config.model.device))
     problems.messages += folders.unusable("store", config.store, readable=True)
     problems.raise_if_any()
 

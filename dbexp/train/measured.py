@@ -53,6 +53,8 @@ def key(training: Training, model: Model) -> str:
             "rows": cfg.batch_size * len(training.prompts),
             "adapters": [training.lora.sites, training.lora.text_encoder],
             "checkpointing": cfg.gradient_checkpointing,
+            **({"compile": cfg.compile} if cfg.compile != "none" else {}),
+            **({"graphs": cfg.graphs} if cfg.graphs != "off" else {}),
         }
     )
 

@@ -34,6 +34,7 @@ def shared(config: Config) -> dict[str, Any]:
     return model | {
         "lora.sites": config.lora.sites,
         "train.gradient_checkpointing": config.train.gradient_checkpointing,
+        "train.compile": config.train.compile,
         "train.graphs": config.train.graphs,
         "store": config.store,
     }

@@ -1,4 +1,5 @@
-"""A site: one frozen linear layer of the base with K adapters, as one operation of autograd.
+"""A site: one frozen linear layer of the base with K adapters, as one operation of autograd; and where the layers
+around it are compiled, as one operation of the compiler's, which does the same.
 
 Shapes: K slots, R the largest rank of any of them, N rows of a batch, `in` and `out` the site's widths.
 """
@@ -28,7 +29,8 @@ class Rows:
 
     def __init__(self) -> None:
         self._thread = threading.local()
-        self._last: tuple[list[_Segment], int] = ([], 0)
+        self.last: tuple[list[_Segment], int] = ([], 0)
+        """What `set` made last, in whichever thread."""
 
     @property
     def segments(self) -> list[_Segment]:
@@ -42,7 +44,7 @@ class Rows:
 
     def _now(self) -> tuple[list[_Segment], int]:
         # a thread that never set any is one of autograd's, which computes again what a checkpoint of memory left out
-        now: tuple[list[_Segment], int] = getattr(self._thread, "value", self._last)
+        now: tuple[list[_Segment], int] = getattr(self._thread, "value", self.last)
         return now
 
     def set(self, counts: Sequence[int]) -> None:
@@ -57,7 +59,7 @@ class Rows:
                 segments.append((slot, last, total, total + rows))
             total += rows
             slot = last
-        self._thread.value = self._last = (segments, total)
+        self._thread.value = self.last = (segments, total)
 
 
 class SlotLinear(nn.Module):
@@ -84,29 +86,34 @@ class SlotLinear(nn.Module):
         self.base, self.rows = base, rows
         down, self.up = stack.site(stack.working, site)
         self.down = down.detach().requires_grad_()
-        self.down_gradient, self.up_gradient = stack.site(stack.arriving, site)
+        # `data`: each with a count of its changes of its own, or autograd would take those of other sites for its own
+        self.down_gradient, self.up_gradient = (view.data for view in stack.site(stack.arriving, site))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, ..., in] -> [N, ..., out]. N must be the number of rows that `rows` was set to."""
-        if x.shape[0] != self.rows.total:
-            raise RuntimeError(f"{x.shape[0]} rows came, but lanes own {self.rows.total}")
+        compiling = torch.compiler.is_compiling()  # which knows no threads, and is used by one alone
+        segments, total = self.rows.last if compiling else (self.rows.segments, self.rows.total)
+        if x.shape[0] != total:
+            raise RuntimeError(f"{x.shape[0]} rows came, but lanes own {total}")
         y = None if self._multiplies else self.base(x)
-        adapted: Tensor = _Adapted.apply(x.to(self.down.dtype), y, self.down, self, self.rows.segments)
-        return adapted
+        x = x.to(self.down.dtype)
+        if not compiling:
+            adapted: Tensor = _Adapted.apply(x, y, self.down, self, segments)
+            return adapted
+        weight = self.base.weight if y is None else None
+        bias = self.base.bias if y is None else None
+        gradients, flat = (self.down_gradient, self.up_gradient), [bound for segment in segments for bound in segment]
+        out: Tensor = adapt(x.contiguous(), y, weight, bias, self.down, self.up, *gradients, flat)[0]
+        return out
 
     @property
     def _multiplies(self) -> bool:
         """Whether y = x W^T + b is all that the base does; other layers know themselves how they multiply."""
         return type(self.base) in (nn.Linear, Float8Linear)
 
-    def weight(self) -> Tensor:
-        """W [out, in] of such a base, in its precision."""
-        weight = self.base.weight
-        return weight.to(self.base.precision) if isinstance(self.base, Float8Linear) else weight
-
 
 class _Adapted(torch.autograd.Function):
-    """Base and adapters of a site. Of a pass it keeps x, and x A^T [k, rows, R] of each segment."""
+    """Base and adapters of a site. Of a pass it keeps x, and x A^T."""
 
     @staticmethod
     def forward(
@@ -118,13 +125,8 @@ class _Adapted(torch.autograd.Function):
             down: for autograd alone, see `SlotLinear`.
         """
         x = x.contiguous()
-        out = nn.functional.linear(x, site.weight(), site.base.bias) if y is None else y.clone()
-        inner = []
-        for segment in segments:
-            first, last, *_ = segment
-            inner.append(torch.bmm(_lanes(x, segment), site.down[first:last].transpose(1, 2)))
-            _lanes(out, segment).baddbmm_(inner[-1], site.up[first:last])
-        ctx.save_for_backward(x, *inner)
+        out, inner = _forward(x, y, site.base.weight, site.base.bias, site.down, site.up, segments)
+        ctx.save_for_backward(x, inner)
         ctx.site, ctx.segments, ctx.has_base = site, segments, y is None
         return out
 
@@ -132,23 +134,163 @@ class _Adapted(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         site: SlotLinear = ctx.site
-        x, *inner = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        back = None
-        if ctx.needs_input_grad[0]:
-            back = gradient @ site.weight() if ctx.has_base else torch.zeros_like(x)
-        for h, segment in zip(inner, ctx.segments, strict=True):
-            first, last, *_ = segment
-            arrived = _lanes(gradient, segment)
-            through = torch.bmm(arrived, site.up[first:last].transpose(1, 2))
-            site.up_gradient[first:last].baddbmm_(h.transpose(1, 2), arrived)
-            site.down_gradient[first:last].baddbmm_(through.transpose(1, 2), _lanes(x, segment))
-            if back is not None:
-                _lanes(back, segment).baddbmm_(through, site.down[first:last])
+        weight = site.base.weight if ctx.has_base else None
+        x, inner = ctx.saved_tensors
+        adapters = site.down, site.up, site.down_gradient, site.up_gradient
+        back = _backward(gradient, x, inner, weight, *adapters, ctx.segments, ctx.needs_input_grad[0])
         return back, None if ctx.has_base else gradient, None, None, None
+
+
+def _forward(
+    x: Tensor,
+    y: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    down: Tensor,
+    up: Tensor,
+    segments: Sequence[_Segment],
+) -> tuple[Tensor, Tensor]:
+    """Output [N, ..., out], and x A^T [N, ..., R].
+
+    Args:
+        x: [N, ..., in], contiguous.
+        y: base(x); None: x W^T + b, by `weight` [out, in], in whatever precision it is stored, and `bias` [out].
+        down, up: A and scale * B of all slots.
+    """
+    out = nn.functional.linear(x, weight.to(x.dtype), bias) if y is None else y.clone()
+    inner = x.new_empty(*x.shape[:-1], down.shape[1])
+    for segment in segments:
+        first, last, *_ = segment
+        torch.bmm(_lanes(x, segment), down[first:last].transpose(1, 2), out=_lanes(inner, segment))
+        _lanes(out, segment).baddbmm_(_lanes(inner, segment), up[first:last])
+    return out, inner
+
+
+def _backward(
+    gradient: Tensor,
+    x: Tensor,
+    inner: Tensor,
+    weight: Tensor | None,
+    down: Tensor,
+    up: Tensor,
+    down_gradient: Tensor,
+    up_gradient: Tensor,
+    segments: Sequence[_Segment],
+    needed: bool,
+) -> Tensor | None:
+    """The gradient of x, if it is needed, without what reaches it through y; those of A and B are added where they are
+    gathered."""
+    gradient = gradient.contiguous()
+    back = None
+    if needed:
+        back = torch.zeros_like(x) if weight is None else gradient @ weight.to(gradient.dtype)
+    for segment in segments:
+        first, last, *_ = segment
+        arrived = _lanes(gradient, segment)
+        through = torch.bmm(arrived, up[first:last].transpose(1, 2))
+        up_gradient[first:last].baddbmm_(_lanes(inner, segment).transpose(1, 2), arrived)
+        down_gradient[first:last].baddbmm_(through.transpose(1, 2), _lanes(x, segment))
+        if back is not None:
+            _lanes(back, segment).baddbmm_(through, down[first:last])
+    return back
 
 
 def _lanes(batch: Tensor, segment: _Segment) -> Tensor:
     """The rows of a segment slot by slot, as a view: [N, ..., width] -> [k, rows, width]."""
     first, last, start, end = segment
     return batch[start:end].view(last - first, -1, batch.shape[-1])
+
+
+# -- for the compiler -------------------------------------------------------------------------------------------------
+
+
+def _segments(flat: Sequence[int]) -> list[_Segment]:
+    return [(flat[n], flat[n + 1], flat[n + 2], flat[n + 3]) for n in range(0, len(flat), 4)]
+
+
+@torch.library.custom_op("dbexp::adapt", mutates_args=())
+def adapt(
+    x: Tensor,
+    y: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    down: Tensor,
+    up: Tensor,
+    down_gradient: Tensor,
+    up_gradient: Tensor,
+    segments: list[int],
+) -> tuple[Tensor, Tensor]:
+    """`_forward`, which the compiler leaves as it is.
+
+    Args:
+        down_gradient, up_gradient: what the backward pass adds to.
+        segments: their bounds, one after the other.
+    """
+    return _forward(x, y, x if weight is None else weight, bias, down, up, _segments(segments))
+
+
+@adapt.register_fake
+def _(
+    x: Tensor,
+    y: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    down: Tensor,
+    up: Tensor,
+    down_gradient: Tensor,
+    up_gradient: Tensor,
+    segments: list[int],
+) -> tuple[Tensor, Tensor]:
+    out = torch.empty_like(y) if y is not None else x.new_empty(*x.shape[:-1], up.shape[-1])
+    return out, x.new_empty(*x.shape[:-1], down.shape[1])
+
+
+@torch.library.custom_op("dbexp::adapt_backward", mutates_args=("down_gradient", "up_gradient"))
+def adapt_backward(
+    gradient: Tensor,
+    x: Tensor,
+    inner: Tensor,
+    weight: Tensor | None,
+    down: Tensor,
+    up: Tensor,
+    down_gradient: Tensor,
+    up_gradient: Tensor,
+    segments: list[int],
+    needed: bool,
+) -> Tensor:
+    """`_backward`; empty where it gives nothing."""
+    adapters = down, up, down_gradient, up_gradient
+    back = _backward(gradient, x, inner, weight, *adapters, _segments(segments), needed)
+    return x.new_empty(0) if back is None else back
+
+
+@adapt_backward.register_fake
+def _(
+    gradient: Tensor,
+    x: Tensor,
+    inner: Tensor,
+    weight: Tensor | None,
+    down: Tensor,
+    up: Tensor,
+    down_gradient: Tensor,
+    up_gradient: Tensor,
+    segments: list[int],
+    needed: bool,
+) -> Tensor:
+    return torch.empty_like(x) if needed else x.new_empty(0)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, y, weight, _, *adapters, segments = inputs
+    ctx.save_for_backward(x, output[1], weight, *adapters)
+    ctx.segments, ctx.has_base = segments, y is None
+    ctx.mark_non_differentiable(output[1])
+
+
+def _back(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    needed: bool = ctx.needs_input_grad[0]
+    back = adapt_backward(gradient, *ctx.saved_tensors, ctx.segments, needed)
+    return (back if needed else None, None if ctx.has_base else gradient, *[None] * 7)
+
+
+adapt.register_autograd(_back, setup_context=_keep)

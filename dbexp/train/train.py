@@ -21,6 +21,7 @@ from dbexp.core.store import Entry, Store
 from dbexp.models import Model
 from dbexp.models.beside import adapted_base
 from dbexp.train import adapter, graph, measured, packing, resume
+from dbexp.train.compiled import compiled
 from dbexp.train.data import Training, TrainingData, prepare
 from dbexp.train.lane import Lane, Row, enter, open_slots, ranks_of
 from dbexp.train.loop import Loop
@@ -94,6 +95,7 @@ def _agreement(training: Training) -> dict[str, Any]:
         "model.training_lora": None if training.base_lora is None else training.base_lora.sha256,
         "lora.sites": training.lora.sites,
         "train.gradient_checkpointing": training.cfg.gradient_checkpointing,
+        "train.compile": training.cfg.compile,
         "train.graphs": training.cfg.graphs,
     }
 
@@ -133,10 +135,11 @@ def _train_pack(
     data = prepare([trajectory.training for trajectory in trajectories], model, store)
     state, states = resume.resume(store, _state(trajectories, model, store, keep))
     try:
-        base_lora = trajectories[0].training.base_lora
+        base_lora, mode = trajectories[0].training.base_lora, trajectories[0].training.cfg.compile
         with (
             open_slots(data, model, state.ranks) as slots,
             adapted_base(model, None if base_lora is None else base_lora.path),
+            compiled(model, mode),
             Signals() as signals,
         ):
             lanes = [
@@ -155,7 +158,8 @@ def _train_pack(
             with progress("train", total, done=before) as bar:
                 pack.tell_history()
                 graphs = graph.of_pack(lanes, model)
-                loop = Loop(lanes, slots, model, bar, pack.tell, steady=graphs is not None, graphs=graphs)
+                steady = mode != "none" or graphs is not None
+                loop = Loop(lanes, slots, model, bar, pack.tell, steady=steady, graphs=graphs)
                 with contextlib.closing(loop), measured.noting(lanes, model, store):
                     pack.run(loop, signals)
             if is_main():

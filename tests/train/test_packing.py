@@ -19,10 +19,13 @@ OTHER: dict[str, Any] = {
     "model.single_file_config": "elsewhere",
     "model.precision": "bf16",
     "model.quantize": "fp8",
+    "model.training_lora": "elsewhere",
     "model.device": "cuda:1",
+    "model.deterministic": True,
     "model.resolution": 64,
     "lora.sites": "linear",
     "train.gradient_checkpointing": True,
+    "train.compile": "blocks",
     "train.graphs": "auto",
     "store": "elsewhere",
 }
