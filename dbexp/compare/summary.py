@@ -80,7 +80,17 @@ def summary(comparison: Comparison, sweep: Path) -> tracking.Summary:
         recommendation=_recommendation(comparison.recommendation),
         statements=[[statement.subject, statement.sentence] for statement in statements(comparison)],
         page=PAGE,
+        best_runs=_best_runs(comparison.recommendation, sweep),
     )
+
+
+def _best_runs(of: Recommendation, sweep: Path) -> list[str]:
+    """Of the runs of the recommended setting, the first of each subject and model, best first."""
+    found: dict[tuple[Any, Any], Path] = {}
+    entries = sorted(of.first.entries, key=lambda entry: -entry.run.value(RECOMMEND)) if of.first else []
+    for entry in entries:
+        found.setdefault((entry.run.config.get("dataset.name"), entry.run.config.get("model.name")), entry.run.folder)
+    return [folder.relative_to(sweep).as_posix() for folder in found.values()]
 
 
 def _costs(comparison: Comparison) -> list[list[str]]:

@@ -22,6 +22,7 @@ And the sweep's (job type `sweep`):
 | charts/pareto | subject fidelity against prompt fidelity |
 | pictures/contact_sheets | those of the runs, best first |
 | best/*, jobs/* | the columns of the best run; how many finished and failed |
+| an artifact of type lora | the recommended run's, which has the alias `best` from it |
 | recommendation/* | in the summary: the setting to take, its score and shares, who cannot be told from it, the rule |
 
 metrics/* are defined with their direction: W&B keeps the maximum of what should be high, the minimum of what should be

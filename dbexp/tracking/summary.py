@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from dbexp.core.hashing import key_of
 from dbexp.evaluate.columns import heading
+from dbexp.runs import record as runs
+from dbexp.runs.folder import RunFolder
 from dbexp.runs.foreign import within
 from dbexp.runs.names import cut
 from dbexp.tracking import content, session
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+BEST = "best"
+"""Alias of the recommended run's LoRA, among the versions of its subject and model."""
 _SHEET_PX = 2048
 """Longest side of a contact sheet among others; the W&B run of its own run has it as it is."""
 
@@ -48,6 +52,7 @@ class Summary:
         cost_columns, costs: the table of what settings cost, in words; empty where that is not on record.
         page: the sweep's page, by its name in the folder; empty without one.
         recommendation: the setting to take, its score and shares, who cannot be told from it; empty without one.
+        best_runs: of the runs of that setting the best of each subject, as a folder in the sweep's.
     """
 
     objective: str
@@ -67,6 +72,7 @@ class Summary:
     costs: list[list[str]] = field(default_factory=list)
     recommendation: dict[str, Any] = field(default_factory=dict)
     page: str = ""
+    best_runs: list[str] = field(default_factory=list)
 
 
 def summarise(sweep: Path, summary: Summary, runs: Sequence[Path]) -> None:
@@ -129,7 +135,7 @@ def _record(tracked: Sequence[RunRecord], sweep: Path, summary: Summary) -> RunR
         notes="\n\n".join([f"{len(summary.rows)} rows, best first by {heading(summary.objective)}", *verdict]),
         config=shared,
         images=all(record.images for record in tracked),
-        artifact=False,
+        artifact=all(record.artifact for record in tracked),
         exit_code=0,
     )
 
@@ -146,6 +152,11 @@ def write(writer: Writer, summary: Summary, sweep: Path) -> None:
     if summary.recommendation:
         with writer.attempt("the recommendation"):
             writer.summary({f"recommendation/{name}": value for name, value in summary.recommendation.items()})
+    for path in summary.best_runs:
+        with writer.attempt("the LoRA of the recommended run"):
+            record = Records(sweep / path).run() if within(sweep, RunFolder(sweep / path).lora) else None
+            if record is not None:
+                writer.lora(runs.read(sweep / path), record.config, (BEST,))
     with writer.attempt("the comparison table"):
         writer.log({"tables/comparison": table(summary)})
     if summary.statements:

@@ -85,11 +85,23 @@ class Writer:
             with self.attempt("what the run was made from"):
                 for source in content.sources(self.record.config, folder):
                     self._run.use_artifact(source)
-        trained = self.record.config.get("lora.path") is None  # what somebody else made is not the run's to publish
-        if self.record.artifact and trained and foreign.within(folder.path, folder.relative(folder.lora)):
+        self.lora(run, self.record.config)
+
+    def lora(self, run: Run, config: Mapping[str, Any], aliases: Sequence[str] = ()) -> None:
+        """The LoRA of a run, if the record wants it. One that W&B has already is no new version, and gets the aliases.
+
+        Args:
+            run: evaluated.
+            config: of it, by dotted name.
+            aliases: beside W&B's own.
+        """
+        folder = RunFolder(run.folder)
+        trained = config.get("lora.path") is None  # what somebody else made is not the run's to publish
+        is_there = foreign.within(folder.path, folder.relative(folder.lora))
+        if self.record.artifact and trained and run.report and is_there:
             with self.attempt("the LoRA"):
-                artifact = content.lora_artifact(self.record.config, report, folder.lora)
-                self._uploads.append(self._run.log_artifact(artifact))
+                artifact = content.lora_artifact(config, run.report, folder.lora)
+                self._uploads.append(self._run.log_artifact(artifact, aliases=[*aliases] or None))
 
     def finish(self, exit_code: int, error: str | None) -> None:
         """End the run: 0 finished, 1 failed. Returns when everything has been sent."""

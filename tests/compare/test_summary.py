@@ -90,3 +90,18 @@ def test_the_runs_of_the_sweep_are_named_and_a_single_run_is_none(
     assert calls == [(sweep, summary(comparison, sweep), [entry.run.folder for entry in comparison.entries])]
     summarise(compare([sweep / "0"]))
     assert len(calls) == 1
+
+
+def test_the_best_run_of_the_recommended_setting_is_named(tmp_path: Path) -> None:
+    """Of each subject one, whatever seed it has."""
+    grid = {"lora.rank": (4, 8), "seed": (1, 2), "dataset.name": ("dog", "cat")}
+    folder = sweeps.sweep(tmp_path / "sweep", grid, each=1, side=8)
+    found = compare([folder], "recommend")
+    first = found.recommendation.first
+    assert first is not None and len(first.entries) == 4
+    of = {entry.run.folder.name: entry for entry in first.entries}
+    names = summary(found, folder).best_runs
+    assert {of[name].run.config["dataset.name"] for name in names} == {"dog", "cat"} and len(names) == 2
+    for name in names:
+        rivals = [e for e in first.entries if e.run.config["dataset.name"] == of[name].run.config["dataset.name"]]
+        assert of[name].run.value("recommend") == max(entry.run.value("recommend") for entry in rivals)

@@ -43,6 +43,7 @@ SUMMARY = tracking.Summary(
     effect_columns=["kind", "parameter", "value", "low", "significant", "p"],
     effects=[["effect", "lora.rank", 0.1, 0.05, True, 0.01], ["behind", "", -0.1, -0.2, False, None]],
     page="report.html",
+    best_runs=["0"],
     statements=[["lora.rank 4 → 8", "lora.rank 4 → 8: better DINO +0.100."]],
 )
 """Of a sweep in whose folder the first run has a contact sheet."""

@@ -128,9 +128,17 @@ class Service(ThreadingHTTPServer):
         return {"serverInfo": {"features": []}}
 
     def _CreateArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:
+        sequence = {"id": "s", "latestArtifact": None}
+        for name, artifact in self.artifacts.items():  # equal content is the version that is there, with more aliases
+            same = all(artifact[key] == asked["input"][key] for key in ("artifactCollectionName", "digest"))
+            if same and artifact["committed"]:
+                artifact["aliases"] = [*artifact["aliases"], *asked["input"]["aliases"]]
+                return {
+                    "createArtifact": {"artifact": {"id": name, "state": "COMMITTED", "artifactSequence": sequence}}
+                }
         name = f"artifact{len(self.artifacts)}"
         self.artifacts[name] = {**asked["input"], "committed": False, "files": []}
-        artifact = {"id": name, "state": "PENDING", "artifactSequence": {"id": "s", "latestArtifact": None}}
+        artifact = {"id": name, "state": "PENDING", "artifactSequence": sequence}
         return {"createArtifact": {"artifact": artifact}}
 
     def _CreateArtifactManifest(self, asked: dict[str, Any]) -> dict[str, Any]:

@@ -196,6 +196,10 @@ class TestLive:
         assert sorted(len(artifact["files"]) for artifact in tables) == [1, 7]  # metrics; prompts and six pictures
         assert any("media/images/pictures/contact_sheet" in path for path in service.files)
 
+    def test_the_recommended_runs_lora_is_the_best_of_its_versions(self, service: Service) -> None:
+        (lora,) = service.committed("lora")
+        assert "best" in {alias["alias"] for alias in lora["aliases"]}
+
     def test_what_a_run_was_made_from_is_named_by_hashes(self, service: Service) -> None:
         (photographs,) = service.committed("dataset")
         (model,) = service.committed("model")
