@@ -149,6 +149,13 @@ def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def duration(seconds: float) -> str:
+    """About how long, for people: `40 s`, `12 min`, `3.4 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def clock(seconds: float) -> str:
     """h:mm:ss, as the terminal bar shows times."""
     minutes, rest = divmod(round(seconds), 60)

@@ -49,7 +49,7 @@ def main(words: Sequence[str] | None = None) -> None:
         from dbexp.estimate.measure import Measure
         from dbexp.train.measured import facts
 
-        with tempfile.TemporaryDirectory(prefix="dbexp-estimate-") as folder, _quiet():
+        with tempfile.TemporaryDirectory(prefix="dbexp-estimate-") as folder, quiet():
             noted = facts(Store.of(configs[0].store).root)
             told = estimate(configs, card, Measure(Path(folder), card), settings.price_per_hour, noted)
         print(json.dumps(plain(told), indent=1) if settings.format == "json" else show.page(told), flush=True)
@@ -110,7 +110,7 @@ def _this() -> Card:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Bars and notes of what runs on the pretended card are not about a run."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from dbexp.core.errors import byte_size, count
+from dbexp.core.progress import duration
 from dbexp.estimate.cards import GIB
 from dbexp.estimate.estimate import Estimate, Group
 
@@ -78,10 +79,3 @@ def _fits(size: int, memory: int) -> bool:
     from dbexp.train.packing import MEMORY_SHARE
 
     return size - RESERVED <= MEMORY_SHARE["cuda"] * (memory - RESERVED)
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.4 h`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

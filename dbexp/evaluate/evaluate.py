@@ -17,6 +17,7 @@ import torch
 from dbexp.config.schema import EvaluateConfig
 from dbexp.core.cost import Meter
 from dbexp.core.errors import ConfigError
+from dbexp.core.rates import Rates, device_name
 from dbexp.core.store import Store
 from dbexp.evaluate import cached
 from dbexp.evaluate.added import added
@@ -122,11 +123,22 @@ def find_or_evaluate(
             report = evaluate(pictures, backbones, cfg, DiskCache(store.root / "features"))
         finally:
             backbones.leave()
-        report = replace(report, cost=meter.cost().plain())
+        taken = meter.cost()
+        images = len(pictures.class_images) + sum(map(len, pictures.samples.values()))
+        if images:
+            work = {**work_of(cfg), "device": device_name(device)}
+            Rates(store.root).note(work, images, taken.seconds)
+        report = replace(report, cost=taken.plain())
         if cached.is_sound(report):
             cached.write(entry.folder, report, pictures)
             entry.publish()
         return report
+
+
+def work_of(cfg: EvaluateConfig) -> dict[str, object]:
+    """The kind of work that an evaluation is, as `Rates` has it: seconds for each image of the run."""
+    networks = [asdict(cfg.dino), asdict(cfg.clip), asdict(cfg.lpips), cfg.more]
+    return {"work": "evaluate", "networks": json.loads(json.dumps(networks, default=str)), "resamples": cfg.resamples}
 
 
 def evaluate(

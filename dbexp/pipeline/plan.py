@@ -126,6 +126,7 @@ def plan(
     workers: int = 1,
     elsewhere: bool = False,
     gpus: Sequence[Gpu] | None = None,
+    fits: Callable[[Config], int | None] = lambda config: None,
 ) -> Plan:
     """Find out what is in the store, and gather the rest into packs.
 
@@ -136,21 +137,25 @@ def plan(
         elsewhere: they will run on other machines, whose precision only these know when it is `auto`.
         gpus: what processes of this machine have that will run them, so that this one must touch none; None: it runs
             them itself.
+        fits: lanes of a run's kind that memory has room for, by an estimate; packs are measured again before they
+            train.
     """
-    looked_at = {run.number: _looked_at(run.config, elsewhere, gpus) for run in runs}
+    seen = {run.number: looked_at(run.config, elsewhere, gpus) for run in runs}
     # a LoRA that is brought along needs no training either
-    todo = [run for run in runs if run.config.lora.path is None and not _is_trained(looked_at[run.number])]
-    interrupted = [] if elsewhere else _interrupted(todo, looked_at)
+    todo = [run for run in runs if run.config.lora.path is None and not _is_trained(seen[run.number])]
+    interrupted = [] if elsewhere else _interrupted(todo, seen)
     if size is None:
         lanes = len({run.trajectory for run in todo})
-        size = max(1, min(memory.most_lanes(todo[0].config.model.device) if todo else 1, -(-lanes // workers)))
+        most = [memory.most_lanes(run.config.model.device) for run in todo[:1]]
+        most += [fit for run in todo if (fit := fits(run.config)) is not None]
+        size = max(1, min([-(-lanes // workers), *most]))
     resumed = {run.number for members in interrupted for run in members}
     fresh = [run for run in todo if run.number not in resumed]
     packs = [tuple(fresh[index] for index in pack) for pack in packing.packs([run.config for run in fresh], size)]
     return Plan(tuple(runs), (*interrupted, *packs))
 
 
-def _interrupted(runs: Sequence[PlannedRun], looked_at: Mapping[int, Config | None]) -> list[tuple[PlannedRun, ...]]:
+def _interrupted(runs: Sequence[PlannedRun], seen: Mapping[int, Config | None]) -> list[tuple[PlannedRun, ...]]:
     """Packs that an interruption left half done: the same lanes must go on together (see `dbexp.train.resume`)."""
     packs = []
     stores = {run.config.store: prepare.open_store(run.config) for run in runs}
@@ -158,7 +163,7 @@ def _interrupted(runs: Sequence[PlannedRun], looked_at: Mapping[int, Config | No
         if not (states := resume.begun(store)):
             continue
         members = [run for run in runs if run.config.store == name]
-        entries = [_entry(looked_at[run.number], store) for run in members]
+        entries = [_entry(seen[run.number], store) for run in members]
         packs += [tuple(members[index] for index in indices) for indices in resume.together(states, entries)]
     return packs
 
@@ -174,7 +179,7 @@ def _entry(config: Config | None, store: Store) -> str:
     return store.path("train", inputs_of(training, model)).relative_to(store.root).as_posix()
 
 
-def _looked_at(config: Config, elsewhere: bool, gpus: Sequence[Gpu] | None) -> Config | None:
+def looked_at(config: Config, elsewhere: bool, gpus: Sequence[Gpu] | None) -> Config | None:
     """The config by which this process finds in the store what others will make of a run: of their precision, and on a
     device that is none. None: that precision is not known here."""
     if not elsewhere and gpus is None:
@@ -206,11 +211,12 @@ def _on_cpu(config: Config) -> Config:
     return replace(config, model=replace(config.model, device="cpu", quantize=quantize))
 
 
-def show(plan: Plan, console: Console | None = None) -> None:
+def show(plan: Plan, console: Console | None = None, *, costs: str | None = None) -> None:
     """Print a plan: a line per run.
 
     Args:
         plan: what to show.
+        costs: what it takes, in a sentence.
         console: where to; None: standard error, so that standard output is the results' alone.
     """
     console = console or Console(stderr=True)
@@ -227,3 +233,5 @@ def show(plan: Plan, console: Console | None = None) -> None:
     training = f"{len(plan.runs) - trained} to train in {packs}, {trained - brought} in the store"
     training += f", {brought} with a LoRA of their own" if brought else ""
     print_grid(f"{len(plan.runs)} jobs: {training}", grid, console)
+    if costs is not None:
+        console.print(costs, highlight=False, markup=False, soft_wrap=not console.is_terminal)

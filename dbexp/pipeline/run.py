@@ -19,12 +19,13 @@ from dbexp.config.schema import Config
 from dbexp.core.device import main_process_first, processes
 from dbexp.core.errors import listed
 from dbexp.core.files import link_tree
+from dbexp.core.rates import Rates, device_name
 from dbexp.core.store import MANIFEST, Store
 from dbexp.dataset import Subject
 from dbexp.evaluate import evaluate, objective
 from dbexp.evaluate.report import Report, summary
 from dbexp.models import Model
-from dbexp.pipeline import elsewhere, prepare, view
+from dbexp.pipeline import elsewhere, forecast, prepare, view
 from dbexp.pipeline.pictures import joined, link_inputs, sample_all
 from dbexp.pipeline.requests import prior_request, sample_request
 from dbexp.runs.outcome import Outcome
@@ -75,7 +76,7 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
         ConfigError: what the user can mend; nothing was half-written.
         TrainingDiverged, Interrupted: see `train`.
     """
-    outcome, times = Outcome.of(config, folder, overrides), Times()
+    outcome, times, begun = Outcome.of(config, folder, overrides), Times(), time.perf_counter()
     config, run_folder = outcome.config, outcome.folder
     with outcome.recorded():
         store, model, backbones = ready(config)
@@ -101,10 +102,24 @@ def run(config: Config, folder: Path, overrides: Sequence[str], sweep: str | Non
             drawn = sample_cost(sample_request(config), draws, trained.lora, store)
             outcome.finished(subject, model, trained, report, times.seconds, drawn, draws)
             tracker.result()
+        _note(config, trained, model, store, time.perf_counter() - begun, sum(times.seconds.values()))
     if sweep is None:
         _print(outcome, report, tracker.lacks)
     objectives = {name: objective.value(report.rows, name) for name in config.objective}
     return summary(report) | objectives
+
+
+def _note(config: Config, trained: Trained, model: Model, store: Store, seconds: float, stages: float) -> None:
+    """Note what a run took beside its stages, for later sweeps; not of one that found everything.
+
+    Args:
+        seconds: of all of it.
+        stages: of its stages.
+    """
+    if stages > seconds / 2:
+        rates = Rates(store.root)
+        rates.note({**forecast.work_of_job(), "device": device_name(model.device)}, 1, seconds - stages)
+        rates.note(forecast.work_of_lora(config, model), config.lora.rank, trained.lora.stat().st_size)
 
 
 def _warn(sentences: Iterable[str], *, again: bool) -> None:

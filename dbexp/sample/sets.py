@@ -16,6 +16,7 @@ from dbexp.config.fields import keyed
 from dbexp.core.cost import Meter
 from dbexp.core.files import write_atomic
 from dbexp.core.progress import progress
+from dbexp.core.rates import Rates, device_name
 from dbexp.core.store import Store
 from dbexp.models import Model
 from dbexp.sample.draw import Drawing, Engine
@@ -95,8 +96,17 @@ def draw_set(
         meter = Meter(model.device)
         with progress(description, len(every), done=count) as bar:
             engine.draw(batches, folder, metadata, bar, f"{stage}.batch_size")
-        cost = {"images": len(every) - count, **meter.cost().plain()}
-        write_atomic(folder / COST, json.dumps(cost, indent=1))
+        taken, new = meter.cost(), [shot for batch in batches for shot in batch]
+        write_atomic(folder / COST, json.dumps({"images": len(every) - count, **taken.plain()}, indent=1))
+        if new:
+            rates = Rates(store.root)
+            rates.note(
+                {**work_of(sampling, model), "device": device_name(model.device)},
+                len(new) * sampling.steps,
+                taken.seconds,
+            )
+            size = sum((folder / shot.path).stat().st_size for shot in new)
+            rates.note(files_of(model), len(new) * sampling.resolution**2, size)
 
     folder = store.get(stage, inputs, make)
     return tuple(folder / shot.path for shot in every)
@@ -106,6 +116,27 @@ def find_set(stage: str, sampling: Sampling, model: Model, store: Store) -> tupl
     """The files of a set of images of the base model, if `draw_set` would find them all; None if it would draw."""
     folder = store.find(stage, inputs_of(sampling, model, store, None, 1.0))
     return None if folder is None else tuple(folder / shot.path for shot in shots(sampling))
+
+
+def is_there(stage: str, sampling: Sampling, model: Model, store: Store, lora: Path | None, lora_scale: float) -> bool:
+    """Whether `draw_set` would draw nothing."""
+    return store.find(stage, inputs_of(sampling, model, store, lora, lora_scale)) is not None
+
+
+def work_of(sampling: Sampling, model: Model) -> dict[str, Any]:
+    """The kind of work that drawing a set is, as `Rates` has it: seconds for each sampling step of an image."""
+    return {
+        "work": "draw",
+        "model": model.identity,
+        "dtype": str(model.dtype),
+        "resolution": sampling.resolution,
+        "guided": model.guided(sampling.guidance_scale),
+    }
+
+
+def files_of(model: Model) -> dict[str, Any]:
+    """The kind of files that images are, as `Rates` has it: bytes for each pixel."""
+    return {"bytes": "png", "model": model.identity}
 
 
 def cost_of(stage: str, sampling: Sampling, model: Model, store: Store, lora: Path | None, lora_scale: float) -> Any:

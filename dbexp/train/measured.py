@@ -8,11 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from dbexp.config.schema import Config, LoraConfig, TrainConfig
 from dbexp.core.files import write_atomic
 from dbexp.core.hashing import key_of
+from dbexp.core.rates import Rates, device_name
 from dbexp.core.store import Store
 from dbexp.models import Model
 from dbexp.train.data import Training
@@ -21,6 +24,8 @@ from dbexp.train.lane import Lane
 FILE = "measured.json"
 _FEWEST = 50
 """Passes of which a mean tells something: the first ones are slow."""
+_FEWEST_HERE = 20
+"""The same for `Rates`, of whose notes the median counts."""
 _MOST = 200
 """Facts that are kept, the latest."""
 
@@ -61,17 +66,44 @@ def key(training: Training, model: Model) -> str:
 
 @contextmanager
 def noting(lanes: Sequence[Lane], model: Model, store: Store) -> Iterator[None]:
-    """Note how long the passes inside the block take, if they are many, on a GPU, and of lanes that are alike."""
+    """Note how long the passes inside the block take, if they are many; of lanes that are alike on a GPU, for
+    estimates too."""
     before, begun = [lane.micro for lane in lanes], time.perf_counter()
     yield
     seconds = time.perf_counter() - begun
-    passes = {lane.micro - micro for lane, micro in zip(lanes, before, strict=True)}
+    done = [lane.micro - micro for lane, micro in zip(lanes, before, strict=True)]
+    passes = {*done}
+    if min(passes) >= _FEWEST_HERE:
+        training = lanes[0].training
+        work = _work(training.cfg, training.lora, len(training.prompts), training.resolution, len(lanes), model)
+        Rates(store.root).note({**work, "device": device_name(model.device)}, sum(done), seconds)
     if model.device.type != "cuda" or len(passes) > 1 or min(passes) < _FEWEST:
         return
     keys = {key(lane.training, model) for lane in lanes}
     if len(keys) == 1:
         card = torch.cuda.get_device_name(model.device)
         _add(store.root / FILE, Fact(card, keys.pop(), len(lanes), seconds / passes.pop()))
+
+
+def work_of(config: Config, lanes: int, model: Model) -> dict[str, Any]:
+    """The kind of work that a run's training is in a pack of so many lanes, as `Rates` has it: seconds for each pass
+    of a lane."""
+    return _work(config.train, config.lora, 2 if config.prior.weight else 1, config.model.resolution, lanes, model)
+
+
+def _work(
+    train: TrainConfig, lora: LoraConfig, kinds: int, resolution: int, lanes: int, model: Model
+) -> dict[str, Any]:
+    return {
+        "work": "train",
+        "model": model.identity,
+        "dtype": str(model.dtype),
+        "resolution": resolution,
+        "rows": train.batch_size * kinds,
+        "adapters": [lora.sites, lora.text_encoder],
+        "checkpointing": train.gradient_checkpointing,
+        "lanes": lanes,
+    }
 
 
 def facts(root: Path) -> list[Fact]:

@@ -22,6 +22,8 @@ from hydra_plugins.dbexp_pack._work import PackWork
 
 if TYPE_CHECKING:
     from dbexp.config.schema import Config
+    from dbexp.core.device import Gpu
+    from dbexp.estimate.counted import Counted
     from dbexp.pipeline.halving import Stop
     from dbexp.pipeline.plan import Plan, PlannedRun
 
@@ -103,7 +105,7 @@ def _is_dbexp(cfg: DictConfig) -> bool:
 
 def _plan(settings: PackLauncherConf, composed: Sequence[DictConfig]) -> Plan:
     """Check all jobs, decide what trains with what, and show it."""
-    from dbexp.pipeline import plan
+    from dbexp.pipeline import forecast, plan
     from dbexp.runs.names import sweep_name, what_differs
 
     overrides = [tuple(str(word) for word in cfg.hydra.overrides.task) for cfg in composed]
@@ -128,10 +130,30 @@ def _plan(settings: PackLauncherConf, composed: Sequence[DictConfig]) -> Plan:
         problems += _gpus.device_problems([job.config.model.device for job in jobs])
     # with executor=gpus this process computes nothing: metric networks that it loaded would stay on a worker's GPU
     plan.check(jobs, problems, elsewhere=elsewhere or settings.executor == "gpus")
-    gpus = _gpus.look(settings) if settings.executor == "gpus" else None
-    planned = plan.plan(jobs, settings.size, workers=_executors.workers(settings), elsewhere=elsewhere, gpus=gpus)
-    plan.show(planned)
+    gpus, workers = _gpus.look(settings) if settings.executor == "gpus" else None, _executors.workers(settings)
+    counted = None if elsewhere else _counted(jobs, gpus)
+    fits = counted.lanes if counted else lambda config: None
+    planned = plan.plan(jobs, settings.size, workers=workers, elsewhere=elsewhere, gpus=gpus, fits=fits)
+    seen = {job.number: plan.looked_at(job.config, elsewhere, gpus) for job in jobs}
+    card = gpus[0].name if gpus else None
+    told = forecast.forecast(planned, seen, card, min(workers, len(planned.packs) or 1), counted)
+    plan.show(planned, costs=str(told))
     return planned
+
+
+def _counted(jobs: Sequence[PlannedRun], gpus: Sequence[Gpu] | None) -> Counted | None:
+    """What is estimated for the card that jobs will run on, of several the smallest; None where they run on none.
+
+    Args:
+        gpus: of other processes; None: they run in this one.
+    """
+    from dbexp.core import device
+    from dbexp.estimate.counted import Counted
+
+    if all(job.config.model.device == "cpu" for job in jobs):
+        return None
+    cards = device.gpus() if gpus is None else gpus
+    return Counted(min(cards, key=lambda card: card.memory)) if cards else None
 
 
 def _plan_of_the_rest(settings: PackLauncherConf, planned: Plan, stops: Mapping[int, Stop]) -> Plan:
