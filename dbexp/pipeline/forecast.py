@@ -119,11 +119,11 @@ def forecast(
     for number, sight in sights.items():
         new = 0
         for stage, sampling, lora in sight.undrawn(number in trained):
-            key = key_of({"set": [stage, keyed(sampling), lora, sight.base]})
+            key = key_of({"set": [stage, keyed(sampling), lora, sight.base(stage)]})
             if key not in drawn:
                 drawn.add(key)
-                told.add(stage, _times(_size(sampling), sight.seconds_of_image(sampling)))
-                told.add_disk(_times(_size(sampling) * sampling.resolution**2, sight.bytes_of_pixel()))
+                told.add(stage, _times(_size(sampling), sight.seconds_of_image(stage, sampling)))
+                told.add_disk(_times(_size(sampling) * sampling.resolution**2, sight.bytes_of_pixel(stage)))
                 told.images += _size(sampling)
             new += bool(lora)
         if new:
@@ -171,13 +171,18 @@ class _Sight:
         self.estimated = False
         self.store = prepare.open_store(self.config)
         self.model: Model | None = None if seen is None else models.load(seen.model, self.store)
+        self.draws: Model | None = None if seen is None else prepare.drawer(seen, self.store)
         self._rates = Rates(self.store.root)
         self._device = device or (None if self.model is None else device_name(self.model.device))
 
-    @property
-    def base(self) -> str:
-        """What images depend on of the base model, as far as it is known here."""
-        return self.config.model.path if self.model is None else f"{self.model.identity} {self.model.dtype}"
+    def drawer(self, stage: str) -> Model | None:
+        """The base model that draws the images of a stage."""
+        return self.model if stage == "prior" else self.draws
+
+    def base(self, stage: str) -> str:
+        """What they depend on of it, as far as it is known here."""
+        model = self.drawer(stage)
+        return self.config.model.path if model is None else f"{model.identity} {model.dtype}"
 
     def rate(self, work: Mapping[str, object]) -> float | None:
         """What was noted of a kind of work on the device."""
@@ -237,9 +242,9 @@ class _Sight:
                 yield "sample", sampling, []
 
     def _lora(self) -> Path | None:
-        if self.model is None:
+        if self.model is None or self.draws is None:
             return None
-        brought = elsewhere.in_place(self.config, self.model, self.store)
+        brought = elsewhere.in_place(self.config, self.draws, self.store)
         if brought is not None:
             return untrained(brought, self.model).lora
         training = prepare.find_training(self.config, self.model, self.store)
@@ -247,18 +252,19 @@ class _Sight:
         return result_of(folder).lora if folder else None
 
     def _has(self, stage: str, sampling: Sampling, lora: Path | None) -> bool:
-        return self.model is not None and sets.is_there(
-            stage, sampling, self.model, self.store, lora, self.config.sample.lora_scale
-        )
+        model, scale = self.drawer(stage), self.config.sample.lora_scale
+        return model is not None and sets.is_there(stage, sampling, model, self.store, lora, scale)
 
-    def seconds_of_image(self, sampling: Sampling) -> float | None:
+    def seconds_of_image(self, stage: str, sampling: Sampling) -> float | None:
         """Of one image of a set."""
-        noted = None if self.model is None else self.rate(sets.work_of(sampling, self.model))
+        model = self.drawer(stage)
+        noted = None if model is None else self.rate(sets.work_of(sampling, model))
         return _times(sampling.steps, self._or_estimated(noted, lambda estimates: estimates.draw(self.config)))
 
-    def bytes_of_pixel(self) -> float | None:
-        """Of its files."""
-        return None if self.model is None else self._rates.of(sets.files_of(self.model))
+    def bytes_of_pixel(self, stage: str) -> float | None:
+        """Of the files of its images."""
+        model = self.drawer(stage)
+        return None if model is None else self._rates.of(sets.files_of(model))
 
     # -- the rest ---------------------------------------------------------------------------------------------------
 
