@@ -92,10 +92,12 @@ def _introduction(facts: Facts) -> str:
     config = facts.run.config
     subject = f"{config.dataset.token} {config.dataset.class_noun}"
     prior = "with prior preservation" if config.prior.weight > 0 else "without prior preservation"
+    other = config.model.sample_path and public(config.model.sample_path)
+    drawn = f" Its pictures were drawn with `{other}`." if other else ""
     return (
         f"A DreamBooth LoRA of rank {config.lora.rank} for `{facts.base or config.model.name}`, trained in "
         f"{config.train.steps} steps {prior} on pictures of one {config.dataset.class_noun}. `{subject}` in a prompt "
-        f"means this {config.dataset.class_noun}.\n"
+        f"means this {config.dataset.class_noun}.{drawn}\n"
     )
 
 

@@ -17,7 +17,7 @@ from dbexp.models.foreign_reader import config_beside, read
 
 VERSION = 1
 FILE = "lora.safetensors"
-_HUB = re.compile(r"[\w.-]*\w[\w.-]*(/[\w.-]*\w[\w.-]*){2,}\.safetensors")
+_HUB = re.compile(r"\w[\w.-]*(/\w[\w.-]*){2,}\.safetensors")
 """owner/name/FILE of the hub."""
 
 

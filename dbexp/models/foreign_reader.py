@@ -27,6 +27,7 @@ from dbexp.models.foreign_names import ALPHA, DOWN, UP, Layers, of_text_encoder,
 
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _MOST_RANK = 16_384
+_LONGEST_PATTERN, _MOST_REPEATS = 200, 2
 _SHOWN = 3
 """Keys that a message names."""
 
@@ -261,6 +262,12 @@ class _Described:
             raise ConfigError(f"{label}: is damaged ({config or 'lora_adapter_metadata'} cannot be read)")
         self._said = said
 
+    def _compiled(self, text: str) -> re.Pattern[str]:
+        try:
+            return _pattern(text)
+        except (ValueError, re.error, RecursionError) as error:
+            raise ConfigError(f"{self._label}: is damaged (alpha_pattern: {first_line(error)})") from None
+
     def _of(self, part: str, field: str) -> Any:
         return self._said.get(field if self._beside else f"{part}.{field}")
 
@@ -269,7 +276,7 @@ class _Described:
         patterns, alpha = self._of(part, "alpha_pattern"), self._of(part, "lora_alpha")
         alpha = rank if alpha is None else alpha
         for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
-            if _matches(pattern, site):
+            if self._compiled(pattern).fullmatch(site):
                 alpha = value
                 break
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
@@ -278,12 +285,15 @@ class _Described:
         return float(alpha) * (math.sqrt(rank) if self._of(part, "use_rslora") is True else 1.0)
 
 
-def _matches(pattern: str, site: str) -> bool:
-    """Whether a pattern of PEFT means a layer: all of its name, or its end after a dot."""
-    try:
-        return re.fullmatch(rf"(.*\.)?({pattern.removeprefix('^')})", site) is not None
-    except re.error:
-        return False
+def _pattern(text: str) -> re.Pattern[str]:
+    """What means layers in a pattern of PEFT: all of a name, or its end after a dot.
+
+    Raises:
+        ValueError: it is none, or one that takes a stranger's word for how long to look for it.
+    """
+    if len(text) > _LONGEST_PATTERN or len(re.findall(r"[*+{]", text)) > _MOST_REPEATS or re.search(r"\)[*+{]", text):
+        raise ValueError(f"its pattern {shown(text, 60)} is not one that PEFT writes")
+    return re.compile(rf"(.*\.)?({text.removeprefix('^')})")
 
 
 def _one_rank(adapters: Mapping[str, _Adapter], order: list[str]) -> LoraFile:

@@ -100,7 +100,7 @@ class QwenImage(QwenLatents, FlowMatching, Checkpoint):
             yield "transformer", f"reads text of width {read} (joint_attention_dim), where the encoder's is {width}"
 
     def sites(self, part: str, preset: str) -> tuple[str, ...]:
-        return sites(self.part(part), preset)
+        return sites(self.outline(part), preset)
 
     # -- text -------------------------------------------------------------------------------------------------------
 

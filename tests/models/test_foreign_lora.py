@@ -595,6 +595,15 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.parametrize("pattern", ["(a+)+b", "a*a*a*b", "x" * 300, "(", ".*[", "(?P<a>"])
+def test_patterns_that_would_be_looked_for_without_end(pattern: str, tmp_path: Path) -> None:
+    described = json.dumps({"unet.lora_alpha": 4, "unet.alpha_pattern": {pattern: 2}})
+    path = tmp_path / "x.safetensors"
+    save(Lora("sd").tensors(dotted("unet."), PEFT), path, {"lora_adapter_metadata": described})
+    with pytest.raises(ConfigError, match=r"is damaged \(alpha_pattern: "):
+        foreign_reader.read(path, model("sd"), "lora")
+
+
 @pytest.mark.parametrize(("make", "reason"), FILES.values(), ids=FILES)
 def test_files_that_are_none(make: Callable[[Path], object], reason: str, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"

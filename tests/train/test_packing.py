@@ -72,6 +72,8 @@ def test_what_must_agree(path: str, value: Any) -> None:
         ("dataset.name", "other"),
         ("seeds.noise", 7),
         ("model.name", "other name"),
+        ("model.sample_path", "elsewhere"),
+        ("lora.init", "theirs.safetensors"),
     ],
 )
 def test_what_may_differ(path: str, value: Any) -> None:
@@ -183,3 +185,9 @@ class TestSeats:
             assert set(range(count)) <= set(seats) and len(seats) <= 2 * count
             seen.add(len(seats))
         assert len(seen) == shapes
+
+
+def test_who_draws_is_no_part_of_a_trajectory() -> None:
+    assert _trajectory(changed("model.sample_path", "elsewhere")) == _trajectory(builders.config())
+    for path in ("model.training_lora", "lora.init"):
+        assert _trajectory(changed(path, "theirs.safetensors")) != _trajectory(builders.config())
