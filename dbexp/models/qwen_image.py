@@ -7,8 +7,7 @@ that are not padding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,21 +18,17 @@ from dbexp.config.families import FAMILIES
 from dbexp.config.schema import ModelConfig
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
-from dbexp.models import Batch, Conditioning, Cut, collate, qwen_latents, start
-from dbexp.models.checkpoint import Checkpoint, characters_read, read_tokenizer
+from dbexp.models import Batch, Conditioning, qwen_latents, start
+from dbexp.models.checkpoint import Checkpoint
 from dbexp.models.find import Source, check_pipeline, open_checkpoint
 from dbexp.models.flow import KNOWN_SCHEDULES, FlowMatching
 from dbexp.models.known import Known, Settings
-from dbexp.models.qwen_frame import AFTER, BEFORE, DROPPED
+from dbexp.models.qwen_frame import DROPPED, FramedText
 from dbexp.models.qwen_latents import QwenLatents, packed, unpacked
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
-_TEXT_TOKENS = 512
-"""Tokens behind the frame's beginning that the denoiser reads at most."""
-_BLOCK = 64
-"""Texts are padded to multiples of so many tokens."""
 _NOTHING = " "
 """The pipelines' negative prompt where there is none."""
 _ATTENTION = (".attn.to_q", ".attn.to_k", ".attn.to_v", ".attn.to_out.0")
@@ -50,7 +45,7 @@ def sites(denoiser: nn.Module, preset: str) -> tuple[str, ...]:
     return tuple(name for name in layers if name.startswith("transformer_blocks.") and name.endswith(_SITES[preset]))
 
 
-class QwenImage(QwenLatents, FlowMatching, Checkpoint):
+class QwenImage(FramedText, QwenLatents, FlowMatching, Checkpoint):
     """Parts: vae, transformer, text_encoder. Conditioning: `states` [B, L, D] and `mask` [B, L], bool.
 
     Guidance is classifier-free (`true_cfg_scale` of the pipelines), with its result brought back to the length that
@@ -74,6 +69,7 @@ class QwenImage(QwenLatents, FlowMatching, Checkpoint):
         "unipc": ("UniPCMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}),
     }
     kohya_prefixes: ClassVar = {"transformer": "lora_unet"}
+    keeps_end = False
     output = "latent"
     bakes_alpha = True
     vae_defaults: ClassVar = {}
@@ -104,50 +100,9 @@ class QwenImage(QwenLatents, FlowMatching, Checkpoint):
 
     # -- text -------------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer."""
-        tokenizer: PreTrainedTokenizerBase = read_tokenizer("AutoTokenizer", self._folder / "tokenizer")
-        return tokenizer
-
-    @property
-    def _most(self) -> int:
-        """Tokens of a prompt and its frame that are encoded at most."""
-        return min(_TEXT_TOKENS + DROPPED, int(self.tokenizer.model_max_length))
-
-    @property
-    def text_tokens(self) -> int:
-        """Largest L."""
-        return self._most - DROPPED
-
-    @property
-    def room(self) -> int:
-        return self._most - self.token_count(BEFORE + AFTER)
-
-    def token_count(self, text: str) -> int:
-        return len(self.tokenizer(text).input_ids)
-
-    def cuts(self, text: str) -> tuple[Cut, ...]:
-        framed = f"{BEFORE}{text}{AFTER}"
-        if self.token_count(framed) <= self._most:
-            return ()
-        read = characters_read(self.tokenizer, framed, self._most) - len(BEFORE)
-        return (Cut("text_encoder", self.token_count(text), self.room, min(max(read, 0), len(text))),)
-
-    def tokenize(self, prompts: Sequence[str]) -> Conditioning:
-        read = self.tokenizer(
-            [f"{BEFORE}{prompt}{AFTER}" for prompt in prompts],
-            padding="max_length",
-            truncation=True,
-            max_length=self._most,
-            return_tensors="pt",
-        )
-        return {"ids": read.input_ids.to(self.device), "mask": read.attention_mask.to(self.device)}
-
     def encode(self, tokens: Conditioning) -> Conditioning:
         encoder: Any = self.part("text_encoder")
-        length = DROPPED + _blocks(int(tokens["mask"].sum(1).max()) - DROPPED)
-        ids, mask = (tokens[name][:, :length] for name in ("ids", "mask"))
+        ids, mask = self.in_blocks(tokens)
         # its body alone: the head would predict the next word of every token
         read = encoder.model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
         kept = mask[:, DROPPED:].bool()
@@ -155,11 +110,6 @@ class QwenImage(QwenLatents, FlowMatching, Checkpoint):
 
     def unconditional(self, negative: str) -> Conditioning:
         return self.encode(self.tokenize([negative or _NOTHING]))
-
-    def collate(self, parts: Sequence[tuple[Conditioning, Sequence[int]]]) -> Conditioning:
-        # padding is masked, and counted in blocks, so that most texts are equally long whatever stands beside them
-        longest = max(conditioning["mask"].shape[1] for conditioning, _ in parts)
-        return collate([(_padded(conditioning, longest), counts) for conditioning, counts in parts])
 
     # -- prediction -------------------------------------------------------------------------------------------------
 
@@ -204,20 +154,6 @@ class QwenImage(QwenLatents, FlowMatching, Checkpoint):
         if batch.negative is not None:
             arguments |= _arguments("negative_prompt", batch.negative, self.dtype)
         return arguments
-
-
-def _blocks(tokens: int) -> int:
-    """A length in whole blocks."""
-    return -(-max(tokens, 1) // _BLOCK) * _BLOCK
-
-
-def _padded(conditioning: Conditioning, length: int) -> Conditioning:
-    """The same texts, with padding behind them up to a length; tokens as well."""
-    behind = {name: length - value.shape[1] for name, value in conditioning.items()}
-    return {
-        name: nn.functional.pad(value, (*(0, 0) * (value.dim() - 2), 0, behind[name]))
-        for name, value in conditioning.items()
-    }
 
 
 def _arguments(name: str, conditioning: Conditioning, dtype: torch.dtype) -> dict[str, Any]:
