@@ -177,6 +177,29 @@ FAMILIES = {
         licences={"Qwen/Qwen-Image": "apache-2.0", "Qwen/Qwen-Image-2512": "apache-2.0"},
         pipeline="QwenImagePipeline",
     ),
+    "krea2": Family(
+        title="Krea 2",
+        module="dbexp.models.krea2",
+        denoiser="transformer",
+        encoders=("text_encoder",),
+        text_parts=(),
+        samplers=("euler", "unipc"),
+        fewer_steps={"unipc": 300},
+        sites={
+            "attention": "q, k, v, out, gate, the feed-forward layers' up and down, and what stands around the blocks",
+            "linear": "these and every other linear layer of the transformer blocks",
+        },
+        size_multiple=16,
+        tasks=("text",),
+        flow=True,
+        formats=("diffusers",),
+        tags=("krea2",),
+        licences={
+            "krea/Krea-2-Raw": "other:krea-2-community-license",
+            "krea/Krea-2-Turbo": "other:krea-2-community-license",
+        },
+        pipeline="Krea2Pipeline",
+    ),
     "sd3": Family(
         title="Stable Diffusion 3.5",
         module="dbexp.models.sd3",
@@ -225,5 +248,6 @@ SAMPLERS = tuple(sorted({name for family in FAMILIES.values() for name in family
 """Of all families."""
 SIZE_MULTIPLE = math.gcd(*(family.size_multiple for family in FAMILIES.values()))
 """What widths and heights are multiples of in every family."""
-SITES = {name: meaning for family in FAMILIES.values() for name, meaning in family.sites.items()}
-"""Of all families."""
+_NAMES = dict.fromkeys(name for family in FAMILIES.values() for name in family.sites)
+SITES = {name: next(each.sites[name] for each in FAMILIES.values() if name in each.sites) for name in _NAMES}
+"""Of all families, with what they mean in the first that has them."""

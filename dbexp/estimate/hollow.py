@@ -94,6 +94,10 @@ def parts_without_weights(card: PretendedCard, quantize: str | None = None) -> I
     def read(cls: Any, folder: Path, *, dtype: torch.dtype, **_: Any) -> nn.Module:
         with card.paused(), torch.device("meta"):
             module: nn.Module = nn.Module.to(build(cls, folder), dtype)  # diffusers' own warns
+            kept = set(getattr(cls, "_keep_in_fp32_modules", None) or ()) if hasattr(cls, "load_config") else set()
+            for name, part in module.named_modules():  # as diffusers keeps them when it loads weights
+                if not kept.isdisjoint(name.split(".")):
+                    nn.Module.to(part, torch.float32)
         if quantize == "nf4" and folder.name in {family.denoiser for family in FAMILIES.values()}:
             _pack(module)
         _fill(module, {})

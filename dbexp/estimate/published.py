@@ -105,6 +105,16 @@ _QWEN3_4B = _QWEN | {
     "vocab_size": 151936,
     "tie_word_embeddings": True,
 }
+_QWEN3_VL_4B = {
+    "text_config": _QWEN3_4B | {"rope_parameters": {"rope_type": "default", "mrope_section": [24, 20, 20]}},
+    "vision_config": {
+        "depth": 24,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "out_hidden_size": 2560,
+        "deepstack_visual_indexes": [5, 11, 17],
+    },
+}
 _QWEN3_8B = _QWEN | {"hidden_size": 4096, "intermediate_size": 12288, "vocab_size": 151936}
 
 
@@ -182,6 +192,19 @@ _Z_IMAGE = Published(
     512,
     {"_class_name": "ZImagePipeline"},
 )
+_KREA2 = Published(
+    {"transformer": {}, "vae": {}, "text_encoder": _QWEN3_VL_4B},
+    {
+        "_class_name": "FlowMatchEulerDiscreteScheduler",
+        "use_dynamic_shifting": True,
+        "base_shift": 0.5,
+        "max_shift": 1.15,
+        "base_image_seq_len": 256,
+        "max_image_seq_len": 6400,
+    },
+    546,
+    {"_class_name": "Krea2Pipeline", "is_distilled": False},
+)
 _QWEN_IMAGE = Published(
     {"transformer": {"guidance_embeds": False}, "vae": {}, "text_encoder": _QWEN25_VL},
     {
@@ -230,6 +253,8 @@ PUBLISHED: Mapping[str, Published] = {
     "black-forest-labs/FLUX.2-klein-9B": _KLEIN_9B,
     "Tongyi-MAI/Z-Image": _Z_IMAGE,
     "Tongyi-MAI/Z-Image-Turbo": _Z_IMAGE,
+    "krea/Krea-2-Raw": _KREA2,
+    "krea/Krea-2-Turbo": _KREA2,
     "Qwen/Qwen-Image": _QWEN_IMAGE,
     "Qwen/Qwen-Image-2512": _QWEN_IMAGE,
     "black-forest-labs/FLUX.1-dev": _FLUX1,

@@ -91,10 +91,10 @@ class FramedText:
 
     def collate(self, parts: Sequence[tuple[Conditioning, Sequence[int]]]) -> Conditioning:
         longest = max(conditioning["mask"].shape[1] for conditioning, _ in parts)
-        return collate([(_padded(conditioning, longest), counts) for conditioning, counts in parts])
+        return collate([(padded(conditioning, longest), counts) for conditioning, counts in parts])
 
 
-def _padded(conditioning: Conditioning, length: int) -> Conditioning:
+def padded(conditioning: Conditioning, length: int) -> Conditioning:
     """The same texts, with padding behind them up to a length."""
     return {
         name: nn.functional.pad(value, (*(0, 0) * (value.dim() - 2), 0, length - value.shape[1]))

@@ -136,6 +136,7 @@ def small_sweep(family: str, precision: str, folder: Path, work: Path, card: Pre
         ("flux2_klein", "bf16", 1172),
         ("z_image", "bf16", 1457),
         ("qwen_image", "bf16", 701),
+        ("krea2", "bf16", 1118),
         ("flux", "bf16", 1674),
         ("sd3", "bf16", 1823),
     ],

@@ -58,6 +58,7 @@ class TestRoofline:
         ("black-forest-labs/FLUX.2-klein-base-4B", "flux2_klein", 3.876, 4.02),
         ("black-forest-labs/FLUX.2-klein-base-9B", "flux2_klein", 9.079, 8.19),
         ("Tongyi-MAI/Z-Image", "z_image", 6.155, 4.02),
+        ("krea/Krea-2-Raw", "krea2", 12.820, 4.438),
         ("Qwen/Qwen-Image-2512", "qwen_image", 20.430, 8.292),
         ("black-forest-labs/FLUX.1-dev", "flux", 11.901, 0.123),
         ("stabilityai/stable-diffusion-3.5-medium", "sd3", 2.243, 0.124),

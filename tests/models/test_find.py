@@ -81,7 +81,7 @@ class TestVariants:
 
 
 class TestIdentity:
-    @pytest.mark.parametrize("family", ["sdxl", "flux2_klein", "z_image", "flux", "sd3", "qwen_image"])
+    @pytest.mark.parametrize("family", ["sdxl", "flux2_klein", "z_image", "flux", "sd3", "qwen_image", "krea2"])
     @pytest.mark.parametrize("name", ["model_index.json", "tokenizer/tokenizer_config.json"])
     def test_whole_pipelines(self, checkpoints: Checkpoints, family: str, name: str) -> None:
         folder = checkpoints.copy(family)

@@ -33,6 +33,7 @@ ATTENTION = {
     "z_image": ".attention.to_",
     "sd3": ".attn.to_",
     "qwen_image": ".attn.to_",
+    "krea2": "transformer_blocks",
 }
 FAMILIES = tuple(ATTENTION)
 Updates = Mapping[str, Tensor]
@@ -348,8 +349,8 @@ def ours(family: str, path: Path, store: Store) -> NDArray[np.floating[Any]]:
 def stock(family: str, path: Path | None) -> NDArray[np.floating[Any]]:
     base = model(family)
     base.release("text_encoder", "text_encoder_2", base.family.denoiser)
-    guidance = 0.0 if family == "z_image" else 1.0
-    more = {"max_sequence_length": 64} if family in ("z_image", "flux2_klein", "sd3", "qwen_image") else {}
+    guidance = 0.0 if family in ("z_image", "krea2") else 1.0
+    more = {"max_sequence_length": 64} if family in ("z_image", "flux2_klein", "sd3", "qwen_image", "krea2") else {}
     return drawing.stock_draw(base.stock_pipeline(path), guidance, **more)
 
 
@@ -368,6 +369,7 @@ READ_BY_DIFFUSERS = {
     "z_image": ("diffusers", "kohya", "ComfyUI", "bare names"),
     "sd3": ("diffusers",),
     "qwen_image": ("diffusers", "kohya", "ComfyUI"),
+    "krea2": ("diffusers",),
 }
 
 
@@ -564,7 +566,7 @@ def other_families() -> Iterator[tuple[str, str]]:
 def test_a_file_of_another_family(family: str, other: str, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save(Lora(other).tensors(flat(other), KOHYA), path, {"modelspec.architecture": "some-model/lora"})
-    alike = {family, other} <= {"flux2_klein", "sd3", "qwen_image"}  # some layers are called the same
+    alike = {family, other} <= {"flux2_klein", "sd3", "qwen_image", "krea2"}  # some layers are called the same
     says = "layers that x does not have" if alike else r"of another architecture than x, .*some-model/lora"
     with pytest.raises(ConfigError, match=f"{says}; choose the model"):
         foreign_reader.read(path, model(family), "lora")

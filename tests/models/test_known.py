@@ -31,13 +31,13 @@ UNKNOWN: list[tuple[str, str, dict[str, Any]]] = [
         {"timestep_type": "continuous"}, {"use_flow_sigmas": True}, {"num_train_timesteps": 0}, {"beta_end": "x"},
         {"trained_betas": [0.1, 0.2]},
     )),
-    *((family, SCHEDULER, values) for family in ("flux2_klein", "z_image", "flux", "sd3", "qwen_image") for values in (
+    *((family, SCHEDULER, values) for family, known in FAMILIES.items() if known.flow for values in (
         {"_class_name": "DDIMScheduler"}, {"num_train_timesteps": 500}, {"shift": 0}, {"invert_sigmas": True},
     )),
     *((family, VAE, {"_class_name": name}) for family in FAMILIES for name in (
         "AutoencoderTiny", "AsymmetricAutoencoderKL",
     )),
-    *((family, VAE, {"latent_channels": 7}) for family in FAMILIES if family != "qwen_image"),
+    *((family, VAE, {"latent_channels": 7}) for family in FAMILIES if family not in ("qwen_image", "krea2")),
     *((family, VAE, values) for family in ("sd", "sdxl") for values in (
         {"scaling_factor": None}, {"scaling_factor": -1}, {"shift_factor": 0.1}, {"block_out_channels": [8] * 5},
     )),
@@ -73,6 +73,9 @@ UNKNOWN: list[tuple[str, str, dict[str, Any]]] = [
     *(("qwen_image", "transformer/config.json", values) for values in (
         {"in_channels": 128}, {"joint_attention_dim": 17}, {"zero_cond_t": True}, {"use_layer3d_rope": True},
         {"guidance_embeds": True}, {"patch_size": 1},
+    )),
+    *(("krea2", "transformer/config.json", values) for values in (
+        {"in_channels": 128}, {"text_hidden_dim": 17}, {"num_text_layers": 12},
     )),
     *(("qwen_image", VAE, values) for values in ({"z_dim": 64}, {"input_channels": 4}, {"latents_mean": [0.0]})),
     ("sd3", "text_encoder_3/config.json", {"model_type": "umt5"}),
