@@ -180,16 +180,24 @@ class PretendedCard:
         """Note that the host waits for the card."""
         self.waits[why, _place()] += 1
 
-    def note(self, func: Any, args: Any, kwargs: Any, read: Sequence[Tensor], out: Any) -> None:
-        """Note an operation, and the memory of what it made."""
+    def note(self, func: Any, args: Any, kwargs: Any, read: Sequence[Tensor], out: Any) -> Operation | None:
+        """Note an operation, and the memory of what it made; None: it is none for the card."""
         made = [tensor for tensor in _tensors((out,)) if tensor.device == META]
         for tensor in made:
             self._track(tensor)
         if func in _LAYOUT_ONLY or _is_view(func):
-            return
+            return None
         flops = flop_registry[func.overloadpacket](*args, **kwargs, out_val=out) if _counts(func) else 0
         moved = sum(tensor.numel() * tensor.element_size() for tensor in (*read, *made))
-        self.operations[Operation(str(func), _shapes(read), _shapes(made), moved, int(flops))] += 1
+        operation = Operation(str(func), _shapes(read), _shapes(made), moved, int(flops))
+        self.operations[operation] += 1
+        return operation
+
+    def note_again(self, operation: Operation, out: Any) -> None:
+        """The same for one that was told of before."""
+        for tensor in _tensors((out,)):
+            self._track(tensor)
+        self.operations[operation] += 1
 
     def _track(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -374,13 +382,23 @@ class _Launches(TorchDispatchMode):
             args = (args[0], [index for each in args[1] for index in self._indices(each)], *args[2:])
         elif func not in (aten._to_copy.default, aten.copy_.default) and any(tensor.dim() for tensor in here):
             raise RuntimeError(f"{func}: Expected all tensors to be on the same device, but found cuda:0 and cpu")
-        out: Any = None if func in _WRITES else func(*args, **kwargs)
+        signature = None if here else _signature(func, args, kwargs)
+        if signature in _SEEN:
+            spec, operation = _SEEN[signature]
+            out: Any = args[0] if _changes(func) else _made(spec)
+            if there:
+                _follow(func, args, kwargs, tensors, out)
+            card.note_again(operation, out)
+            return out
+        out = None if func in _WRITES else func(*args, **kwargs)
         if func in (aten._to_copy.default, aten.copy_.default) and here:
             waits_not = kwargs.get("non_blocking") or (func is aten.copy_.default and len(args) > 2 and args[2])
             card.arrives(here[0], out, bool(waits_not))
         elif there or here:
             _follow(func, args, kwargs, tensors, out)
-        card.note(func, args, kwargs, there, out)
+        noted = card.note(func, args, kwargs, there, out)
+        if signature is not None and noted is not None and all(each.device == META for each in _tensors((out,))):
+            _SEEN[signature] = _spec(out), noted
         return out
 
     def _indices(self, index: Tensor | None) -> list[Tensor | None]:
@@ -395,6 +413,80 @@ class _Launches(TorchDispatchMode):
         known = index if here else _known(index)
         count = index.numel() if known is None else int(known.sum())
         return [torch.empty(count, dtype=torch.int64, device=META) for _ in index.shape]
+
+
+# -- what was seen before ---------------------------------------------------------------------------------------------
+
+_SEEN: dict[Any, tuple[Any, Operation]] = {}
+"""Signature -> what it made, see `_spec`. Torch computes shapes in Python, which takes longer than anything else here;
+there are some thousand different ones in all that is ever looked at."""
+
+
+def _signature(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+    """Equal for operations that make equal things; None where that cannot be told by their arguments, or where they
+    make nothing of their own."""
+    if not _makes_its_own(func):
+        return None
+    try:
+        signature = (
+            func,
+            _described(args),
+            tuple(sorted((name, _described((value,))) for name, value in kwargs.items())),
+        )
+        hash(signature)
+    except TypeError:
+        return None
+    return signature
+
+
+def _described(values: Iterable[Any]) -> tuple[Any, ...]:
+    described: list[Any] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            described.append((value.shape, value.stride(), value.dtype))
+        elif isinstance(value, list | tuple):
+            described.append(_described(value))
+        else:
+            described.append((type(value).__name__, str(value) if isinstance(value, torch.device) else value))
+    return tuple(described)
+
+
+@cache
+def _makes_its_own(func: Any) -> bool:
+    """Whether an operation's results are new tensors, or its first argument."""
+    if func in _LAYOUT_ONLY or func in _WRITES or _is_view(func):
+        return False
+    return _changes(func) or not (func._schema.is_mutable or any(each.alias_info for each in func._schema.returns))
+
+
+@cache
+def _changes(func: Any) -> bool:
+    """Whether an operation writes to its first argument, and returns it."""
+    schema = func._schema
+    written = [argument for argument in schema.arguments if argument.alias_info and argument.alias_info.is_write]
+    single = len(written) == len(schema.returns) == 1 and written[0] is schema.arguments[0]
+    return single and str(func).partition(".")[2].split(".")[0] not in ("resize_", "resize_as_", "set_")
+
+
+@dataclass(frozen=True)
+class _Made:
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def _spec(out: Any) -> Any:
+    """Results, with descriptions in the place of tensors."""
+    if isinstance(out, Tensor):
+        return _Made(tuple(out.shape), out.stride(), out.dtype)
+    return type(out)(map(_spec, out)) if isinstance(out, list | tuple) else out
+
+
+def _made(spec: Any) -> Any:
+    """New results of such a kind."""
+    if isinstance(spec, _Made):
+        return torch.empty_strided(spec.shape, spec.strides, dtype=spec.dtype, device=META)
+    return type(spec)(map(_made, spec)) if isinstance(spec, list | tuple) else spec
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:

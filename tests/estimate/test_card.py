@@ -128,19 +128,24 @@ def small_sweep(family: str, precision: str, folder: Path, work: Path, card: Pre
     return seen
 
 
-@pytest.mark.parametrize(
-    ("family", "precision", "most"),
-    [
-        ("sd", "fp16", 1505),
-        ("sdxl", "bf16", 1944),
-        ("flux2_klein", "bf16", 1172),
-        ("z_image", "bf16", 1457),
-        ("qwen_image", "bf16", 701),
-        ("krea2", "bf16", 1118),
-        ("flux", "bf16", 1674),
-        ("sd3", "bf16", 1823),
-    ],
-)
+LAUNCHES = {
+    "sd": ("fp16", 1490),
+    "sdxl": ("bf16", 1930),
+    "flux2_klein": ("bf16", 1155),
+    "z_image": ("bf16", 1440),
+    "qwen_image": ("bf16", 705),
+    "krea2": ("bf16", 1120),
+    "sd3": ("bf16", 1830),
+    "flux": ("bf16", 1680),
+}
+"""Family -> precision, and operations of a small step at most."""
+
+
+def test_every_family_is_looked_at() -> None:
+    assert LAUNCHES.keys() == FAMILIES.keys()
+
+
+@pytest.mark.parametrize(("family", "precision", "most"), [(name, *each) for name, each in LAUNCHES.items()])
 def test_a_small_sweep_of_a_family(
     family: str, precision: str, most: int, folders: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -169,8 +174,8 @@ def test_a_whole_sweep(tmp_path: Path) -> None:
     assert all(row["dino"] and row["clip_t"] and row["div"] for row in rows)
 
 
-MOST = 2300
-"""Operations of a step of Stable Diffusion 1.5 with eight lanes: what is aimed at. There are 2,159."""
+MOST = 2160
+"""Operations of a step of Stable Diffusion 1.5 with eight lanes; 2,300 were aimed at."""
 
 
 def test_operations_of_stable_diffusion_at_its_true_size(tmp_path: Path) -> None:
@@ -188,7 +193,7 @@ def test_operations_of_stable_diffusion_at_its_true_size(tmp_path: Path) -> None
                 loop.microbatch()
     launches = sum(card.operations.values())
     flops = sum(operation.flops * count for operation, count in card.operations.items())
-    assert launches < MOST
+    assert launches <= MOST
     assert {*card.waits} <= WAITS
     assert flops == pytest.approx(14.23e12, rel=0.01)  # attention's backward pass counts as 2.5 forward ones
     assert 7.5 * 2**30 < card.peak < 8.6 * 2**30
@@ -326,7 +331,12 @@ class TestOffenders:
             return per_row
 
         monkeypatch.setattr(Loop, "_pass", offender)
-        seen = small_sweep("sd", "fp16", folders("sd"), tmp_path, PretendedCard())
+        card = PretendedCard()
+        with card, hollow.parts_without_weights(card):
+            store = Store(tmp_path / "store")
+            model = models.load(builders.model_config(path=str(folders("sd")), resolution=64, device="cuda"), store)
+            with memory.copies(families.training(64), 1, model, store) as loop, microbatches(card) as seen:
+                loop.microbatch()
         assert unlisted(seen) == {("a number is read", "train/loop.py _passes")}
         models.forget()
 
