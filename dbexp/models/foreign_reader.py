@@ -118,6 +118,10 @@ class _Reading:
                         self._keep(adapters, f"{part}.{site}", adapter, pair, len(sites) > 1)
         except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
             raise ConfigError(f"{self.label}: is damaged ({first_line(error)})") from None
+        if not adapters:
+            self._note(
+                "numbers that are all 0; give a file of a training that learnt something", *list(self.entries)[:1]
+            )
         self._raise_if_any(len(pairs))
         return _one_rank(adapters, self._order(adapters))
 
@@ -200,9 +204,9 @@ class _Reading:
             return
         # where several were joined in a diagonal of blocks, each needs its own rows of A alone
         used = adapter.up.any(0) if fused else torch.ones(adapter.rank, dtype=torch.bool)
-        if used.all() or not used.any():
+        if used.all():
             adapters[site] = adapter
-        else:
+        elif used.any():  # else nobody adapts this one of them, and zeros stand in its place
             kept = int(used.sum())
             share = adapter.alpha * kept / adapter.rank
             adapters[site] = _Adapter(adapter.down[used], adapter.up[:, used], share)

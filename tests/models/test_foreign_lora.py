@@ -32,6 +32,7 @@ ATTENTION = {
     "flux2_klein": ".attn.to_",
     "z_image": ".attention.to_",
     "sd3": ".attn.to_",
+    "flux": ".attn.to_",
     "qwen_image": ".attn.to_",
     "krea2": "transformer_blocks",
 }
@@ -90,7 +91,7 @@ PEFT = (".lora_A.weight", ".lora_B.weight")
 ADAPTER = (".lora_A.default.weight", ".lora_B.default.weight")
 ADAPTER_ALPHA = (*PEFT, ".alpha")
 TWO = {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
-TEXT = {"sd": {"text_encoder": "lora_te"}, "sdxl": TWO, "sd3": TWO}
+TEXT = {"sd": {"text_encoder": "lora_te"}, "sdxl": TWO, "sd3": TWO, "flux": {"text_encoder": "lora_te1"}}
 
 
 def with_text_model(site: str) -> str:
@@ -271,6 +272,16 @@ FUSED = {
         "single_blocks.{}.linear1": ["single_transformer_blocks.{}.attn.to_qkv_mlp_proj"],
         "single_blocks.{}.linear2": ["single_transformer_blocks.{}.attn.to_out"],
     },
+    "flux": {
+        "double_blocks.{}.img_attn.qkv": [f"transformer_blocks.{{}}.attn.to_{name}" for name in "qkv"],
+        "double_blocks.{}.txt_attn.qkv": [f"transformer_blocks.{{}}.attn.add_{name}_proj" for name in "qkv"],
+        "double_blocks.{}.img_mlp.0": ["transformer_blocks.{}.ff.net.0.proj"],
+        "single_blocks.{}.linear1": [
+            *(f"single_transformer_blocks.{{}}.attn.to_{name}" for name in "qkv"),
+            "single_transformer_blocks.{}.proj_mlp",
+        ],
+        "single_blocks.{}.linear2": ["single_transformer_blocks.{}.proj_out"],
+    },
     "sd3": {
         "joint_blocks.{}.x_block.attn.qkv": [f"transformer_blocks.{{}}.attn.to_{name}" for name in "qkv"],
         "joint_blocks.{}.context_block.attn.qkv": [f"transformer_blocks.{{}}.attn.add_{name}_proj" for name in "qkv"],
@@ -319,6 +330,24 @@ def test_fused_layers_are_parted_exactly(family: str, kohya: bool, diagonal: boo
     assert {len(down) for down, _ in file.weights.values()} == {3}, "no rank grows"
 
 
+def test_joined_layers_that_nobody_adapts(tmp_path: Path) -> None:
+    """q alone is adapted, k and v are zeros; where all is, there is no LoRA."""
+    layers, expected = fused("flux2_klein", diagonal=True)
+    name, q, (down, up, alpha) = (
+        "double_blocks.0.img_attn.qkv",
+        "transformer_blocks.0.attn.to_q",
+        next(iter(layers.values())),
+    )
+    key, out = f"diffusion_model.{name}", model("flux2_klein").layers("transformer")[q][0]
+    up[out:] = 0
+    tensors = {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up, f"{key}.alpha": torch.tensor(alpha)}
+    path = tmp_path / "x.safetensors"
+    assert_updates(save(tensors, path), "flux2_klein", {f"transformer.{q}": expected[f"transformer.{q}"]})
+    tensors[f"{key}.lora_B.weight"] = torch.zeros_like(up)
+    with pytest.raises(ConfigError, match="numbers that are all 0"):
+        foreign_lora.read(save(tensors, path), model("flux2_klein"), "lora")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_dbexp_exports_is_read_as_it_was(family: str, tmp_path: Path) -> None:
     base, store = model(family), Store(tmp_path / "store")
@@ -350,7 +379,11 @@ def stock(family: str, path: Path | None) -> NDArray[np.floating[Any]]:
     base = model(family)
     base.release("text_encoder", "text_encoder_2", base.family.denoiser)
     guidance = 0.0 if family in ("z_image", "krea2") else 1.0
-    more = {"max_sequence_length": 64} if family in ("z_image", "flux2_klein", "sd3", "qwen_image", "krea2") else {}
+    more = (
+        {"max_sequence_length": 64}
+        if family in ("z_image", "flux2_klein", "sd3", "flux", "qwen_image", "krea2")
+        else {}
+    )
     return drawing.stock_draw(base.stock_pipeline(path), guidance, **more)
 
 
@@ -368,6 +401,7 @@ READ_BY_DIFFUSERS = {
     "flux2_klein": ("diffusers", "ai-toolkit"),
     "z_image": ("diffusers", "kohya", "ComfyUI", "bare names"),
     "sd3": ("diffusers",),
+    "flux": ("diffusers",),
     "qwen_image": ("diffusers", "kohya", "ComfyUI"),
     "krea2": ("diffusers",),
 }
@@ -557,7 +591,8 @@ def other_families() -> Iterator[tuple[str, str]]:
         for one in FAMILIES
         for other in FAMILIES
         # what all have the same names for differs in widths and numbers of blocks that the small ones do not
-        if one != other and {one, other} not in ({"sd", "sdxl"}, {"sd3", "qwen_image"})
+        if one != other
+        and {one, other} not in ({"sd", "sdxl"}, {"sd3", "qwen_image"}, {"sd3", "flux"}, {"flux", "qwen_image"})
         if (one, other) != ("flux2_klein", "qwen_image")
     )
 
@@ -566,7 +601,7 @@ def other_families() -> Iterator[tuple[str, str]]:
 def test_a_file_of_another_family(family: str, other: str, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save(Lora(other).tensors(flat(other), KOHYA), path, {"modelspec.architecture": "some-model/lora"})
-    alike = {family, other} <= {"flux2_klein", "sd3", "qwen_image", "krea2"}  # some layers are called the same
+    alike = {family, other} <= {"flux2_klein", "sd3", "flux", "qwen_image", "krea2"}  # some layers are called the same
     says = "layers that x does not have" if alike else r"of another architecture than x, .*some-model/lora"
     with pytest.raises(ConfigError, match=f"{says}; choose the model"):
         foreign_reader.read(path, model(family), "lora")
