@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, local
@@ -146,6 +146,7 @@ class Engine:
         def work(batch: Sequence[Shot], check: cores.Check = lambda: None) -> NDArray[np.uint8]:
             parts = cores.split(batch, -(-len(batch) // self._most))
             if len(parts) == 1:
+                self.begin(batch)
                 try:
                     return sample_batch(self._pipeline(), batch, texts, drawing, bar, check)
                 except Exception as error:
@@ -157,10 +158,10 @@ class Engine:
             return np.concatenate([work(part, check) for part in parts])
 
         try:
-            texts = self._encode([shot.prompt for batch in batches for shot in batch])
+            texts = self.encode([shot.prompt for batch in batches for shot in batch])
             with (
                 png.Writer() as writer,
-                adapted(self.model, drawing.lora, drawing.lora_scale),
+                self.adapted(),
                 closing(self._side_by_side(work, batches)) as finished,
             ):
                 for batch, images in finished:
@@ -192,6 +193,13 @@ class Engine:
         for batch in cores.split(rest, -(-len(rest) // self._most)):
             yield batch, work(batch)
 
+    def adapted(self) -> AbstractContextManager[None]:
+        """Inside the block the denoiser draws what is asked for."""
+        return adapted(self.model, self.drawing.lora, self.drawing.lora_scale)
+
+    def begin(self, batch: Sequence[Shot]) -> None:
+        """The calling thread draws a batch next."""
+
     def _halve(self, size: int, setting: str) -> None:
         """From here on no more than half of a batch, for which memory did not suffice, is drawn at once."""
         release_memory()
@@ -202,7 +210,8 @@ class Engine:
                     "memory did not suffice for %d pictures at once: going on with %d (%s)", size, half, setting
                 )
 
-    def _encode(self, prompts: Sequence[str]) -> Texts:
+    def encode(self, prompts: Sequence[str]) -> Texts:
+        """What is read for images of these prompts."""
         drawing = self.drawing
         negative = drawing.negative_prompt if self.model.guided(drawing.guidance_scale) else None
         return encode(self.model, prompts, negative, drawing.lora, drawing.lora_scale, drawing.ahead)
@@ -225,9 +234,10 @@ def sample_batch(
         check()
         bar.advance(0, step=f"{step}/{steps}")
 
+    text, negative = texts.of(shots)
     batch = Batch(
-        text=texts.rows([shot.prompt for shot in shots]),
-        negative=texts.negative_rows(len(shots)),
+        text=text,
+        negative=negative,
         seeds=tuple(shot.seed for shot in shots),
         steps=drawing.steps,
         guidance=drawing.guidance_scale,

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dbexp.config.fields import keyed
-from dbexp.core.cost import Meter
+from dbexp.core.cost import Cost, Meter
 from dbexp.core.files import write_atomic
 from dbexp.core.progress import progress
 from dbexp.core.rates import Rates, device_name
@@ -60,7 +61,28 @@ def draw_set(
     """
     inputs = inputs_of(sampling, model, store, lora, lora_scale)
     every = shots(sampling)
-    drawing = Drawing(
+    drawing = replace(drawing_of(sampling, batch_size, grows), lora=lora, lora_scale=lora_scale, ahead=ahead)
+
+    def make(folder: Path) -> None:
+        remove_strays(folder, every)
+        engine = Engine(model, drawing)
+        metadata = metadata_of(sampling, model, inputs, lora_scale, engine.sampler)
+        batches = engine.missing(every, folder, metadata)
+        count = len(every) - sum(map(len, batches))
+        if count:
+            log.info("%s: %d of %d pictures are there from an interrupted run", description, count, len(every))
+        meter = Meter(model.device)
+        with progress(description, len(every), done=count) as bar:
+            engine.draw(batches, folder, metadata, bar, f"{stage}.batch_size")
+        note(folder, [shot for batch in batches for shot in batch], sampling, model, store, meter.cost())
+
+    folder = store.get(stage, inputs, make)
+    return tuple(folder / shot.path for shot in every)
+
+
+def drawing_of(sampling: Sampling, batch_size: int, grows: bool) -> Drawing:
+    """How the base model draws a set."""
+    return Drawing(
         steps=sampling.steps,
         guidance_scale=sampling.guidance_scale,
         sampler=sampling.sampler,
@@ -69,47 +91,45 @@ def draw_set(
         height=sampling.resolution,
         batch_size=batch_size,
         grows=grows,
-        lora=lora,
-        lora_scale=lora_scale,
-        ahead=ahead,
     )
 
-    def make(folder: Path) -> None:
-        _remove_strays(folder, every)
-        engine = Engine(model, drawing)
-        metadata = {
-            "model": model.name,
-            "model_hash": model.identity,
-            "dtype": inputs["dtype"],
-            "lora": inputs["lora"] or "base",
-            "lora_scale": lora_scale,
-            "sampler": engine.sampler,
-            "stream": sampling.stream,
-            "steps": sampling.steps,
-            "guidance_scale": sampling.guidance_scale,
-            "negative_prompt": sampling.negative_prompt,
-        }
-        batches = engine.missing(every, folder, metadata)
-        count = len(every) - sum(map(len, batches))
-        if count:
-            log.info("%s: %d of %d pictures are there from an interrupted run", description, count, len(every))
-        meter = Meter(model.device)
-        with progress(description, len(every), done=count) as bar:
-            engine.draw(batches, folder, metadata, bar, f"{stage}.batch_size")
-        taken, new = meter.cost(), [shot for batch in batches for shot in batch]
-        write_atomic(folder / COST, json.dumps({"images": len(every) - count, **taken.plain()}, indent=1))
-        if new:
-            rates = Rates(store.root)
-            rates.note(
-                {**work_of(sampling, model), "device": device_name(model.device)},
-                len(new) * sampling.steps,
-                taken.seconds,
-            )
-            size = sum((folder / shot.path).stat().st_size for shot in new)
-            rates.note(files_of(model), len(new) * sampling.resolution**2, size)
 
-    folder = store.get(stage, inputs, make)
-    return tuple(folder / shot.path for shot in every)
+def metadata_of(
+    sampling: Sampling, model: Model, inputs: Mapping[str, Any], lora_scale: float, sampler: str
+) -> dict[str, object]:
+    """What every file of a set says besides `Shot.metadata`.
+
+    Args:
+        inputs: see `inputs_of`.
+        sampler: its name.
+    """
+    return {
+        "model": model.name,
+        "model_hash": model.identity,
+        "dtype": inputs["dtype"],
+        "lora": inputs["lora"] or "base",
+        "lora_scale": lora_scale,
+        "sampler": sampler,
+        "stream": sampling.stream,
+        "steps": sampling.steps,
+        "guidance_scale": sampling.guidance_scale,
+        "negative_prompt": sampling.negative_prompt,
+    }
+
+
+def note(folder: Path, new: Sequence[Shot], sampling: Sampling, model: Model, store: Store, cost: Cost) -> None:
+    """Note what drawing a set took, beside it and for later sweeps.
+
+    Args:
+        new: what was drawn of it.
+    """
+    write_atomic(folder / COST, json.dumps({"images": len(new), **cost.plain()}, indent=1))
+    if new:
+        rates = Rates(store.root)
+        work = {**work_of(sampling, model), "device": device_name(model.device)}
+        rates.note(work, len(new) * sampling.steps, cost.seconds)
+        size = sum((folder / shot.path).stat().st_size for shot in new)
+        rates.note(files_of(model), len(new) * sampling.resolution**2, size)
 
 
 def find_set(stage: str, sampling: Sampling, model: Model, store: Store) -> tuple[Path, ...] | None:
@@ -161,7 +181,7 @@ def inputs_of(sampling: Sampling, model: Model, store: Store, lora: Path | None,
     }
 
 
-def _remove_strays(folder: Path, every: Sequence[Shot]) -> None:
+def remove_strays(folder: Path, every: Sequence[Shot]) -> None:
     """Delete what a killed process left besides images (half-written files), or it would become part of the entry."""
     expected = {shot.path for shot in every}
     for path in folder.rglob("*"):

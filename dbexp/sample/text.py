@@ -14,6 +14,7 @@ import torch
 
 from dbexp.models import VAE, Conditioning, Model
 from dbexp.models.lora_file import merged, read
+from dbexp.sample.shots import Shot
 
 _Text: TypeAlias = tuple[str, bool]
 """A prompt, and whether it is what to steer away from."""
@@ -46,6 +47,10 @@ class Texts:
     def negative_rows(self, count: int) -> Conditioning | None:
         """What to steer a batch away from; None: guidance asks for nothing."""
         return None if self.negative is None else self._on_device([(self.encoded[self.negative, True], [count])])
+
+    def of(self, shots: Sequence[Shot]) -> tuple[Conditioning, Conditioning | None]:
+        """What is read for a batch of images, and what to steer it away from."""
+        return self.rows([shot.prompt for shot in shots]), self.negative_rows(len(shots))
 
     def _on_device(self, parts: Sequence[tuple[Conditioning, Sequence[int]]]) -> Conditioning:
         return {name: value.to(self.model.device) for name, value in self.model.collate(parts).items()}
