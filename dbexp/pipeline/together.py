@@ -75,6 +75,8 @@ def _wanted(config: Config, store: Store) -> Iterator[tuple[str, _Group, Path, L
     how = config.sample.lanes
     if how == "merged" or (how == "auto" and config.model.deterministic) or config.lora.path is not None:
         return
+    if how == "auto" and config.model.device == "cpu":
+        return
     draws = prepare.drawer(config, store)
     if how == "auto" and draws.device.type != "cuda":
         return
