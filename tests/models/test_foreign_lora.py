@@ -345,7 +345,7 @@ def test_joined_layers_that_nobody_adapts(tmp_path: Path) -> None:
     assert_updates(save(tensors, path), "flux2_klein", {f"transformer.{q}": expected[f"transformer.{q}"]})
     tensors[f"{key}.lora_B.weight"] = torch.zeros_like(up)
     with pytest.raises(ConfigError, match="numbers that are all 0"):
-        foreign_lora.read(save(tensors, path), model("flux2_klein"), "lora")
+        foreign_reader.read(save(tensors, path), model("flux2_klein"), "lora")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
