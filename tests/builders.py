@@ -192,10 +192,13 @@ def overrides(store: Path, weights: Path | None = None, photographs: Path | None
         f"dataset.path={photographs or pictures()[0].parent}",
         "dataset.class_noun=dog",
         "dataset.live=true",
+        "lora=attention",
+        "lr_schedule=constant",
         "train.steps=4",
         'sample.prompts=["a {token} {class} in the snow","a red {token} {class}"]',
         "sample.images_per_prompt=2",
         "sample.steps=2",
+        "sample.guidance_scale=3.0",
         f"store={store}",
         "tracking.mode=disabled",
     ]

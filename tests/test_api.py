@@ -191,5 +191,5 @@ class TestLoadResults:
         with pytest.raises(ConfigError, match="a file of the sweep cannot be read"):
             dbexp.load_results(tmp_path)
         monkeypatch.setitem(sys.modules, "pandas", None)
-        with pytest.raises(ConfigError, match=r"needs pandas: pip install 'dbexp\[notebook\]'"):
+        with pytest.raises(ConfigError, match=r"needs the package pandas; pip install '\.\[notebook\]'"):
             dbexp.load_results(tmp_path)
