@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from dbexp.config.families import FAMILIES
 from dbexp.estimate.card import PretendedCard
 from dbexp.estimate.published import Published, Settings
-from dbexp.models import random_qwen, random_t5, random_weights
+from dbexp.models import random_mistral, random_qwen, random_t5, random_weights
 from dbexp.models.checkpoint import Checkpoint, library
 from dbexp.models.outline import build
 
 _TOKENIZERS: dict[str, Callable[[Path, int], Any]] = {
     "CLIP": lambda folder, tokens: random_weights.build_tokenizer(folder, random_weights.WORDS, tokens),
+    "Mistral": lambda folder, tokens: random_mistral.build_processor(tokens),
     "Qwen": lambda folder, tokens: random_qwen.build_tokenizer(tokens),
     "T5": lambda folder, tokens: random_t5.build_tokenizer(tokens),
 }

@@ -98,6 +98,21 @@ _QWEN25_VL = {
         "out_hidden_size": 3584,
     },
 }
+_MISTRAL_SMALL_31 = {
+    "text_config": {
+        "model_type": "mistral",
+        "hidden_size": 5120,
+        "intermediate_size": 32768,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 131072,
+        "sliding_window": None,
+    },
+    "vision_config": {"model_type": "pixtral", "image_size": 1540, "patch_size": 14},
+    "tie_word_embeddings": False,
+}
 _QWEN = {"num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
 _QWEN3_4B = _QWEN | {
     "hidden_size": 2560,
@@ -238,6 +253,16 @@ _FLUX1 = Published(
     512,
     {"_class_name": "FluxPipeline"},
 )
+_FLUX2 = Published(
+    {
+        "transformer": {"guidance_embeds": True},
+        "vae": {},
+        "text_encoder": _MISTRAL_SMALL_31,
+    },
+    {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "use_dynamic_shifting": True},
+    512,
+    {"_class_name": "Flux2Pipeline"},
+)
 _SD35_LARGE = _sd3(38, 192, num_layers=38)
 _SD15 = _stable_diffusion({"cross_attention_dim": 768}, _CLIP_L)
 _KLEIN_4B, _KLEIN_9B = _klein((5, 20), 24, _QWEN3_4B), _klein((8, 24), 32, _QWEN3_8B)
@@ -257,6 +282,7 @@ PUBLISHED: Mapping[str, Published] = {
     "krea/Krea-2-Turbo": _KREA2,
     "Qwen/Qwen-Image": _QWEN_IMAGE,
     "Qwen/Qwen-Image-2512": _QWEN_IMAGE,
+    "black-forest-labs/FLUX.2-dev": _FLUX2,
     "black-forest-labs/FLUX.1-dev": _FLUX1,
     "black-forest-labs/FLUX.1-Krea-dev": _FLUX1,
     "stabilityai/stable-diffusion-3.5-medium": _sd3(24, 384, num_layers=24, dual_attention_layers=list(range(13))),

@@ -83,9 +83,13 @@ def read_tokenizer(cls: str, folder: Path) -> Any:
         raise ConfigError(f"model.path={folder.parent}: {folder} cannot be read ({first_line(error)})") from None
 
 
-def characters_read(tokenizer: Any, text: str, limit: int) -> int:
-    """How much of a text is left where a tokenizer cuts it to so many tokens, marks among them."""
-    read = tokenizer(text, truncation=True, max_length=limit, return_offsets_mapping=True)
+def characters_read(tokenizer: Any, text: str, limit: int, **options: Any) -> int:
+    """How much of a text is left where a tokenizer cuts it to so many tokens, marks among them.
+
+    Args:
+        options: of the tokenizer.
+    """
+    read = tokenizer(text, truncation=True, max_length=limit, return_offsets_mapping=True, **options)
     return max((end for _, end in read.offset_mapping), default=0)
 
 

@@ -1,20 +1,11 @@
-"""Text of families whose encoder is a Qwen3 (arXiv 2505.09388): a prompt is what a user says to an assistant."""
+"""Text of families whose encoder is a Qwen3 (arXiv 2505.09388)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-import torch
-
-from dbexp.models import Conditioning, Cut
-from dbexp.models.checkpoint import characters_read, read_tokenizer
+from dbexp.models.chat import ChatText
 from dbexp.models.known import WHOLE
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 KNOWN_ENCODER: dict[str, tuple[Any, ...]] = {
     "model_type": ("qwen3",),
@@ -22,44 +13,13 @@ KNOWN_ENCODER: dict[str, tuple[Any, ...]] = {
     "num_hidden_layers": (WHOLE,),
 }
 """What the file of such an encoder may say."""
-_TEXT_TOKENS = 512
-"""What pipelines read of a prompt and its template at most."""
 
 
-class QwenText:
-    """Tokens: `ids` and `mask` [B, L], padded to the same L whatever the prompts, so that none depends on others."""
+class QwenText(ChatText):
+    """The prompt alone, and the beginning of an answer."""
 
-    chats = True
     thinks: ClassVar[bool]
     """Whether the assistant may think before it answers; if not, an empty thought stands before the answer."""
-    device: torch.device
-    _folder: Path
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, which has the encoder's chat template."""
-        tokenizer: PreTrainedTokenizerBase = read_tokenizer("AutoTokenizer", self._folder / "tokenizer")
-        return tokenizer
-
-    @property
-    def text_tokens(self) -> int:
-        """L."""
-        return min(_TEXT_TOKENS, int(self.tokenizer.model_max_length))
-
-    @property
-    def room(self) -> int:
-        return self.text_tokens - self.token_count(self._templated(""))
-
-    def token_count(self, text: str) -> int:
-        return len(self.tokenizer(text).input_ids)
-
-    def cuts(self, text: str) -> tuple[Cut, ...]:
-        templated = self._templated(text)
-        if self.token_count(templated) <= self.text_tokens:
-            return ()
-        start = max(templated.find(text.strip()), 0) - (len(text) - len(text.lstrip()))
-        read = characters_read(self.tokenizer, templated, self.text_tokens) - start
-        return (Cut("text_encoder", self.token_count(text), self.room, min(max(read, 0), len(text))),)
 
     def _templated(self, prompt: str) -> str:
         text = self.tokenizer.apply_chat_template(
@@ -69,13 +29,3 @@ class QwenText:
             enable_thinking=self.thinks,
         )
         return str(text)
-
-    def tokenize(self, prompts: Sequence[str]) -> Conditioning:
-        read = self.tokenizer(
-            [self._templated(prompt) for prompt in prompts],
-            padding="max_length",
-            truncation=True,
-            max_length=self.text_tokens,
-            return_tensors="pt",
-        )
-        return {"ids": read.input_ids.to(self.device), "mask": read.attention_mask.to(self.device)}

@@ -39,17 +39,18 @@ def build_random(folder: Path, seed: int = 0, *, distilled: bool = False) -> Pat
         torch.manual_seed(seed)
         pipe = Flux2KleinPipeline(
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-            vae=_vae(),
+            vae=small_vae(),
             text_encoder=Qwen3ForCausalLM(random_qwen.small_config(tokenizer, width=_WIDTH, layers=_LAYERS)),
             tokenizer=tokenizer,
-            transformer=_transformer(),
+            transformer=small_transformer(3 * _WIDTH, guidance=False),
             is_distilled=distilled,
         )
     pipe.save_pretrained(folder, safe_serialization=True)
     return folder
 
 
-def _vae() -> AutoencoderKLFlux2:
+def small_vae() -> AutoencoderKLFlux2:
+    """A VAE of the true geometry, whose statistics are not those of a fresh one."""
     vae = AutoencoderKLFlux2(
         block_out_channels=(8, 8, 8, 16), layers_per_block=1, norm_num_groups=4, latent_channels=32, sample_size=64
     )
@@ -59,15 +60,21 @@ def _vae() -> AutoencoderKLFlux2:
     return vae
 
 
-def _transformer() -> Flux2Transformer2DModel:
+def small_transformer(text_width: int, *, guidance: bool) -> Flux2Transformer2DModel:
+    """A denoiser of two blocks of each kind.
+
+    Args:
+        text_width: of the states that it reads.
+        guidance: whether it reads a number for it.
+    """
     return Flux2Transformer2DModel(
         in_channels=128,
         num_layers=2,
         num_single_layers=2,
         attention_head_dim=16,
         num_attention_heads=2,
-        joint_attention_dim=3 * _WIDTH,
+        joint_attention_dim=text_width,
         timestep_guidance_channels=16,
         axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=False,
+        guidance_embeds=guidance,
     )

@@ -57,6 +57,7 @@ def test_a_step_short_of_the_fewest_draws_nothing() -> None:
         ("flux2_klein", "unipc", 400),
         ("z_image", "unipc", 200),
         ("qwen_image", "unipc", 600),
+        ("flux2", "unipc", 400),
         ("flux", "unipc", 400),
         ("sd3", "unipc", 400),
         ("sd3", "dpm++", 600),

@@ -137,6 +137,7 @@ LAUNCHES = {
     "krea2": ("bf16", 1120),
     "sd3": ("bf16", 1830),
     "flux": ("bf16", 1680),
+    "flux2": ("bf16", 1170),
 }
 """Family -> precision, and operations of a small step at most."""
 

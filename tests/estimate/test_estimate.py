@@ -60,6 +60,7 @@ class TestRoofline:
         ("Tongyi-MAI/Z-Image", "z_image", 6.155, 4.02),
         ("krea/Krea-2-Raw", "krea2", 12.820, 4.438),
         ("Qwen/Qwen-Image-2512", "qwen_image", 20.430, 8.292),
+        ("black-forest-labs/FLUX.2-dev", "flux2", 32.223, 24.011),
         ("black-forest-labs/FLUX.1-dev", "flux", 11.901, 0.123),
         ("stabilityai/stable-diffusion-3.5-medium", "sd3", 2.243, 0.124),
         ("stabilityai/stable-diffusion-3.5-large", "sd3", 8.057, 0.124),

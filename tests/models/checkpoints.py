@@ -19,6 +19,7 @@ from dbexp.core.store import Store
 from dbexp.models import (
     Model,
     random_flux,
+    random_flux2,
     random_flux2_klein,
     random_krea2,
     random_qwen_image,
@@ -35,6 +36,7 @@ BUILD: dict[str, Callable[[Path], Path]] = {
     "z_image": random_z_image.build_random,
     "krea2": random_krea2.build_random,
     "qwen_image": random_qwen_image.build_random,
+    "flux2": random_flux2.build_random,
     "flux": random_flux.build_random,
     "sd3": random_sd3.build_random,
 }

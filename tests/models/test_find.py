@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ from tests.models.checkpoints import (
 )
 
 
+def as_named_here(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Without the words that transformers puts at other places in files than in models that see."""
+    return {name.replace("language_model.", "").replace("model.", ""): value for name, value in tensors.items()}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 class TestVariants:
     def test_a_variant_is_another_model(self, checkpoints: Checkpoints, family: str) -> None:
@@ -41,8 +47,8 @@ class TestVariants:
         half = checkpoints.open(family, variant="fp16")
         assert half.identity != plain
         for part in parts:
-            expected = safetensors.torch.load_file(next((folder / part).glob("*.fp16.safetensors")))
-            values = {name: value.float() for name, value in half.part(part).state_dict().items()}
+            expected = as_named_here(safetensors.torch.load_file(next((folder / part).glob("*.fp16.safetensors"))))
+            values = as_named_here({name: value.float() for name, value in half.part(part).state_dict().items()})
             shared = values.keys() & expected.keys()
             assert shared and all(torch.equal(values[name], expected[name].float()) for name in shared)
 
@@ -81,7 +87,7 @@ class TestVariants:
 
 
 class TestIdentity:
-    @pytest.mark.parametrize("family", ["sdxl", "flux2_klein", "z_image", "flux", "sd3", "qwen_image", "krea2"])
+    @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "sd"])
     @pytest.mark.parametrize("name", ["model_index.json", "tokenizer/tokenizer_config.json"])
     def test_whole_pipelines(self, checkpoints: Checkpoints, family: str, name: str) -> None:
         folder = checkpoints.copy(family)
@@ -89,7 +95,7 @@ class TestIdentity:
         (folder / name).write_text((folder / name).read_text() + " ")
         assert checkpoints.open(family).identity != plain
 
-    @pytest.mark.parametrize("family", ["flux2_klein", "z_image"])
+    @pytest.mark.parametrize("family", ["flux2_klein", "flux2", "z_image"])
     def test_chat_templates(self, checkpoints: Checkpoints, family: str) -> None:
         folder = checkpoints.copy(family)
         plain = checkpoints.open(family).identity
@@ -143,7 +149,7 @@ class TestOtherFamilies:
             "FluxImg2ImgPipeline": "flux",
             "FluxFillPipeline": None,
             "StableDiffusion3InpaintPipeline": "sd3",
-            "Flux2Pipeline": None,
+            "Flux2Pipeline": "flux2",
             "": None,
         }
         assert {name: family_of(name) for name in names} == names

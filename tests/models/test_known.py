@@ -12,6 +12,8 @@ from dbexp.config.families import FAMILIES
 from dbexp.config.schema import TrainConfig
 from dbexp.models.checkpoint import Checkpoint
 from dbexp.models.ddpm import KNOWN_SCHEDULES
+from dbexp.models.flux import Flux
+from dbexp.models.flux2 import Flux2
 from dbexp.models.flux2_klein import Flux2Klein
 from dbexp.models.known import unknown
 from dbexp.models.sd import StableDiffusion
@@ -61,6 +63,11 @@ UNKNOWN: list[tuple[str, str, dict[str, Any]]] = [
     ("z_image", "transformer/config.json", {"in_channels": 64}),
     ("z_image", "transformer/config.json", {"cap_feat_dim": 17}),
     ("z_image", "transformer/config.json", {"all_patch_size": [1, 2]}),
+    *(("flux2", "transformer/config.json", values) for values in (
+        {"in_channels": 64}, {"guidance_embeds": False}, {"joint_attention_dim": 49},
+    )),
+    ("flux2", VAE, {"patch_size": [1, 1]}),
+    ("flux2", "text_encoder/config.json", {"text_config": {"hidden_size": 16, "num_hidden_layers": 29}}),
     *(("flux", "transformer/config.json", values) for values in (
         {"in_channels": 384}, {"out_channels": 16}, {"patch_size": 2}, {"guidance_embeds": False},
         {"joint_attention_dim": 25}, {"pooled_projection_dim": 32},
@@ -176,6 +183,22 @@ PUBLISHED: dict[str, tuple[type[Checkpoint], dict[str, dict[str, Any]]]] = {
         "vae": _KLEIN_VAE,
         "text_encoder": {"model_type": "qwen3", "hidden_size": 4096, "num_hidden_layers": 36},
         "scheduler": {**_FLOW, "use_dynamic_shifting": True, "invert_sigmas": False},
+    }),
+    "FLUX.2 dev": (Flux2, {
+        "transformer": {**_KLEIN, "joint_attention_dim": 15360, "guidance_embeds": True},
+        "vae": _KLEIN_VAE,
+        "text_encoder": {"model_type": "mistral3", "text_config": {"hidden_size": 5120, "num_hidden_layers": 40}},
+        "scheduler": {**_FLOW, "use_dynamic_shifting": True},
+    }),
+    "FLUX.1 dev": (Flux, {
+        "transformer": {
+            "_class_name": "FluxTransformer2DModel", "guidance_embeds": True, "in_channels": 64, "patch_size": 1,
+            "joint_attention_dim": 4096, "pooled_projection_dim": 768,
+        },
+        "vae": {**_SD_VAE, "latent_channels": 16, "scaling_factor": 0.3611, "shift_factor": 0.1159},
+        "text_encoder": {"model_type": "clip_text_model", "hidden_size": 768, "projection_dim": 768},
+        "text_encoder_2": {"model_type": "t5", "d_model": 4096},
+        "scheduler": {**_FLOW, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15},
     }),
     "Z-Image": (ZImage, {
         "transformer": {
