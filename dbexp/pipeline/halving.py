@@ -45,6 +45,8 @@ section 2.1)."""
 
 Decide = Callable[[Mapping[int, Sequence[float]], int], Collection[int]]
 """(number of a run -> its values at the rungs so far, place of the last rung) -> numbers of runs that stop there."""
+Reach = Callable[[Sequence[PlannedRun]], Mapping[int, tuple["Judgement", Path | None]]]
+"""Runs that end at a rung -> number of each that was judged there -> `judged`."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +146,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def race(
-    runs: Sequence[PlannedRun], rungs: Sequence[int], judging: Judging, decide: Decide, size: int | None = None
-) -> Race:
+def race(runs: Sequence[PlannedRun], rungs: Sequence[int], judging: Judging, decide: Decide, reach: Reach) -> Race:
     """Train runs from rung to rung, and stop at each those that the others leave behind.
 
     Args:
@@ -154,7 +154,7 @@ def race(
         rungs: optimizer steps, rising.
         judging: how they are judged.
         decide: who stops.
-        size: most lanes of a pack; None: as memory allows.
+        reach: trains runs to a rung and judges them there, here or elsewhere.
 
     Raises:
         Interrupted: a signal came; everything is saved.
@@ -164,16 +164,12 @@ def race(
     stops: dict[int, Stop] = {}
     for place, step in enumerate(rungs):
         racing = [run for run in trained if run.number not in stops and run.config.train.steps > step]
-        at_rung = [replace(run, config=_until(run.config, step)) for run in racing]
-        most = size or memory.most_lanes(runs[0].config.model.device)
-        for pack in packing.packs([run.config for run in at_rung], most):
-            sweep.train_pack([at_rung[index] for index in pack], size, keep=True)
+        at_rung = [replace(run, config=until(run.config, step)) for run in racing]
         loras: dict[int, Path] = {}
-        for run in at_rung:
-            judgement, lora = _judged(run, judging)
+        for number, (judgement, lora) in sorted(reach(at_rung).items()):
             if lora is not None and not math.isnan(judgement.value):
-                judgements[run.number].append(judgement)
-                loras[run.number] = lora
+                judgements[number].append(judgement)
+                loras[number] = lora
         values = {number: [each.value for each in of] for number, of in judgements.items() if of}
         leaving = sorted(set(decide(values, place)) & set(loras))
         order = _best_first({number: values[number][-1] for number in loras}, judging, runs)
@@ -195,7 +191,27 @@ def race(
     return Race(tuple(rungs), column, judgements, stops, passes)
 
 
-def _until(config: Config, step: int) -> Config:
+def reach(
+    runs: Sequence[PlannedRun], judging: Judging, size: int | None = None
+) -> dict[int, tuple[Judgement, Path | None]]:
+    """Train runs to the rung that they end at, in packs of this process, and judge them there.
+
+    Args:
+        runs: as `until` leaves them.
+        judging: how they are judged.
+        size: most lanes of a pack; None: as memory allows.
+
+    Raises:
+        Interrupted: a signal came; everything is saved.
+    """
+    if runs:
+        most = size or memory.most_lanes(runs[0].config.model.device)
+        for pack in packing.packs([run.config for run in runs], most):
+            sweep.train_pack([runs[index] for index in pack], size, keep=True)
+    return {run.number: judged(run, judging) for run in runs}
+
+
+def until(config: Config, step: int) -> Config:
     """The same run up to a rung: every step is as in the whole run, whose schedule it follows."""
     end = lr_schedule.decay_end(config.lr_schedule, steps=config.train.steps)
     return replace(
@@ -224,8 +240,12 @@ def _reason(run: PlannedRun, judgement: Judgement, judging: Judging, place: int,
 # -- judging -----------------------------------------------------------------------------------------------------------
 
 
-def _judged(run: PlannedRun, judging: Judging) -> tuple[Judgement, Path | None]:
-    """A run that came to a rung, with its LoRA there; without one where it did not, which its own job will tell of."""
+def judged(run: PlannedRun, judging: Judging) -> tuple[Judgement, Path | None]:
+    """A run that came to a rung, with its LoRA there; without one where it did not, which its own job will tell of.
+
+    Raises:
+        Interrupted: a signal came.
+    """
     config = run.config
     nothing = Judgement(config.train.steps, math.nan)
     try:

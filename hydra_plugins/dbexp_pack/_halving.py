@@ -17,7 +17,7 @@ from hydra_plugins.dbexp_pack._settings import HalvingConf, PackLauncherConf
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
 
-    from dbexp.pipeline.halving import Judging, Race, Stop
+    from dbexp.pipeline.halving import Judging, Race, Reach, Stop
     from dbexp.pipeline.plan import Plan
 
 PRUNERS = ("successive", "hyperband", "median")
@@ -30,23 +30,24 @@ def problems(settings: PackLauncherConf) -> list[str]:
     cfg = settings.halving
     if not cfg.rungs:
         return []
-    messages = halving.problems(cfg.rungs, _judging(cfg))
+    messages = halving.problems(cfg.rungs, judging(cfg))
     if cfg.pruner not in PRUNERS:
         messages.append(f"hydra.launcher.halving.pruner={cfg.pruner}: choose one of {', '.join(PRUNERS)}")
     if cfg.factor < 2:
         messages.append(f"hydra.launcher.halving.factor={cfg.factor}: must be at least 2")
-    if settings.executor != "inline":
-        messages.append(
-            f"hydra.launcher.executor={settings.executor}: halving judges all runs of a sweep together, which needs "
-            "executor=inline; or hydra/launcher/halving=none"
-        )
     if importlib.util.find_spec("optuna") is None:
         messages.append(f"hydra.launcher.halving: {needs('optuna', 'optuna')}")
     return messages
 
 
-def race(settings: PackLauncherConf, planned: Plan, folder: Path) -> Race:
+def race(settings: PackLauncherConf, planned: Plan, folder: Path, reach: Reach) -> Race:
     """Have the runs of a plan race, and note in the sweep's folder how it went.
+
+    Args:
+        settings: of the launcher.
+        planned: whose runs race.
+        folder: of the sweep.
+        reach: brings runs to a rung.
 
     Raises:
         Interrupted: a signal came; everything is saved.
@@ -55,18 +56,19 @@ def race(settings: PackLauncherConf, planned: Plan, folder: Path) -> Race:
     from dbexp.runs import race as race_files
 
     cfg = settings.halving
-    judging = _judging(cfg)
-    direction = judging.direction(planned.runs[0].config)
+    how = judging(cfg)
+    direction = how.direction(planned.runs[0].config)
 
     def decide(values: Mapping[int, Sequence[float]], place: int) -> set[int]:
         return stopped(values, place, cfg, direction)
 
-    result = halving.race(planned.runs, cfg.rungs, judging, decide, settings.size)
+    result = halving.race(planned.runs, cfg.rungs, how, decide, reach)
     race_files.write(result.plain(), folder)
     return result
 
 
-def _judging(cfg: HalvingConf) -> Judging:
+def judging(cfg: HalvingConf) -> Judging:
+    """How runs are judged."""
     from dbexp.pipeline.halving import Judging
 
     return Judging(cfg.judge, cfg.prompts, cfg.images, cfg.steps)

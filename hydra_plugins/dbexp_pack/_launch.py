@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.core.utils import JobReturn, configure_log, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from dbexp.config.schema import Config
     from dbexp.core.device import Gpu
     from dbexp.estimate.counted import Counted
-    from dbexp.pipeline.halving import Stop
+    from dbexp.pipeline.halving import Judgement, Stop
     from dbexp.pipeline.plan import Plan, PlannedRun
 
 
@@ -78,8 +79,11 @@ def launch(
     by_number = {int(cfg.hydra.job.num): cfg for cfg in composed}
     stops: Mapping[int, Stop] = {}
     if settings.halving.rungs:
-        stops = _halving.race(settings, planned, Path(str(composed[0].hydra.sweep.dir))).stops
-        planned = _plan_of_the_rest(settings, planned, stops)
+        gpus = _gpus.look(settings) if settings.executor == "gpus" else None
+        reach = partial(_reach, settings, program, by_number, gpus)
+        stops = _halving.race(settings, planned, Path(str(composed[0].hydra.sweep.dir)), reach).stops
+        left = _gathered(settings, [run for run in planned.runs if run.number not in stops], gpus)
+        planned = replace(planned, packs=left.packs)  # those that stopped have nothing to train
     works = _works(settings, program, planned, by_number, stops)
     # closing: whatever ends this, workers are told to stop now and not when the garbage is collected
     with _console.watching(planned, hydra), closing(_executors.EXECUTORS[settings.executor](settings, works)) as stream:
@@ -156,12 +160,33 @@ def _counted(jobs: Sequence[PlannedRun], gpus: Sequence[Gpu] | None) -> Counted 
     return Counted(min(cards, key=lambda card: card.memory)) if cards else None
 
 
-def _plan_of_the_rest(settings: PackLauncherConf, planned: Plan, stops: Mapping[int, Stop]) -> Plan:
-    """The plan after a race: those that are left are gathered anew; the others have nothing to train."""
+def _gathered(settings: PackLauncherConf, runs: Sequence[PlannedRun], gpus: Sequence[Gpu] | None) -> Plan:
+    """A plan of some runs of the sweep, in the course of a race: those that are left are gathered anew."""
     from dbexp.pipeline import plan
 
-    left = plan.plan([run for run in planned.runs if run.number not in stops], settings.size)
-    return plan.Plan(planned.runs, left.packs)
+    elsewhere, workers = settings.executor in _executors.ELSEWHERE, _executors.workers(settings)
+    return plan.plan(runs, settings.size, workers=workers, elsewhere=elsewhere, gpus=gpus)
+
+
+def _reach(
+    settings: PackLauncherConf,
+    program: Program,
+    composed: Mapping[int, DictConfig],
+    gpus: Sequence[Gpu] | None,
+    runs: Sequence[PlannedRun],
+) -> dict[int, tuple[Judgement, Path | None]]:
+    """Have runs come to their rung and be judged there, wherever packs run."""
+    from dbexp.pipeline import halving
+
+    judging = _halving.judging(settings.halving)
+    if settings.executor == "inline":
+        return halving.reach(runs, judging, settings.size)
+    works = [
+        replace(work, judging=judging)
+        for work in _works(settings, program, _gathered(settings, runs, gpus), composed, {})
+    ]
+    with closing(_executors.EXECUTORS[settings.executor](settings, works)) as stream:
+        return {n: returned.return_value for n, returned in stream if returned.status is JobStatus.COMPLETED}
 
 
 def _check_folder(cfg: DictConfig, sweep: Path, folder: Path, folders: dict[Path, int]) -> None:

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from dbexp.pipeline import view
 
 if TYPE_CHECKING:
+    from dbexp.pipeline.halving import Judging
     from dbexp.pipeline.plan import PlannedRun
     from dbexp.runs.record import Run
 
@@ -47,6 +48,7 @@ class PackWork:
         size: most lanes that train together; None: as memory allows.
         task_function, hydra_context: what Hydra calls a job with.
         folder: working directory; relative paths in configs start there.
+        judging: of jobs that end at a rung of halving, which return what they were judged to be worth; None: they run.
     """
 
     name: str
@@ -57,6 +59,7 @@ class PackWork:
     task_function: TaskFunction
     hydra_context: HydraContext
     folder: str
+    judging: Judging | None = None
 
     def only(self, numbers: Sequence[int]) -> PackWork:
         """The same for some of the jobs."""
@@ -71,6 +74,12 @@ def run(work: PackWork) -> Iterator[Returned]:
         Interrupted: a signal came while the pack trained; everything is saved.
         SystemExit: a signal stopped a job.
     """
+    if work.judging is not None:
+        from dbexp.pipeline import halving
+
+        for number, judged in halving.reach(work.jobs, work.judging, work.size).items():
+            yield number, JobReturn(status=JobStatus.COMPLETED, _return_value=judged)
+        return
     if work.train:
         from dbexp.pipeline import sweep  # seconds, which a job that needs none of it should not wait
 
@@ -165,7 +174,10 @@ def recover(work: PackWork, reason: str) -> Iterator[Returned]:
         reason: why.
     """
     for job, cfg in zip(work.jobs, work.composed, strict=True):
-        yield job.number, _recovered(job, cfg, Path(work.folder), reason)
+        if work.judging is None:
+            yield job.number, _recovered(job, cfg, Path(work.folder), reason)
+        else:  # not judged at this rung; its own job will tell of it if it fails again
+            yield job.number, JobReturn(status=JobStatus.FAILED, _return_value=WorkerLost(reason))
 
 
 def _recovered(job: PlannedRun, cfg: DictConfig, base: Path, reason: str) -> JobReturn:

@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.utils import JobStatus
+from hydra.types import HydraContext
+from omegaconf import OmegaConf
 
 from dbexp.pipeline import halving, sweep
 from dbexp.pipeline.halving import Judging
 from dbexp.runs import race as race_files
 from dbexp.train import train as train_stage
-from hydra_plugins.dbexp_pack import _halving
+from hydra_plugins.dbexp_pack import _halving, _work
 from hydra_plugins.dbexp_pack._settings import HalvingConf, PackLauncherConf
-from tests.sweeps import Outcome, dbexp_command, results, start, tiny
+from hydra_plugins.dbexp_pack._work import PackWork, WorkerLost
+from tests.sweeps import Outcome, dbexp_command, planned_run, results, start, tiny
 
 pytest.importorskip("optuna")
 
@@ -81,8 +85,7 @@ def test_settings_that_cannot_be(changes: dict[str, Any], says: str) -> None:
 
 
 def test_what_halving_needs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    (problem,) = _halving.problems(PackLauncherConf(halving=RUNGS, executor="gpus"))
-    assert "executor=gpus: halving judges all runs of a sweep together" in problem
+    assert not _halving.problems(PackLauncherConf(halving=RUNGS, executor="gpus", devices=["cpu"]))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     (problem,) = _halving.problems(PackLauncherConf(halving=RUNGS))
     assert "pip install '.[optuna]'" in problem
@@ -197,6 +200,39 @@ def test_a_race_that_was_killed_ends_as_one_that_was_not(raced: Path, tmp_path: 
     process.wait()
     assert start(tmp_path, *words(tmp_path / "store")).wait(300) == 0, said.read_text()
     assert same_table(tmp_path, raced)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("library", "executor"),
+    [
+        ("torch", ["hydra/launcher=pack_gpus", "hydra.launcher.devices=[cpu,cpu]"]),
+        ("submitit", ["hydra/launcher=pack_submitit_local"]),
+        ("ray", ["hydra/launcher=pack_ray", "+hydra.launcher.ray.init.num_cpus=2"]),
+    ],
+    ids=["gpus", "submitit", "ray"],
+)
+def test_a_race_in_other_processes_ends_as_in_this_one(
+    raced: Path, tmp_path: Path, library: str, executor: list[str]
+) -> None:
+    pytest.importorskip(library)
+    assert start(tmp_path, *words(tmp_path / "store"), *executor).wait(500) == 0, (tmp_path / "said.log").read_text()
+    here, there = (race_files.read(folder / "sweep")[0] for folder in (raced, tmp_path))
+    assert there["passes"] == here["passes"]
+    assert [run["stopped"] for run in there["runs"]] == [run["stopped"] for run in here["runs"]]
+    # packs of other lanes round otherwise
+    values = [[each["value"] for run in record["runs"] for each in run["judgements"]] for record in (here, there)]
+    assert values[1] == pytest.approx(values[0], abs=1e-3)
+    rows = [{row["job"]: row["status"] for row in results(folder / "sweep")} for folder in (raced, tmp_path)]
+    assert rows[0] == rows[1]
+
+
+def test_a_worker_that_is_lost_at_a_rung_leaves_its_jobs_unjudged(tmp_path: Path) -> None:
+    job, context = planned_run(3), HydraContext(None, None)  # type: ignore[arg-type]  # nothing is composed
+    lost = PackWork("pack 1", (job,), (OmegaConf.create(),), True, None, print, context, str(tmp_path), Judging())
+    ((number, returned),) = _work.recover(lost, "killed")
+    assert number == 3 and returned.status is JobStatus.FAILED and isinstance(_work.error_of(returned), WorkerLost)
+    assert not list(tmp_path.iterdir()), "its own job will say what became of it"
 
 
 def test_runs_are_judged_by_their_loss_on_fixed_noise_too(raced: Path, tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import numpy as np
 import pandas
 import pytest
 
+from benchmarks import calibration_recommendation
 from benchmarks.calibration import Design, Spreads, Tally, calibrate, draw
+from benchmarks.calibration_recommendation import Kind
 from dbexp.compare.inference.multiple import interactions, rank
 
 SWEEPS = 200
@@ -73,3 +75,13 @@ def test_a_tally_counts() -> None:
     tally.add(0.5, 1.0, 0.0, True)
     tally.add(0.5, 1.0, 0.0, False)
     assert (tally.sweeps, tally.covered, tally.alarms) == (3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "kind", [Kind("drawn", 3, settings=4), Kind("equal", 2, settings=4, apart=0.0)], ids=lambda kind: kind.title
+)
+def test_the_best_is_recommended_or_not_told_apart(kind: Kind) -> None:
+    sweeps = 60
+    of = calibration_recommendation.calibrate(kind, sweeps, seed=1)
+    assert of.among >= BOUNDS[0] * sweeps and of.alarms <= (1 - BOUNDS[0]) * sweeps
+    assert of.sure_right == of.sure and of.right > sweeps / 2
