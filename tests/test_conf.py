@@ -34,11 +34,11 @@ COUNTS = {
     "experiment": 18,
     "lora": 4,
     "lr_schedule": 5,
-    "model": 17,
-    "prior": 10,
-    "sample": 10,
+    "model": 21,
+    "prior": 12,
+    "sample": 13,
     "tracking": 3,
-    "train": 10,
+    "train": 12,
 }
 
 

@@ -95,6 +95,7 @@ class _Reading:
         metadata = head.get("__metadata__")
         self.metadata = metadata if isinstance(metadata, dict) else {}
         self.entries = {key: entry for key, entry in head.items() if key != "__metadata__"}
+        self._known: dict[str, Mapping[str, tuple[int, int]]] = {}
         self.problems: dict[str, list[str]] = {}
         """What is wrong -> the keys of which it is."""
 
@@ -111,8 +112,11 @@ class _Reading:
                     pair = pairs[name]
                     down, up = (tensors.get_tensor(key).float().flatten(1) for key in (pair.down, pair.up))
                     alpha = None if pair.alpha is None else float(tensors.get_tensor(pair.alpha))
-                    rows = up.split([self.model.layers(part)[site][0] for site in sites])
+                    rows = up.split([self._layers(part)[site][0] for site in sites])
+                    changes = bool(up.any())
                     for site, piece in zip(sites, rows, strict=True):
+                        if changes and not piece.any():
+                            continue  # of layers in one some may have no adapter, and then have rows of zeros
                         scaled = describe.alpha(part, site, down.shape[0]) if alpha is None else alpha
                         adapter = _Adapter(down.clone(), piece.clone(), scaled)  # a file shares no memory
                         self._keep(adapters, f"{part}.{site}", adapter, pair, len(sites) > 1)
@@ -124,6 +128,12 @@ class _Reading:
             )
         self._raise_if_any(len(pairs))
         return _one_rank(adapters, self._order(adapters))
+
+    def _layers(self, part: str) -> Mapping[str, tuple[int, int]]:
+        """Those of the model, looked up once: a file may have thousands."""
+        if part not in self._known:
+            self._known[part] = self.model.layers(part)
+        return self._known[part]
 
     # -- names ------------------------------------------------------------------------------------------------------
 
@@ -182,7 +192,7 @@ class _Reading:
         if odd := [key for key in keys if self.entries[key]["dtype"] not in _DTYPES]:
             self._note(f"numbers of {self.entries[odd[0]]['dtype']}, where {', '.join(_DTYPES)} are read", *odd)
             return False
-        widths = [self.model.layers(part)[site] for site in sites]
+        widths = [self._layers(part)[site] for site in sites]
         out, width = sum(out for out, _ in widths), widths[0][1]
         a, b = down["shape"], up["shape"]
         rank = a[0] if a else 0
@@ -204,9 +214,9 @@ class _Reading:
             return
         # where several were joined in a diagonal of blocks, each needs its own rows of A alone
         used = adapter.up.any(0) if fused else torch.ones(adapter.rank, dtype=torch.bool)
-        if used.all():
+        if used.all() or not used.any():
             adapters[site] = adapter
-        elif used.any():  # else nobody adapts this one of them, and zeros stand in its place
+        else:
             kept = int(used.sum())
             share = adapter.alpha * kept / adapter.rank
             adapters[site] = _Adapter(adapter.down[used], adapter.up[:, used], share)
@@ -214,9 +224,7 @@ class _Reading:
     def _order(self, adapters: Mapping[str, _Adapter]) -> list[str]:
         """The sites in the order of the model."""
         parts = dict.fromkeys(name.partition(".")[0] for name in adapters)
-        names = (
-            f"{part}.{site}" for part in self.model.family.parts if part in parts for site in self.model.layers(part)
-        )
+        names = (f"{part}.{site}" for part in self.model.family.parts if part in parts for site in self._layers(part))
         return [name for name in names if name in adapters]
 
     # -- problems ---------------------------------------------------------------------------------------------------

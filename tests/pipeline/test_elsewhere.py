@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +12,13 @@ import pytest
 import safetensors.torch
 import torch
 
+import dbexp
 from dbexp.core.hashing import file_hash
 from dbexp.core.store import Store
 from dbexp.evaluate.columns import COLUMNS
 from dbexp.models import LoraFile, Model, foreign_lora, lora_file
+from dbexp.pipeline import halving
+from dbexp.pipeline.plan import PlannedRun
 from dbexp.runs.folder import RunFolder
 from dbexp.train.result import Trained, inputs_of
 from dbexp.train.train import train
@@ -211,3 +214,23 @@ def test_a_run_that_goes_on(sweep: tuple[Path, Path]) -> None:
     provenance = lora_file.read(lora, builders.model()).provenance
     assert provenance["inputs"]["lora"]["init"] == file_hash(sweep[1])
     assert str(folder) not in json.dumps(provenance)
+
+
+def test_in_a_race_it_neither_trains_nor_is_judged(sweep: tuple[Path, Path]) -> None:
+    folder = sweep[0].parent
+    configs = [
+        dbexp.compose(["model=random", *tiny(folder / "store", *more)]) for more in ([], [f"lora.path={sweep[1]}"])
+    ]
+    runs = [PlannedRun(number, (), (), config) for number, config in enumerate(configs)]
+    seen: list[set[int]] = []
+
+    def nobody(values: Mapping[int, Sequence[float]], place: int) -> set[int]:
+        seen.append(set(values))
+        return set()
+
+    result = halving.race(runs, [2], halving.Judging("loss"), nobody)
+    assert seen == [{0}] and set(result.judgements) == {0} and not result.stops
+    alone = halving.race(runs[:1], [2], halving.Judging("loss"), nobody)
+    assert result.passes == alone.passes
+    nothing = halving.race(runs[1:], [2], halving.Judging("loss"), nobody)
+    assert nothing.passes["without"] == 0
