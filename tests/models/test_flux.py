@@ -18,7 +18,7 @@ from dbexp.config.families import FAMILIES
 from dbexp.config.schema import ModelConfig
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
-from dbexp.models import GUIDANCE, Batch, LoraFile, Model, flux, lora_file
+from dbexp.models import GUIDANCE, Batch, LoraFile, Model, flux, foreign_lora, lora_file
 from dbexp.models.flux import Flux
 from dbexp.models.native_names import expand
 from dbexp.models.random_flux import build_random
@@ -314,10 +314,22 @@ class TestFiles:
         np.testing.assert_allclose(stock_draw(pipe), expected, rtol=0, atol=1e-4)
         assert builders.tensors(target).keys() == comfy_keys("diffusers", preset)
 
-    def test_names_of_the_original(self, model: Flux, lora: tuple[str, Path]) -> None:
+    def test_names_of_the_original(self, model: Flux, lora: tuple[str, Path], tmp_path: Path) -> None:
+        """What is fused there is read as what it was."""
         preset, path = lora
-        tensors, _ = model.export(lora_file.read(path, model), "kohya")
-        assert tensors.keys() == comfy_keys("kohya", preset)
+        ours, target = lora_file.read(path, model), tmp_path / "out.safetensors"
+        lora_file.write(ours, target, model, "kohya")
+        assert builders.tensors(target).keys() == comfy_keys("kohya", preset)
+        read = foreign_lora.read(target, model, "lora")
+        assert ours.weights.keys() <= read.weights.keys()
+        for name, (down, up) in read.weights.items():
+            scale = read.alphas[name.partition(".")[0]] / len(down)
+            if name in ours.weights:
+                a, b = ours.weights[name]
+                expected = ours.alphas[name.partition(".")[0]] / len(a) * b @ a
+                torch.testing.assert_close(scale * up @ down, expected, rtol=1e-4, atol=1e-5)
+            else:  # part of a fused layer, and not adapted
+                assert not (up @ down).any()
 
     def test_pictures_with_names_of_the_original(
         self, folder: Path, tmp_path: Path, model: Flux, lora: tuple[str, Path]
