@@ -41,6 +41,7 @@ _WHAT = {
     "evaluate": "metric tables of sets of pictures",
     "features": "features and distances of metrics",
     "backbone": "what metric networks are called",
+    "estimate": "counts of operations and memory",
     "tokens": "what is odd about the tokens of prompts",
     "hashes": "remembered hashes of files",
     PACKS: "states of interrupted packs",

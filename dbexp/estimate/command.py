@@ -50,8 +50,9 @@ def main(words: Sequence[str] | None = None) -> None:
         from dbexp.train.measured import facts
 
         with tempfile.TemporaryDirectory(prefix="dbexp-estimate-") as folder, quiet():
-            noted = facts(Store.of(configs[0].store).root)
-            told = estimate(configs, card, Measure(Path(folder), card), settings.price_per_hour, noted)
+            store = Store.of(configs[0].store)
+            noted = facts(store.root)
+            told = estimate(configs, card, Measure(Path(folder), card, store), settings.price_per_hour, noted)
         print(json.dumps(plain(told), indent=1) if settings.format == "json" else show.page(told), flush=True)
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +23,9 @@ from dbexp.core.errors import ConfigError
 from dbexp.core.files import locate
 from dbexp.core.store import Store
 from dbexp.estimate import hollow
-from dbexp.estimate.card import Operation, PretendedCard
+from dbexp.estimate.card import PretendedCard
 from dbexp.estimate.cards import Card
+from dbexp.estimate.counts import Count, Drawn, Value, described, recall
 from dbexp.estimate.published import PUBLISHED
 from dbexp.evaluate.backbones.deferred import open_backbone
 from dbexp.models import VAE, Batch, Model
@@ -37,84 +39,58 @@ _STEPS = 3
 """Sampling steps that are counted, and one less: the difference is a step, whatever the sampler does at first."""
 
 
-@dataclass(frozen=True)
-class Count:
-    """Of something that a card does.
-
-    Attributes:
-        operations: how often each is launched.
-        peak: bytes of tensors at most.
-    """
-
-    operations: Mapping[Operation, int]
-    peak: int
-    key: str = ""
-    """Of trainings, see `dbexp.train.measured.key`."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A batch of images: a step of its sampler, and all that comes before and after the steps."""
-
-    step: Count
-    rest: Count
-
-
 class Measure:
     """Counts for runs, each made once for all runs that it is the same for.
 
     Args:
         folder: for what is written meanwhile.
         card: whose compute capability decides the precision.
+        kept: where counts are kept for the next time; None: nowhere.
     """
 
-    def __init__(self, folder: Path, card: Card) -> None:
-        self._folder, self._card = folder, card
-        self._made: dict[str, object] = {}
+    def __init__(self, folder: Path, card: Card, kept: Store | None = None) -> None:
+        self._folder, self._card, self._kept = folder, card, kept
+        self._made: dict[str, Any] = {}
         self._store = Store(folder / "store")
 
     def training(self, config: Config, lanes: int) -> Count:
         """A microbatch of so many equal lanes, with an optimizer step."""
-        key = self._key("train", lanes, config.model, config.lora, config.train, config.prior.weight > 0)
-        if key not in self._made:
-            self._made[key] = self._training(config, lanes)
-        return self._made[key]  # type: ignore[return-value]  # what was put there
+        asked = ("train", lanes, config.model, config.lora, config.train, config.prior.weight > 0)
+        return self._once(asked, config, lambda: self._training(config, lanes))
 
     def drawing(self, config: Config, images: int) -> Drawn:
         """A batch of so many images as `config.sample` has them."""
-        key = self._key("sample", images, config.model, config.sample)
-        if key not in self._made:
+
+        def count() -> Drawn:
             first, second = (self._drawing(config, images, steps) for steps in (_STEPS - 1, _STEPS))
             step = Counter(second.operations)
             step.subtract(Counter(first.operations))
             step = +step
             rest = Counter(first.operations)
             rest.subtract({operation: (_STEPS - 1) * count for operation, count in step.items()})
-            self._made[key] = Drawn(Count(step, second.peak), Count(+rest, second.peak))
-        return self._made[key]  # type: ignore[return-value]  # likewise
+            return Drawn(Count(step, second.peak), Count(+rest, second.peak))
+
+        return self._once(("sample", images, config.model, config.sample), config, count)
 
     def metrics(self, config: Config) -> Count:
         """A batch of `evaluate.batch_size` images through all three networks."""
-        key = self._key("evaluate", config.evaluate)
-        if key not in self._made:
-            self._made[key] = self._metrics(config)
-        return self._made[key]  # type: ignore[return-value]  # likewise
+        asked = ("evaluate", config.sample.resolution, config.evaluate)
+        return self._once(asked, None, lambda: self._metrics(config))
 
     def parameters(self, config: Config) -> dict[str, int]:
         """Weights of each part of the base model."""
-        key = self._key("parameters", config.model)
-        if key not in self._made:
+
+        def count() -> dict[str, int]:
             with self._model(config) as (_, model):
                 parts = (model.family.denoiser, VAE, *model.family.encoders)
-                self._made[key] = {
-                    part: sum(weight.numel() for weight in model.part(part).parameters()) for part in parts
-                }
-        return self._made[key]  # type: ignore[return-value]  # likewise
+                return {part: sum(weight.numel() for weight in model.part(part).parameters()) for part in parts}
+
+        return self._once(("parameters", config.model), config, count)
 
     def adapter_weights(self, config: Config) -> int:
         """Weights of a LoRA."""
-        key = self._key("adapter", config.model, config.lora)
-        if key not in self._made:
+
+        def count() -> int:
             training = training_request(config, (), "", ())
             with self._model(config) as (_, model):
                 layers = [
@@ -122,8 +98,25 @@ class Measure:
                     for part, rank in training.ranks(model.family).items()
                     for site in model.sites(part, config.lora.sites)
                 ]
-                self._made[key] = sum(rank * (layer.in_features + layer.out_features) for rank, layer in layers)
-        return self._made[key]  # type: ignore[return-value]  # likewise
+                return sum(rank * (layer.in_features + layer.out_features) for rank, layer in layers)
+
+        return self._once(("adapter", config.model, config.lora), config, count)
+
+    def _once(self, asked: Sequence[object], config: Config | None, count: Callable[[], Value]) -> Value:
+        """An answer that was found before, by whichever process, or is found now.
+
+        Args:
+            asked: what it depends on.
+            config: whose base model it depends on, too.
+        """
+        key = json.dumps([asdict(each) if hasattr(each, "__dataclass_fields__") else each for each in asked])  # type: ignore[call-overload]  # a dataclass
+        if key not in self._made:
+            folder = None if config is None or config.model.path in PUBLISHED else locate(config.model.path)
+            files = described(folder) if folder is not None and folder.is_dir() else {}
+            question = {"asked": key, "capability": self._card.capability, "files": files}
+            self._made[key] = recall(self._kept, question, count)
+        answer: Value = self._made[key]
+        return answer
 
     # -- on the card ------------------------------------------------------------------------------------------------
 
@@ -209,6 +202,3 @@ class Measure:
             if not path.exists():
                 Image.fromarray(np.full((side, side, 3), number % 256, np.uint8)).save(path)
         return paths
-
-    def _key(self, *settings: object) -> str:
-        return json.dumps([asdict(each) if hasattr(each, "__dataclass_fields__") else each for each in settings])  # type: ignore[call-overload]  # a dataclass

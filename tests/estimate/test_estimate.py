@@ -17,7 +17,8 @@ from dbexp.estimate import cards, command, show
 from dbexp.estimate import estimate as estimates
 from dbexp.estimate.card import Operation
 from dbexp.estimate.cards import CARDS, GIB
-from dbexp.estimate.measure import Count, Drawn, Measure
+from dbexp.estimate.counts import Count, Drawn
+from dbexp.estimate.measure import Measure
 from dbexp.estimate.settings import EstimateConfig, check
 from dbexp.train.measured import Fact
 from tests import builders
