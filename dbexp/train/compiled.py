@@ -26,6 +26,10 @@ _SHAPES = 64
 own limit, 8, on it would go on without being compiled, and say so in no log that a user sees."""
 
 
+_HARMLESS = ("The .grad attribute of a Tensor that is not a leaf", "Dynamo detected a call to a `functools.lru_cache`")
+"""Beginnings of warnings: of what torch itself asks for, and of diffusers' question for torch's version."""
+
+
 def problems(mode: str, device: str) -> list[str]:
     """What this machine lacks for a value of `train.compile`, as a message, if that is known beforehand.
 
@@ -86,7 +90,8 @@ def compiled(model: Model, mode: str, backend: str = "inductor") -> Iterator[Non
     limits: dict[str, Any] = {"recompile_limit": _SHAPES, "accumulated_recompile_limit": _SHAPES * len(parts)}
     try:
         with torch._dynamo.config.patch(limits), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The .grad attribute")  # torch asks for it itself
+            for text in _HARMLESS:
+                warnings.filterwarnings("ignore", text)
             for part in parts:
                 part.forward = torch.compile(part.forward, backend=backend, dynamic=False)
             yield
