@@ -93,7 +93,7 @@ class Krea2(FramedText, QwenLatents, FlowMatching, Checkpoint):
             yield "text_encoder", f"has {encoder['num_hidden_layers']} layers (num_hidden_layers) of {max(layers)}"
 
     def sites(self, part: str, preset: str) -> tuple[str, ...]:
-        return sites(self.part(part), preset)
+        return sites(self.outline(part), preset)
 
     # -- text -------------------------------------------------------------------------------------------------------
 
