@@ -193,9 +193,8 @@ def report(
         objective = "dino" if race.judge == "loss" else race.judge
         best, won = (max(of, key=lambda n: ends[n][objective]) for of in (race.runs, left))
         spread = [ends[n][objective] for n in race.runs]
-        shares = " | ".join(
-            f"{100 * of:.0f} %" for of in (training / whole, judging / whole, (training + judging) / whole, images)
-        )
+        parts = (training / whole, judging / whole, (training + judging) / whole, images)
+        shares = " | ".join("–" if math.isnan(of) else f"{100 * of:.0f} %" for of in parts)
         same = runs[best].overrides[:3] == runs[won].overrides[:3]
         lines.append(
             f"| {race.judge} | {race.title} | {shares} | {best} / {won} | {'yes' if same else 'no'} "
