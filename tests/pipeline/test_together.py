@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from dbexp.pipeline import together
@@ -23,10 +24,10 @@ def sweep(folder: Path, lanes: str, *words: str) -> Outcome:
     return outcome
 
 
-def images(folder: Path) -> dict[str, np.ndarray]:  # type: ignore[type-arg]  # of pixels
+def images(folder: Path) -> dict[str, NDArray[np.int64]]:
     """Samples and class samples of both runs."""
     paths = sorted((folder / "sweep").glob("[01]/*sample*/**/*.png"))
-    return {path.relative_to(folder).as_posix(): np.asarray(Image.open(path)).astype(int) for path in paths}
+    return {path.relative_to(folder).as_posix(): np.asarray(Image.open(path)).astype(np.int64) for path in paths}
 
 
 def test_images_of_a_pack_drawn_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
