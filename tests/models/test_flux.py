@@ -18,7 +18,7 @@ from dbexp.config.families import FAMILIES
 from dbexp.config.schema import ModelConfig
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
-from dbexp.models import GUIDANCE, Batch, LoraFile, Model, flux, foreign_lora, lora_file
+from dbexp.models import GUIDANCE, Batch, LoraFile, Model, flux, foreign_reader, lora_file
 from dbexp.models.flux import Flux
 from dbexp.models.native_names import expand
 from dbexp.models.random_flux import build_random
@@ -320,7 +320,7 @@ class TestFiles:
         ours, target = lora_file.read(path, model), tmp_path / "out.safetensors"
         lora_file.write(ours, target, model, "kohya")
         assert builders.tensors(target).keys() == comfy_keys("kohya", preset)
-        read = foreign_lora.read(target, model, "lora")
+        read = foreign_reader.read(target, model, "lora")
         assert ours.weights.keys() <= read.weights.keys()
         for name, (down, up) in read.weights.items():
             scale = read.alphas[name.partition(".")[0]] / len(down)
