@@ -228,9 +228,14 @@ def test_in_a_race_it_neither_trains_nor_is_judged(sweep: tuple[Path, Path]) -> 
         seen.append(set(values))
         return set()
 
-    result = halving.race(runs, [2], halving.Judging("loss"), nobody)
+    judging = halving.Judging("loss")
+
+    def reach(at_rung: Sequence[PlannedRun]) -> Mapping[int, tuple[halving.Judgement, Path | None]]:
+        return halving.reach(at_rung, judging, None)
+
+    result = halving.race(runs, [2], judging, nobody, reach)
     assert seen == [{0}] and set(result.judgements) == {0} and not result.stops
-    alone = halving.race(runs[:1], [2], halving.Judging("loss"), nobody)
+    alone = halving.race(runs[:1], [2], judging, nobody, reach)
     assert result.passes == alone.passes
-    nothing = halving.race(runs[1:], [2], halving.Judging("loss"), nobody)
+    nothing = halving.race(runs[1:], [2], judging, nobody, reach)
     assert nothing.passes["without"] == 0
