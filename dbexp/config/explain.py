@@ -18,7 +18,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from dbexp.config import groups, help, overrides
 from dbexp.config.schema import Config
-from dbexp.core.errors import ConfigError, did_you_mean, first_line, needs
+from dbexp.core.errors import SPARE_MEMORY, ConfigError, did_you_mean, first_line, lacks_memory, memory_message, needs
 
 _HELP = "`dbexp --help` lists all"
 # what Hydra says of several values without --multirun
@@ -56,6 +56,10 @@ def user_errors(program: str) -> Iterator[None]:
         sys.exit(f"{program}: {explain(error)}")
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        sys.exit(f"{program}: {memory_message(error, SPARE_MEMORY)}")
 
 
 def explain(error: Exception) -> str:

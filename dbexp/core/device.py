@@ -6,13 +6,13 @@ accelerate knows the machine: which device this process has, how many processes 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import torch
@@ -21,16 +21,12 @@ from accelerate.utils import gather, parse_flag_from_env, reduce
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from dbexp.core.environment import devices_hidden
-from dbexp.core.errors import ConfigError, first_line
+from dbexp.core.errors import ConfigError, causes, first_line, lacks_memory, memory_message
+from dbexp.core.limits import left_of_cgroups, left_of_limits
 
 log = logging.getLogger(__name__)
 
-# What accelerate does not know: oneDNN whose code or buffers do not fit, C++ containers, mapped files. Not among them
-# is what oneDNN says of operations that it lacks ("could not create a primitive descriptor").
-_OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "could not create a memory object")
-_PRIMITIVE = "could not create a primitive"
-_NO_LIMIT = 1 << 60
-"""A cgroup of version 1 without a limit has one that is larger than this."""
+Result = TypeVar("Result")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -156,24 +152,19 @@ _is_deterministic = False
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory did not suffice; on a CPU torch has no class of its own for it."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    if not isinstance(error, RuntimeError):
-        return False
-    text = str(error).lower()
-    stated = any(words in text for words in _OUT_OF_MEMORY) or text.split("\n")[0].strip() == _PRIMITIVE
-    return stated or should_reduce_batch_size(error)
+    """Whether an exception, or what it was raised from, says that memory did not suffice."""
+    runtime = (cause for cause in causes(error) if isinstance(cause, RuntimeError))
+    return lacks_memory(error) or any(map(should_reduce_batch_size, runtime))
 
 
 @contextlib.contextmanager
-def memory_errors(remedy: str) -> Iterator[None]:
+def memory_errors(remedy: str, *, loading: bool = False) -> Iterator[None]:
     """Whatever says in the block that memory did not suffice becomes one message.
 
     Args:
         remedy: what would need less.
+        loading: the block loads networks, whose libraries wrap what they meet: a message that it gave rise to says
+            that a file cannot be read, or that a network refuses its settings, and is replaced.
 
     Raises:
         ConfigError: in place of it.
@@ -181,9 +172,10 @@ def memory_errors(remedy: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, ConfigError) or not is_out_of_memory(error):
+        first = error.__context__ if loading and isinstance(error, ConfigError) else error
+        if first is None or not is_out_of_memory(first):
             raise
-        raise ConfigError(f"memory did not suffice ({first_line(error, typed=True)}); {remedy}") from error
+        raise ConfigError(memory_message(first, remedy)) from error
 
 
 def release_memory() -> None:
@@ -191,13 +183,35 @@ def release_memory() -> None:
     clear_device_cache(garbage_collection=True)
 
 
+def in_halves(work: Callable[[int], Result], size: int, setting: str) -> Result:
+    """Do some work in batches, with half as many at once whenever memory does not suffice, down to one.
+
+    Args:
+        work: is given the size of its batches.
+        size: to begin with.
+        setting: name of the user's setting for it.
+
+    Raises:
+        Whatever the work raises, also for a lack of memory with one at once.
+    """
+    while True:
+        try:
+            return work(size)
+        except Exception as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+        release_memory()  # beyond the handler nothing refers to what the work had computed
+        log.warning("memory did not suffice for %d pictures at once: going on with %d (%s)", size, size // 2, setting)
+        size //= 2
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that this process could still use, among them what it holds on a GPU and does not use."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
-    limits = [*_left_of_limits(), *_left_of_cgroups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]
-    return max(0, min([int(psutil.virtual_memory().available), *limits]))
+    groups = left_of_cgroups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return max(0, min([int(psutil.virtual_memory().available), *left_of_limits().values(), *groups]))
 
 
 def unused_memory(device: torch.device) -> int:
@@ -208,52 +222,6 @@ def unused_memory(device: torch.device) -> int:
 def host_buffer(count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Memory of the host [count] that a GPU copies to and from while both go on; ordinary memory for other devices."""
     return torch.empty(count, dtype=dtype, pin_memory=device.type == "cuda" and torch.cuda.is_available())
-
-
-def _left_of_limits() -> Iterator[int]:
-    """What `ulimit -v` and `ulimit -d` leave."""
-    if os.name != "posix":
-        return
-    import resource
-
-    used = psutil.Process().memory_info()
-    for limit, size in ((resource.RLIMIT_AS, used.vms), (resource.RLIMIT_DATA, getattr(used, "data", 0))):
-        soft, _ = resource.getrlimit(limit)
-        if soft != resource.RLIM_INFINITY:
-            yield soft - size
-
-
-def _left_of_cgroups(listing: Path, root: Path) -> Iterator[int]:
-    """What the control groups of a container or of a scheduler leave: of this process's and of each above it.
-
-    Args:
-        listing: names the groups of this process.
-        root: where they are mounted.
-    """
-    with contextlib.suppress(OSError):
-        for line in listing.read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "":
-                mount, names = root, ("memory.max", "memory.current", "inactive_file")
-            elif "memory" in controllers.split(","):
-                mount = root / "memory"
-                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            else:
-                continue
-            group = mount / path.strip("/")
-            for folder in (group, *group.parents):
-                if folder.is_relative_to(mount) and (left := _left_of_cgroup(folder, *names)) is not None:
-                    yield left
-
-
-def _left_of_cgroup(folder: Path, limit: str, usage: str, cache: str) -> int | None:
-    """None where a group has no limit, or is not visible from inside its container."""
-    try:
-        most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
-        counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # "max", say
-        return None
-    return None if most >= _NO_LIMIT else most - used + int(counts.get(cache, 0))  # the cache of files gives way
 
 
 def processes() -> tuple[int, int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 _UNSAFE = re.compile(
@@ -12,6 +13,21 @@ _UNSAFE = re.compile(
     r"two options|malicious use",
     re.IGNORECASE,
 )
+# What C++, oneDNN (whose code or buffers do not fit), torch and the loader of libraries say of a lack of memory. Not
+# among it is what oneDNN says of operations that it lacks ("could not create a primitive descriptor").
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "can't start new thread",
+    "cannot allocate memory",
+    "bad_alloc",
+    "could not create a memory object",
+)
+_PRIMITIVE = "could not create a primitive"
+SPARE_MEMORY = "free some, or raise its limits (ulimit -v and -d)"
+"""A remedy where nothing is known of what took it."""
+_UNSAID = "without setting an exception"  # what Python says of code in C that could not even say it
+_UNMAPPED = "failed to map segment from shared object"
 _LONG_WORD = re.compile(r"\S{500,}")
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -90,6 +106,46 @@ class TrainingDiverged(Exception):
     def __init__(self, message: str, checkpoint: Path | None = None) -> None:
         self.checkpoint = checkpoint
         super().__init__(message)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, what it came from, what that came from, ...; none from one on that has been worded for users."""
+    while error is not None and not isinstance(error, ConfigError):
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an exception, or what it was raised from, says that memory of the host did not suffice.
+
+    Needs no torch, which may be what did not fit; `dbexp.core.device.is_out_of_memory` knows what devices say, too.
+    """
+    return any(map(_says_out_of_memory, causes(error)))
+
+
+def _says_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    text = str(error).lower()
+    if isinstance(error, ImportError):
+        return _OUT_OF_MEMORY[2] in text or text.rstrip().endswith(_UNMAPPED)  # ": Operation not permitted" is another
+    if isinstance(error, SystemError):
+        return _UNSAID in text
+    first = text.split("\n")[0].strip()
+    return isinstance(error, RuntimeError) and (first == _PRIMITIVE or any(words in text for words in _OUT_OF_MEMORY))
+
+
+def memory_message(error: BaseException, remedy: str) -> str:
+    """What a user is told of a lack of memory.
+
+    Args:
+        error: that says so; what it was raised from says it best.
+        remedy: what would need less.
+    """
+    first = [error, *filter(_says_out_of_memory, causes(error))][-1]
+    return f"memory did not suffice ({first_line(first, typed=True)}); {remedy}"
 
 
 def first_line(error: BaseException | str | None, *, typed: bool = False) -> str:

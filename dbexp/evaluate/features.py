@@ -6,10 +6,13 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+from dbexp.core.device import in_halves, is_out_of_memory
 from dbexp.core.errors import ConfigError, first_line
 from dbexp.evaluate.backbones.base import ImageEncoder, ImageTextEncoder, PairwiseDistance
 from dbexp.evaluate.feature_cache import FeatureCache, feature_key
@@ -17,6 +20,8 @@ from dbexp.evaluate.functional import FloatArray, normalise
 from dbexp.evaluate.pictures import ImageFile, inspect
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 FAILED = "failed: "
 """Is in the reason of every column that a backbone's failure cost its value."""
@@ -70,8 +75,9 @@ def embed(
     raw = {sha: cache.get(key) if cache else None for sha, key in keys.items()}
     absent = [sha for sha, array in raw.items() if array is None]
     if absent:
-        embedded = backbone.embed_images([unique[sha].path for sha in absent], batch_size).numpy()
-        raw.update(zip(absent, embedded, strict=True))
+        paths = [unique[sha].path for sha in absent]
+        embedded = _in_batches(partial(backbone.embed_images, paths), len(paths), batch_size)
+        raw.update(zip(absent, embedded.numpy(), strict=True))
     rows = np.array([raw[sha] for sha in unique])
     unit = normalise(rows, [file.path for file in unique.values()]) if unique else rows
     if cache:  # only now: what is kept is known to be sound
@@ -110,7 +116,8 @@ def mean_distances(
     key = feature_key(backbone.id, backbone.transform, *(files[i].sha256 for i in order))
     ordered = cache.get(key) if cache else None
     if ordered is None:
-        ordered = backbone.mean_distances([files[i].path for i in order], batch_size)
+        paths = [files[i].path for i in order]
+        ordered = _in_batches(partial(backbone.mean_distances, paths), len(paths), batch_size)
         if not np.isfinite(ordered).all():
             names = ", ".join(str(files[i].path) for i in order)
             raise ConfigError(f"LPIPS among {names} is not finite; the backbone's weights or a picture are broken")
@@ -119,6 +126,11 @@ def mean_distances(
     result = np.empty(len(files))
     result[order] = ordered
     return result
+
+
+def _in_batches(compute: Callable[[int], Result], count: int, batch_size: int) -> Result:
+    """What a backbone makes of so many pictures; fewer at once than was asked for where memory does not suffice."""
+    return in_halves(compute, max(1, min(count, batch_size)), "evaluate.batch_size")
 
 
 def attempt(name: str, compute: Callable[[], dict[str, FloatArray]]) -> Space:
@@ -155,6 +167,7 @@ class Distances:
 
 
 def _failure(name: str, error: BaseException) -> str:
-    """Log the traceback; return the reason recorded for the columns of a backbone that failed."""
-    log.error("%s failed: its columns have no values", name, exc_info=error)
+    """Log the traceback, of what is no lack of memory; return the reason recorded for a failed backbone's columns."""
+    fault = None if is_out_of_memory(error) else error
+    log.error("%s failed: its columns have no values (%s)", name, first_line(error, typed=True), exc_info=fault)
     return f"{name} {FAILED}{first_line(error, typed=True)}"

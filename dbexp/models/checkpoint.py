@@ -80,6 +80,8 @@ def read_tokenizer(cls: str, folder: Path) -> Any:
     try:
         return getattr(library("transformers"), cls).from_pretrained(folder, local_files_only=True)
     except Exception as error:  # a library of Rust raises its own
+        if is_out_of_memory(error):
+            raise
         raise ConfigError(f"model.path={folder.parent}: {folder} cannot be read ({first_line(error)})") from None
 
 

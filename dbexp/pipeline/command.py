@@ -24,8 +24,16 @@ from dbexp.config import check, completion, help
 from dbexp.config.explain import explain, parameters, version
 from dbexp.config.groups import conf_dir, options
 from dbexp.config.overrides import beyond_hydra, switches_first
-from dbexp.core import folders
-from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
+from dbexp.config.schema import Config
+from dbexp.core import folders, limits
+from dbexp.core.errors import (
+    SPARE_MEMORY,
+    ConfigError,
+    Interrupted,
+    TrainingDiverged,
+    lacks_memory,
+    memory_message,
+)
 from dbexp.evaluate.columns import COLUMNS, RECOMMEND
 from dbexp.runs.names import sweep_name
 
@@ -78,20 +86,28 @@ def main() -> None:
         start(sys.argv[1:])
     except (ConfigError, TrainingDiverged, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"dbexp: {explain(error)}")
-    except ValueError as error:  # Hydra's own, for switches that exclude each other and the like
-        if _raised_in(error) != "hydra":
-            raise
-        sys.exit(f"dbexp: {error}")
-    except OSError as error:  # Hydra makes the run's folder before the job begins
-        if any(frame.f_code is job.__code__ for frame, _ in traceback.walk_tb(error.__traceback__)):
-            raise
-        other = "choose another place with hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER for a sweep"
-        sys.exit(f"dbexp: {error.filename or 'the folder of the run'}: {error.strerror}; {other}")
     except Interrupted as stop:  # while a pack trained, outside any job
         sys.exit(_stopped(stop))
     except KeyboardInterrupt:
         print(f"dbexp: {_kept()}", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if (message := _message(error)) is None:
+            raise
+        sys.exit(f"dbexp: {message}")
+
+
+def _message(error: Exception) -> str | None:
+    """What a user can mend of exceptions that are not meant for users; None: a fault, which its traceback tells."""
+    if lacks_memory(error):
+        return memory_message(error, SPARE_MEMORY)
+    if isinstance(error, ValueError) and _raised_in(error) == "hydra":  # for switches that exclude each other, say
+        return str(error)
+    in_job = any(frame.f_code is job.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
+    if isinstance(error, OSError) and not in_job:  # Hydra makes the run's folder before the job begins
+        other = "choose another place with hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER for a sweep"
+        return f"{error.filename or 'the folder of the run'}: {error.strerror}; {other}"
+    return None
 
 
 def refuse(cfg: DictConfig) -> None:
@@ -109,11 +125,21 @@ def refuse(cfg: DictConfig) -> None:
     logging.getLogger().addHandler(_early)
     try:
         checked = check.check(without_hydra(cfg))
-        from dbexp.pipeline import run  # torch and diffusers: seconds, so after the check
-
-        run.ready(checked)
+        limits.rehearse(lambda: _ready(checked))
+        _ready(checked)
     except ConfigError as error:
         raise SystemExit(f"dbexp: {explain(error)}") from None
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        raise SystemExit(f"dbexp: {memory_message(error, SPARE_MEMORY)}") from None
+
+
+def _ready(checked: Config) -> None:
+    """Have everything in memory that a run needs before it trains, or say why not."""
+    from dbexp.pipeline import run  # torch and diffusers: seconds, so after the check
+
+    run.ready(checked)
 
 
 class _Early(logging.Handler):

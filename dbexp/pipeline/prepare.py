@@ -79,7 +79,7 @@ def load(config: Config, store: Store) -> tuple[Model, Backbones]:
     Raises:
         ConfigError: with what is not there, does not fit in memory, or is cut off by a text encoder.
     """
-    with memory_errors("free some, or choose smaller networks for model and evaluate"):
+    with memory_errors("free some, or choose smaller networks for model and evaluate", loading=True):
         model, draws = models.load(config.model, store), drawer(config, store)
         for field, path, each in (("path", config.model.path, model), ("sample_path", config.model.sample_path, draws)):
             if each.needs_mask:

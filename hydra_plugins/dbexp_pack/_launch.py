@@ -15,6 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from dbexp.core import limits
 from dbexp.core.errors import ConfigError
 from dbexp.core.folders import obstacle
 from hydra_plugins.dbexp_pack import _console, _executors, _gpus, _halving, _work
@@ -71,6 +72,7 @@ def launch(
     if not all(_is_dbexp(cfg) for cfg in composed):
         # another program's jobs: there is nothing to pack, but they run all the same
         return [_work.run_hydra_job(program.hydra_context, program.task_function, cfg) for cfg in composed]
+    limits.rehearse(lambda: _plan(settings, composed))
     planned = _plan(settings, composed)
     if settings.plan_only:
         sys.exit(0)
