@@ -127,7 +127,9 @@ def _check_together(config: Config, problems: Problems) -> None:
     horizon = schedule.horizon or train.steps
     decays = schedule.name in ("linear", "cosine", "polynomial")
     problems.require(
-        not decays or train.steps < 1 or schedule.warmup_steps < horizon,  # no steps are refused where they are declared
+        not decays
+        or train.steps < 1
+        or schedule.warmup_steps < horizon,  # no steps are refused where they are declared
         f"lr_schedule.warmup_steps={schedule.warmup_steps}: must be smaller than the horizon of {horizon} steps",
     )
     problems.require(

@@ -65,9 +65,9 @@ class HalvingConf:
     than the median (MedianPruner)."""
     factor: int = 2
     """Of successive and hyperband: one in so many goes on."""
-    judge: str = "draw"
-    """By what. draw: the first objective, of a few images; loss: the loss on fixed pictures, times and noise, at the
-    price of a forward pass."""
+    judge: str = "loss"
+    """By what. loss: the loss on fixed pictures, times and noise, at the price of a forward pass; draw: the first
+    objective, of a few images."""
     prompts: int = 4
     """For draw: prompts, spread over the run's list."""
     images: int = 1

@@ -102,7 +102,8 @@ def test_prompts_are_spread_over_the_list() -> None:
 def words(store: Path) -> list[str]:
     """Four runs of 8 steps, two of which are stopped after 2 and one after 4."""
     own = ["objective=dino", "train.lr=1e-4,1e-3,3e-3,1e-2", "train.steps=8", "hydra.sweep.dir=sweep"]
-    judged = ["hydra.launcher.halving.rungs=[2,4]", "hydra.launcher.halving.prompts=2"]
+    judged = ["hydra.launcher.halving.rungs=[2,4]", "hydra.launcher.halving.judge=draw"]
+    judged += ["hydra.launcher.halving.prompts=2"]
     return ["-m", *own, *judged, *the_rest(store)]
 
 
