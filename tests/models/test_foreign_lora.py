@@ -33,6 +33,7 @@ ATTENTION = {
     "z_image": ".attention.to_",
     "sd3": ".attn.to_",
     "flux": ".attn.to_",
+    "flux2": ".attn.to_",
     "qwen_image": ".attn.to_",
     "krea2": "transformer_blocks",
 }
@@ -272,6 +273,7 @@ FUSED = {
         "single_blocks.{}.linear1": ["single_transformer_blocks.{}.attn.to_qkv_mlp_proj"],
         "single_blocks.{}.linear2": ["single_transformer_blocks.{}.attn.to_out"],
     },
+    "flux2": {"single_blocks.{}.linear2": ["single_transformer_blocks.{}.attn.to_out"]},
     "flux": {
         "double_blocks.{}.img_attn.qkv": [f"transformer_blocks.{{}}.attn.to_{name}" for name in "qkv"],
         "double_blocks.{}.txt_attn.qkv": [f"transformer_blocks.{{}}.attn.add_{name}_proj" for name in "qkv"],
@@ -381,7 +383,7 @@ def stock(family: str, path: Path | None) -> NDArray[np.floating[Any]]:
     guidance = 0.0 if family in ("z_image", "krea2") else 1.0
     more = (
         {"max_sequence_length": 64}
-        if family in ("z_image", "flux2_klein", "sd3", "flux", "qwen_image", "krea2")
+        if family in ("z_image", "flux2_klein", "flux2", "sd3", "flux", "qwen_image", "krea2")
         else {}
     )
     return drawing.stock_draw(base.stock_pipeline(path), guidance, **more)
@@ -402,6 +404,7 @@ READ_BY_DIFFUSERS = {
     "z_image": ("diffusers", "kohya", "ComfyUI", "bare names"),
     "sd3": ("diffusers",),
     "flux": ("diffusers",),
+    "flux2": ("diffusers", "ai-toolkit"),
     "qwen_image": ("diffusers", "kohya", "ComfyUI"),
     "krea2": ("diffusers",),
 }
@@ -592,8 +595,15 @@ def other_families() -> Iterator[tuple[str, str]]:
         for other in FAMILIES
         # what all have the same names for differs in widths and numbers of blocks that the small ones do not
         if one != other
-        and {one, other} not in ({"sd", "sdxl"}, {"sd3", "qwen_image"}, {"sd3", "flux"}, {"flux", "qwen_image"})
-        if (one, other) != ("flux2_klein", "qwen_image")
+        and {one, other}
+        not in (
+            {"sd", "sdxl"},
+            {"flux2", "flux2_klein"},
+            {"sd3", "qwen_image"},
+            {"sd3", "flux"},
+            {"flux", "qwen_image"},
+        )
+        if (one, other) not in (("flux2_klein", "qwen_image"), ("flux2", "qwen_image"))
     )
 
 
@@ -601,7 +611,14 @@ def other_families() -> Iterator[tuple[str, str]]:
 def test_a_file_of_another_family(family: str, other: str, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save(Lora(other).tensors(flat(other), KOHYA), path, {"modelspec.architecture": "some-model/lora"})
-    alike = {family, other} <= {"flux2_klein", "sd3", "flux", "qwen_image", "krea2"}  # some layers are called the same
+    alike = {family, other} <= {
+        "flux2_klein",
+        "flux2",
+        "sd3",
+        "flux",
+        "qwen_image",
+        "krea2",
+    }  # some layers are called the same
     says = "layers that x does not have" if alike else r"of another architecture than x, .*some-model/lora"
     with pytest.raises(ConfigError, match=f"{says}; choose the model"):
         foreign_reader.read(path, model(family), "lora")
