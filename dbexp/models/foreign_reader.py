@@ -214,9 +214,9 @@ class _Reading:
             return
         # where several were joined in a diagonal of blocks, each needs its own rows of A alone
         used = adapter.up.any(0) if fused else torch.ones(adapter.rank, dtype=torch.bool)
-        if used.all() or not used.any():
+        if used.all():
             adapters[site] = adapter
-        else:
+        elif used.any():  # else nobody adapts this one of them, and zeros stand in its place
             kept = int(used.sum())
             share = adapter.alpha * kept / adapter.rank
             adapters[site] = _Adapter(adapter.down[used], adapter.up[:, used], share)

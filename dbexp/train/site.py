@@ -125,7 +125,8 @@ class _Adapted(torch.autograd.Function):
             down: for autograd alone, see `SlotLinear`.
         """
         x = x.contiguous()
-        out, inner = _forward(x, y, site.base.weight, site.base.bias, site.down, site.up, segments)
+        weight, bias = (site.base.weight, site.base.bias) if y is None else (None, None)
+        out, inner = _forward(x, y, weight, bias, site.down, site.up, segments)
         ctx.save_for_backward(x, inner)
         ctx.site, ctx.segments, ctx.has_base = site, segments, y is None
         return out
@@ -144,7 +145,7 @@ class _Adapted(torch.autograd.Function):
 def _forward(
     x: Tensor,
     y: Tensor | None,
-    weight: Tensor,
+    weight: Tensor | None,
     bias: Tensor | None,
     down: Tensor,
     up: Tensor,
@@ -157,7 +158,11 @@ def _forward(
         y: base(x); None: x W^T + b, by `weight` [out, in], in whatever precision it is stored, and `bias` [out].
         down, up: A and scale * B of all slots.
     """
-    out = nn.functional.linear(x, weight.to(x.dtype), bias) if y is None else y.clone()
+    if y is None:
+        assert weight is not None
+        out = nn.functional.linear(x, weight.to(x.dtype), bias)
+    else:
+        out = y.clone()
     inner = x.new_empty(*x.shape[:-1], down.shape[1])
     for segment in segments:
         first, last, *_ = segment

@@ -381,11 +381,8 @@ def stock(family: str, path: Path | None) -> NDArray[np.floating[Any]]:
     base = model(family)
     base.release("text_encoder", "text_encoder_2", base.family.denoiser)
     guidance = 0.0 if family in ("z_image", "krea2") else 1.0
-    more = (
-        {"max_sequence_length": 64}
-        if family in ("z_image", "flux2_klein", "flux2", "sd3", "flux", "qwen_image", "krea2")
-        else {}
-    )
+    lengths = dict.fromkeys(("z_image", "flux2_klein", "sd3", "flux", "qwen_image", "krea2"), 64) | {"flux2": 96}
+    more = {"max_sequence_length": lengths[family]} if family in lengths else {}
     return drawing.stock_draw(base.stock_pipeline(path), guidance, **more)
 
 

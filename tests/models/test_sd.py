@@ -122,11 +122,15 @@ class TestRefused:
 
 
 class TestFound:
-    def test_the_last_one_is_kept(self, store: Store) -> None:
+    def test_the_last_two_are_kept(self, store: Store) -> None:
+        """One may train, and the other draw; the one that was asked for longest ago goes."""
         first = models.load(model_config(), store)
         assert models.load(model_config(), store) is first
-        assert models.load(model_config(precision="bf16"), store) is not first
-        assert models.load(model_config(), store) is not first
+        second = models.load(model_config(precision="bf16"), store)
+        assert second is not first and models.load(model_config(), store) is first
+        models.load(model_config(resolution=64), store)
+        assert models.load(model_config(), store) is first
+        assert models.load(model_config(precision="bf16"), store) is not second
 
     def test_random(self, store: Store) -> None:
         found = sd.load(model_config(path="random"), store)
