@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,6 @@ from dbexp.models.flow import KNOWN_SCHEDULES, FlowMatching
 from dbexp.models.known import Known, Settings
 from dbexp.models.qwen_frame import DROPPED, FramedText
 from dbexp.models.qwen_latents import QwenLatents, packed, unpacked
-
-if TYPE_CHECKING:
-    pass
 
 _NOTHING = " "
 """The pipelines' negative prompt where there is none."""

@@ -59,8 +59,8 @@ def build_random(folder: Path, seed: int = 0) -> Path:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, each once."""
-    return list(dict.fromkeys(re.findall("[A-Za-z]+", re.sub(r"<\\|\\w+\\|>", " ", text))))
+    """The words of a text, those of its marks among them, each once."""
+    return list(dict.fromkeys(re.findall("[A-Za-z]+", text)))
 
 
 def small_vae() -> AutoencoderKLQwenImage:
