@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +134,12 @@ class TestIdentity:
         assert checkpoints.open("sd").identity != whole.identity
 
 
+PAIRS = [*pairwise(FAMILIES), *pairwise(reversed(FAMILIES))]
+"""Every family with its neighbours in the table, in both orders; the rest is in `test_pipelines`."""
+
+
 class TestOtherFamilies:
-    @pytest.mark.parametrize(("family", "other"), [(a, b) for a in FAMILIES for b in FAMILIES if a != b])
+    @pytest.mark.parametrize(("family", "other"), PAIRS)
     def test_a_family_that_it_is_not(self, checkpoints: Checkpoints, family: str, other: str) -> None:
         (problem,) = checkpoints.problems(family, original(other))
         assert "not a " in problem and f"model.family={other}" in problem
