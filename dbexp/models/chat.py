@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ _TEXT_TOKENS = 512
 """What pipelines read of a prompt and its template at most."""
 
 
-class ChatText:
+class ChatText(ABC):
     """Tokens: `ids` and `mask` [B, L], padded to the same L whatever the prompts, so that none depends on others."""
 
     chats = True
@@ -52,9 +53,9 @@ class ChatText:
         read = characters_read(self.tokenizer, templated, self.text_tokens, add_special_tokens=False) - start
         return (Cut("text_encoder", self.token_count(text), self.room, min(max(read, 0), len(text))),)
 
+    @abstractmethod
     def _templated(self, prompt: str) -> str:
         """A conversation as the encoder reads it, with its marks."""
-        raise NotImplementedError
 
     def tokenize(self, prompts: Sequence[str]) -> Conditioning:
         read = self.tokenizer(

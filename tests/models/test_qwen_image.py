@@ -28,7 +28,6 @@ from dbexp.models import Batch, Model, lora_file, qwen_image
 from dbexp.models.qwen_frame import BEFORE
 from dbexp.models.qwen_image import QwenImage
 from dbexp.models.random_qwen_image import build_random
-from dbexp.train.adapter import AdapterSlots
 from dbexp.train.data import Training
 from dbexp.train.lane import Draw
 from tests import builders
@@ -276,24 +275,8 @@ class TestFiles:
         torch.testing.assert_close(tensors[key], 1.5 * builders.tensors(lora[1])[key])
 
     def test_lanes_draw_what_the_file_draws(self, model: QwenImage, lora: tuple[str, Path]) -> None:
-        """Every layer of every preset sees rows, with texts of two lengths, so that lanes can share it."""
         preset, path = lora
-        noisy, times = torch.randn(2, 16, 8, 8), torch.tensor([0.3, 0.9])
-        ranks, alphas = {"transformer": 4}, {"transformer": 6.0}
-        read = lora_file.read(path, model)
-        with torch.no_grad():
-            text = batch(model).text
-            assert not isinstance(text, tuple)
-            with lora_file.merged(model, path):
-                expected = model.predict(noisy, times, text)
-            with AdapterSlots(model, preset, 2, ranks) as slots:
-                state = {f"{name}.down": down for name, (down, _) in read.weights.items()}
-                state |= {f"{name}.up": up.T for name, (_, up) in read.weights.items()}
-                for slot in range(2):
-                    slots.open(slot, ranks, alphas, seed=slot).load_state(state)
-                slots.rows["transformer"].set([1, 1])
-                slots.refresh()
-                torch.testing.assert_close(model.predict(noisy, times, text), expected, rtol=1e-4, atol=1e-4)
+        drawing.assert_lanes_draw(model, preset, path, channels=16)
 
 
 def test_true_size() -> None:
