@@ -252,13 +252,13 @@ def test_convolutions(every: str, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     assert_updates(save(tensors, path), "sd", lora.updates)
     opened = foreign_lora.open_lora(str(path), model("sd"), Store(tmp_path / "store"), "lora")
-    before = {site: unet.get_submodule(site).weight.clone() for site in lora.sites}  # type: ignore[operator]
+    before = {site: unet.get_submodule(site).weight.clone() for site in lora.sites}  # type: ignore[operator]  # a layer
     with adapted(model("sd"), opened.path):
         for site, weight in before.items():
             change: Any = unet.get_submodule(site).weight
             expected = lora.updates[f"unet.{site}"].view(weight.shape)
             torch.testing.assert_close(change - weight, expected, rtol=1e-4, atol=1e-5)
-    assert all(torch.equal(unet.get_submodule(site).weight, weight) for site, weight in before.items())  # type: ignore[arg-type]
+    assert all(torch.equal(unet.get_submodule(site).weight, weight) for site, weight in before.items())  # type: ignore[arg-type]  # a layer
 
 
 # -- layers that are one elsewhere ------------------------------------------------------------------------------------

@@ -164,7 +164,7 @@ def merge(base: Model, file: ForeignLora) -> None:
     unet = base.part("unet")
     with torch.no_grad():
         for name, (down, up) in lora_file.read(file.path, base).updates().items():
-            unet.get_submodule(name.removeprefix("unet.")).weight += up @ down  # type: ignore[operator]
+            unet.get_submodule(name.removeprefix("unet.")).weight += up @ down  # type: ignore[operator]  # a layer
 
 
 def test_training_sees_the_merged_base_and_nothing_else_does(adapter: ForeignLora, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_beside_quantised_weights(adapter: ForeignLora, tmp_path: Path) -> None:
     for name, layer in coarse.part("unet").named_modules():
         if isinstance(layer, Float8Linear):
             with torch.no_grad():
-                rounded.part("unet").get_submodule(name).weight.copy_(layer.weight.float())  # type: ignore[operator]
+                rounded.part("unet").get_submodule(name).weight.copy_(layer.weight.float())  # type: ignore[operator]  # a layer
     made = replace(builders.training(steps=4), base_lora=adapter)
     trained = one(train([made], coarse, Store(tmp_path / "a"))[0])
     expected = one(train([made], rounded, Store(tmp_path / "b"))[0])
