@@ -272,7 +272,8 @@ def commands(text: str) -> list[str]:
 
 
 README = Path(__file__).parents[1] / "README.md"
-WRITTEN = {path: commands(path.read_text(encoding="utf-8")) for path in [*sorted(CONF.rglob("*.yaml")), README]}
+PAGES = [README, *sorted((README.parent / "docs").glob("*.md"))]
+WRITTEN = {path: commands(path.read_text(encoding="utf-8")) for path in [*sorted(CONF.rglob("*.yaml")), *PAGES]}
 
 
 @pytest.mark.parametrize("command", sorted({command for found in WRITTEN.values() for command in found}))
@@ -283,6 +284,17 @@ def test_written_commands_compose(checked: Checked, command: str) -> None:
 
 def test_the_readme_shows_commands() -> None:
     assert len(WRITTEN[README]) > 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    places = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert [place for place in places if not (page.parent / place).exists()] == []
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in text] == []
 
 
 def test_the_checks_run_the_tests_as_the_readme_does() -> None:
