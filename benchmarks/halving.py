@@ -4,9 +4,9 @@
     python benchmarks/halving.py --steps 200 --rungs 25,50,100 --judges draw,loss --folder kept
 
 For every seed the sweep runs once without halving and once with each judge, in a store each, so that nothing is found;
-with --folder what is there from before is not run again, and has no seconds. The
-cost is counted in rows through the denoiser forward, a row of a training step as three: what the race itself counts
-(halving.json), and the images of the final evaluation of those that went on. Seconds are those of the whole command.
+with --folder what is there from before is not run again, and has no seconds. The cost is what the race itself counts
+(halving.json): rows through the denoiser forward, a row of a training step as three, with the images of the final
+evaluation of those that went on. Seconds are those of the whole command.
 """
 
 from __future__ import annotations
@@ -43,13 +43,6 @@ def rows(sweep: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def drawing(sweep: Path, settings: argparse.Namespace) -> int:
-    """Rows of the images that the finished runs of a sweep drew with their LoRA, samples and class samples."""
-    finished = sum(row["status"] == "finished" for row in rows(sweep))
-    images = settings.images * 25 * 2  # the paper's prompts, and as many class samples
-    return int(finished * images * settings.sampling_steps * 2)  # guided
-
-
 def one_seed(folder: Path, seed: int, judge: str, settings: argparse.Namespace) -> dict[str, Any]:
     """A seed's sweep without halving and with one judge."""
     common = ["-m", "model=storybook", "tracking=disabled", f"objective={settings.objective}", f"seed={seed}"]
@@ -62,15 +55,15 @@ def one_seed(folder: Path, seed: int, judge: str, settings: argparse.Namespace) 
     (race,) = json.loads((folder / names["halved"] / "halving.json").read_text())
     full, halved = rows(folder / names["full"]), rows(folder / names["halved"])
     place = [row["job"] for row in full].index(halved[0]["job"]) + 1
-    passes, drawn = race["passes"], [drawing(folder / names[name], settings) for name in ("full", "halved")]
+    passes = race["passes"]
     score = [float(table[0][settings.objective]) for table in (full, halved)]
     training = passes["training"] + passes["judging"]
     return {
         "judge": judge,
         "seed": seed,
-        "training_share": training / passes["without"],
-        "judging_share": passes["judging"] / passes["without"],
-        "whole_share": (training + drawn[1]) / (passes["without"] + drawn[0]),
+        "training_share": training / passes["training_all"],
+        "judging_share": passes["judging"] / passes["training_all"],
+        "whole_share": (training + passes["drawing"]) / (passes["training_all"] + passes["drawing_all"]),
         "seconds": seconds,
         "winner_full": full[0]["job"],
         "winner_halved": halved[0]["job"],

@@ -14,6 +14,7 @@ from dbexp.core.errors import first_line
 from dbexp.evaluate.columns import RECOMMEND, heading
 from dbexp.evaluate.functional import Estimate
 from dbexp.evaluate.objective import with_score
+from dbexp.runs import race
 
 MARKDOWN = "results.md"
 
@@ -36,6 +37,9 @@ def markdown(comparison: Comparison) -> str:
         parts += ["Benchmark: " + BENCHMARK_LEGEND, _benchmark(comparison)]
     if are_known(comparison.finished):
         parts += [f"What it cost, mean over runs. {LEGEND}", _costs(comparison)]
+    races = [record["passes"] for sweep in comparison.sweeps.values() for record in race.read(sweep)]
+    if cost := race.cost(races):
+        parts.append(f"Halving: {cost}.")
     parts += [_escaped(note) for note in comparison.notes]
     failed = [entry for entry in comparison.entries if entry.run.report is None]
     if failed:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dbexp import dataset, models
+from dbexp.config.families import FAMILIES
 from dbexp.config.schema import Config
 from dbexp.core.errors import Interrupted, first_line
 from dbexp.core.files import link
@@ -29,6 +30,7 @@ from dbexp.models import Model
 from dbexp.pipeline import prepare, sweep
 from dbexp.pipeline.plan import PlannedRun
 from dbexp.pipeline.requests import sample_request
+from dbexp.runs import race as race_files
 from dbexp.runs.outcome import Outcome
 from dbexp.sample import sample
 from dbexp.train import lr_schedule, memory, packing
@@ -115,8 +117,9 @@ class Race:
         column: what runs were judged by.
         judgements: number of a run -> one for each rung that it was judged at.
         stops: number of a run -> where it left; the others went on to their end.
-        passes: rows through the denoiser, forward: of the training until each stop, of the judgements, and of the same
-            runs without a race; a row of a training step counts three.
+        passes: rows through the denoiser, forward, a row of a training step as three: `training` until each stop,
+            `judging`, `drawing` the images that those draw with their LoRA that went on; `training_all` and
+            `drawing_all` without a race.
     """
 
     rungs: tuple[int, ...]
@@ -183,11 +186,8 @@ def race(runs: Sequence[PlannedRun], rungs: Sequence[int], judging: Judging, dec
         )
     column = "loss" if judging.by == "loss" else runs[0].config.objective[0]
     passes = _passes(trained, stops, judgements)
-    share = (passes["training"] + passes["judging"]) / max(passes["without"], 1)
-    log.info(
-        "halving: %d of %d runs go on; training and judging take %.0f %% of the passes that training all would take",
-        *(len(runs) - len(stops), len(runs), 100 * share),
-    )
+    cost = race_files.cost([passes]) or "nothing was trained"
+    log.info("halving: %d of %d runs go on; %s", len(runs) - len(stops), len(runs), cost)
     return Race(tuple(rungs), column, judgements, stops, passes)
 
 
@@ -322,13 +322,25 @@ def _passes(
         cfg, prompts = run.config.train, 2 if run.config.prior.weight > 0 else 1
         return _FORWARD_AND_BACKWARD * steps * cfg.grad_accum * cfg.batch_size * prompts
 
+    drawing = {run.number: _final_passes(run.config) for run in runs}
     return {
         "training": sum(
             training(run, stops[run.number].step if run.number in stops else run.config.train.steps) for run in runs
         ),
         "judging": sum(each.passes for of in judgements.values() for each in of),
-        "without": sum(training(run, run.config.train.steps) for run in runs),
+        "drawing": sum(passes for number, passes in drawing.items() if number not in stops),
+        "training_all": sum(training(run, run.config.train.steps) for run in runs),
+        "drawing_all": sum(drawing.values()),
     }
+
+
+def _final_passes(config: Config) -> int:
+    """Rows forward of the images that a run draws with its LoRA at its end. No model is asked, for it may be elsewhere:
+    a checkpoint that ignores guidance wants a guidance of 1."""
+    request = sample_request(config)
+    guided = config.sample.guidance_scale > 1 and not FAMILIES[config.model.family].embeds_guidance
+    sets = [each for each in (request.sampling, request.class_sampling) if each is not None]
+    return sum(len(each.prompts) * each.images_per_prompt * each.steps for each in sets) * (2 if guided else 1)
 
 
 def leave(config: Config, folder: Path, overrides: Sequence[str], stop: Stop) -> None:

@@ -74,6 +74,7 @@ def launch(
         return [_work.run_hydra_job(program.hydra_context, program.task_function, cfg) for cfg in composed]
     limits.rehearse(lambda: _plan(settings, composed))
     planned = _plan(settings, composed)
+    _halving.advise(settings, planned)
     if settings.plan_only:
         sys.exit(0)
     jobs = {job.number: job for job in planned.runs}

@@ -9,6 +9,7 @@ import random
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from omegaconf import OmegaConf
 
 from dbexp.pipeline import halving, sweep
 from dbexp.pipeline.halving import Judging
+from dbexp.pipeline.plan import Plan
 from dbexp.runs import race as race_files
 from dbexp.train import train as train_stage
 from hydra_plugins.dbexp_pack import _halving, _work
@@ -139,9 +141,36 @@ def test_stopped_runs_are_rows_that_say_where_and_why(raced: Path) -> None:
 def test_the_cost_of_judging_is_counted(raced: Path) -> None:
     (record,) = race_files.read(raced / "sweep")
     training = 3 * 2  # a row of the subject and one of its class, each forward and backward
-    assert record["passes"]["without"] == 4 * 8 * training
+    assert record["passes"]["training_all"] == 4 * 8 * training
     assert record["passes"]["training"] == (2 + 2 + 4 + 8) * training
     assert record["passes"]["judging"] == (4 + 2) * 2 * 2 * 2, "runs at both rungs, images, steps, with guidance"
+
+
+def test_what_a_race_took_is_told_with_the_images_at_its_end(raced: Path) -> None:
+    (record,) = race_files.read(raced / "sweep")
+    images = 2 * 2 + 4  # of two prompts, and of the class
+    assert record["passes"]["drawing_all"] == 4 * images * 2 * 2, "steps, with guidance"
+    assert record["passes"]["drawing"] == images * 2 * 2, "one run went on"
+    words = race_files.cost([record["passes"]])
+    assert "the race took 55 % (training 30 %, judging 15 %, drawing 10 %); training and judging took 75 %" in words
+    for name in ("results.md", "report.html"):
+        assert words in (raced / "sweep" / name).read_text(encoding="utf-8")
+    assert race_files.cost([record["passes"]] * 2) == words and race_files.cost([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("judge", "objective", "warns"),
+    [("draw", "recommend", True), ("draw", "dino", False), ("loss", "recommend", False)],
+)
+def test_a_judge_that_stops_the_best_is_warned_of(
+    judge: str, objective: str, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = planned_run(0)
+    settings = PackLauncherConf(halving=HalvingConf(rungs=[100], judge=judge))
+    planned = Plan((replace(run, config=replace(run.config, objective=[objective])),), ())
+    _halving.advise(settings, planned)
+    _halving.advise(PackLauncherConf(halving=HalvingConf(judge=judge)), planned)  # no race
+    assert [("hydra.launcher.halving.judge=loss" in message) for message in caplog.messages] == [True] * warns
 
 
 def test_those_that_go_on_are_what_they_would_be_alone(raced: Path, tmp_path: Path) -> None:

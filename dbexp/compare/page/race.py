@@ -44,7 +44,7 @@ def race_tables(comparison: Comparison) -> list[RaceTable]:
 
 
 def _table(record: Mapping[str, Any], entries: Mapping[int, tuple[str, str]]) -> RaceTable:
-    rungs, column, passes = tuple(map(int, record["rungs"])), str(record["column"]), record["passes"]
+    rungs, column = tuple(map(int, record["rungs"])), str(record["column"])
     runs = sorted(record["runs"], key=lambda run: (-(run["stopped"] or math.inf), run["number"]))
     rows = []
     for run in runs:
@@ -52,12 +52,11 @@ def _table(record: Mapping[str, Any], entries: Mapping[int, tuple[str, str]]) ->
         by_step = {judgement["step"]: judgement for judgement in run["judgements"]}
         cells = tuple(_cell(by_step[step]) if step in by_step else DASH for step in rungs)
         rows.append((name, title, cells, f"at {int(run['stopped'])}" if run["stopped"] else "went on"))
-    share = (passes["training"] + passes["judging"]) / passes["without"]
     rests_on = next((j["rests_on"] for run in runs for j in run["judgements"]), "nothing")
     cost = (
-        f"Each value rests on {rests_on}. Training and judging took {100 * share:.0f} % of the passes through the "
-        f"denoiser that training every run takes, judging {100 * passes['judging'] / passes['without']:.0f} %; a row "
-        "of a training step is one pass forward and two for its gradient."
+        f"Each value rests on {rests_on}; {race.cost([record['passes']])}. A row of a training step is one pass "
+        "forward and two for its gradient; images of the base model and those to train on are the same with and "
+        "without a race, and not counted."
     )
     return RaceTable("loss on fixed noise" if column == "loss" else column_of(column).title, rungs, tuple(rows), cost)
 
