@@ -27,6 +27,7 @@ LEGEND = (
     "in the batch, and of whose memory one part in as many as it had lanes."
 )
 _MIB = 1024**2
+_COUNTED = ("train_seconds", "sample_seconds", "evaluate_seconds", "train_memory_mib", "parameters", "lora_bytes")
 
 
 def costs_csv(finished: Sequence[RankedRun], swept: Sequence[Factor]) -> str:
@@ -51,16 +52,20 @@ def are_known(entries: Iterable[RankedRun]) -> bool:
 def words(costs: Sequence[Costs]) -> list[str]:
     """Of the runs of a setting, their means, in the order of `TITLES`; a dash for what no run has."""
     share = SHARE if any(each.is_share for each in costs) else ""
-    seconds = [_mean(costs, name) for name in ("train_seconds", "sample_seconds", "evaluate_seconds")]
-    memory, parameters, size = (_mean(costs, name) for name in ("train_memory_mib", "parameters", "lora_bytes"))
-    train, *others = map(duration, seconds)
+    train, sample, evaluate, memory, parameters, size = means(costs)
     return [
-        train if train == DASH else f"{share}{train}",
-        *others,
+        DASH if math.isnan(train) else f"{share}{duration(train)}",
+        duration(sample),
+        duration(evaluate),
         DASH if math.isnan(memory) else f"{share}{byte_size(round(memory * _MIB))}",
         DASH if math.isnan(parameters) else f"{parameters:,.0f}",
         DASH if math.isnan(size) else byte_size(round(size)),
     ]
+
+
+def means(costs: Sequence[Costs]) -> list[float]:
+    """Of the runs of a setting, in the order of `TITLES`: seconds, MiB, a number, bytes; NaN for what no run has."""
+    return [_mean(costs, name) for name in _COUNTED]
 
 
 def _mean(costs: Sequence[Costs], name: str) -> float:

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbexp.compare.comparison import Comparison
-from dbexp.compare.numbers import display
+from dbexp.compare.numbers import best, display
 from dbexp.compare.ranking import RankedRun
-from dbexp.evaluate.columns import column_of
+from dbexp.evaluate.columns import column_of, heading
 from dbexp.evaluate.report import ImageScores
 from dbexp.runs import foreign
 from dbexp.runs.folder import RunFolder
 
 EXTREMES = ("dino", "clip_i", "clip_t", "pres")
 """Columns with a value per picture."""
+_SCORES = ("dino", "clip_t", "pres")  # above the first pictures
 _MOST_EXTREMES, _MOST_COPIES = 6, 24
 _MOST_OPENING, _OPENING_LINES = 8, 2
 
@@ -74,11 +75,19 @@ class CopyPair:
 
 @dataclass(frozen=True)
 class OpeningColumn:
-    """A setting in the opening: the run that stands for it, and what is written above its pictures."""
+    """A setting in the opening.
+
+    Attributes:
+        run: that stands for it; "base" for the base model.
+        title: of it.
+        cells: what is written above its pictures, a line per row of `Opening.rows`; empty where it has none.
+        is_recommended: whether it is the setting to take.
+    """
 
     run: str
     title: str
-    scores: tuple[str, ...]
+    cells: tuple[str, ...]
+    is_recommended: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,14 +95,16 @@ class Opening:
     """The first pictures of a page: a photograph, the base model and settings on the same prompts and seeds.
 
     Attributes:
-        columns: settings, best first.
+        rows: what the cells of a column are: parameters that differ, then scores.
+        columns: the base model where it was drawn, and settings, best first.
+        best: of each row, the best score of all settings as written; None for a parameter.
         lines: positions of prompts in the first sheet.
-        base: scores of the base model, as `OpeningColumn.scores`.
     """
 
+    rows: tuple[str, ...]
     columns: tuple[OpeningColumn, ...]
+    best: tuple[str | None, ...]
     lines: tuple[int, ...]
-    base: tuple[str, ...]
 
 
 def opening(comparison: Comparison, sheets: Sequence[Sheet]) -> Opening | None:
@@ -101,23 +112,34 @@ def opening(comparison: Comparison, sheets: Sequence[Sheet]) -> Opening | None:
     if not sheets:
         return None
     sheet = sheets[0]
+    names = [factor for factor in comparison.factors if not factor.is_seed and not factor.is_subject]
+    means = [{column: of.mean for column, of in s.moments.items()} for s in comparison.standings]
+    measures = [column for column in _SCORES if any(math.isfinite(of.get(column, math.nan)) for of in means)]
+    first = comparison.recommendation.first
     columns = []
-    for standing in comparison.standings:
+    for standing, of in zip(comparison.standings, means, strict=True):
         run = next((entry.id for entry in standing.entries if entry.id in sheet.runs), None)
         if run is not None:
-            means = {column: moments.mean for column, moments in standing.moments.items()}
-            columns.append(OpeningColumn(run, standing.title, _scores(means)))
+            settings = (standing.settings.get(factor.name, "") for factor in names)
+            is_first = bool(first and comparison.factors and first.settings == standing.settings)
+            columns.append(OpeningColumn(run, standing.title, (*settings, *_scores(of, measures)), is_first))
     if len(columns) > _MOST_OPENING:
         columns = [*columns[: _MOST_OPENING - 1], columns[-1]]
-    base = next((reference.columns for reference in comparison.references if reference.key == "base"), {})
     step = -(-len(sheet.prompts) // (_OPENING_LINES if len(columns) > 1 else 2 * _OPENING_LINES))
-    lines = tuple(range(0, len(sheet.prompts), step or 1))
-    return Opening(tuple(columns), lines, _scores({column: estimate.value for column, estimate in base.items()}))
+    if sheet.base:
+        rows = next((reference.columns for reference in comparison.references if reference.key == "base"), {})
+        scores = _scores({column: estimate.value for column, estimate in rows.items()}, measures)
+        columns.insert(0, OpeningColumn("base", "base model", (*("" for _ in names), *scores)))
+    return Opening(
+        (*(factor.title for factor in names), *map(heading, measures)),
+        tuple(columns),
+        (*(None for _ in names), *(best(column, (of.get(column, math.nan) for of in means)) for column in measures)),
+        tuple(range(0, len(sheet.prompts), step or 1)),
+    )
 
 
-def _scores(values: Mapping[str, float]) -> tuple[str, ...]:
-    shown = [column for column in ("dino", "clip_t", "pres") if math.isfinite(values.get(column, math.nan))]
-    return tuple(f"{column_of(column).title} {display(column, values[column])}" for column in shown)
+def _scores(values: Mapping[str, float], measures: Sequence[str]) -> tuple[str, ...]:
+    return tuple(display(column, values.get(column, math.nan)) for column in measures)
 
 
 def sheets(comparison: Comparison) -> list[Sheet]:

@@ -40,6 +40,8 @@ from dbexp.evaluate.functional import Estimate
 from dbexp.evaluate.objective import with_score
 
 PAGE = "report.html"
+_SCRIPTS = ("base.js", "theme.js", "tables.js", "filter.js", "plots.js", "lightbox.js", "pictures.js", "start.js")
+"""Parts of one function, in the order in which they run."""
 _VERDICTS = {
     "better": "better: the interval excludes zero",
     "worse": "worse: the interval excludes zero",
@@ -65,58 +67,80 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET, is_running:
     images = embed(gallery.by_importance(sheets, extremes, copies), budget)
     opening = gallery.opening(comparison, sheets)
     plots, sentences = charts(comparison), statements(comparison)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.lstrip_blocks = True
-    return environment.from_string(_asset("page.html")).render(
-        comparison=comparison,
-        question=question(comparison),
-        advice=advice(comparison),
-        is_running=is_running,
-        statements=sentences,
-        reach=_reach(sentences),
-        opening=opening,
-        measures=tuple(column for column in MEASURES if _has(comparison, column)),
-        others=tuple(column for column in comparison.columns if column not in MEASURES),
-        benchmark_legend=BENCHMARK_LEGEND,
-        costs=_costs(comparison),
-        cost_titles=TITLES,
-        cost_legend=LEGEND,
-        races=race_tables(comparison),
-        judged=(RECOMMEND,) if comparison.recommendation.first else (),
-        with_score=with_score,
-        leads=LEADS,
-        front=listed([column_of(axis).title for axis in comparison.recommendation.axes]),
-        column_of=column_of,
-        column_heading=heading,
-        display=display,
-        exact=exact,
-        spread=spread,
-        dash=DASH,
-        nothing=Estimate.missing(""),
-        is_tied=is_tied,
-        verdicts=_VERDICTS,
-        small=f"{100 * SMALL:.0f} %",
-        confidence=f"{100 * comparison.confidence:g} %",
-        scopes=[s.behind.scope for s in comparison.standings if s.behind],
-        interval=interval,
-        best=comparison.best,
-        best_means=_best_means(comparison),
-        bounds_over_seeds=_bounds_over_seeds(comparison),
-        has_seeds=any(len(standing.entries) > 1 for standing in comparison.standings),
-        charts=plots,
-        smoothing=WINDOW,
-        sheets=sheets,
-        extremes=extremes,
-        copies=copies,
-        left_out=images.left_out,
-        data=_Data(comparison, images, folder).of(sheets, extremes, copies, opening),
-        figures={chart.key: {"figure": chart.figure, "choices": chart.choices} for chart in plots},
-        pictures=list(images.uris),
-        css=_asset("page.css"),
-        js=_asset("page.js"),
-        plotly=plotly.offline.get_plotlyjs() if plots else "",
-        palette=PALETTE,
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            comparison=comparison,
+            question=question(comparison),
+            advice=advice(comparison),
+            sections=_sections(comparison, sentences, bool(sheets), bool(plots), bool(extremes)),
+            is_running=is_running,
+            statements=sentences,
+            reach=_reach(sentences),
+            opening=opening,
+            measures=tuple(column for column in MEASURES if _has(comparison, column)),
+            others=tuple(column for column in comparison.columns if column not in MEASURES),
+            benchmark_legend=BENCHMARK_LEGEND,
+            costs=_costs(comparison),
+            cost_titles=TITLES,
+            cost_legend=LEGEND,
+            races=race_tables(comparison),
+            judged=(RECOMMEND,) if comparison.recommendation.first else (),
+            with_score=with_score,
+            leads=LEADS,
+            front=listed([column_of(axis).title for axis in comparison.recommendation.axes]),
+            column_of=column_of,
+            column_heading=heading,
+            display=display,
+            exact=exact,
+            spread=spread,
+            dash=DASH,
+            nothing=Estimate.missing(""),
+            is_tied=is_tied,
+            verdicts=_VERDICTS,
+            small=f"{100 * SMALL:.0f} %",
+            confidence=f"{100 * comparison.confidence:g} %",
+            scopes=[s.behind.scope for s in comparison.standings if s.behind],
+            interval=interval,
+            best=comparison.best,
+            best_means=_best_means(comparison),
+            bounds_over_seeds=_bounds_over_seeds(comparison),
+            has_seeds=any(len(standing.entries) > 1 for standing in comparison.standings),
+            charts=plots,
+            smoothing=WINDOW,
+            sheets=sheets,
+            extremes=extremes,
+            copies=copies,
+            left_out=images.left_out,
+            data=_Data(comparison, images, folder).of(sheets, extremes, copies, opening),
+            figures={chart.key: {"figure": chart.figure, "choices": chart.choices} for chart in plots},
+            pictures=list(images.uris),
+            css=_asset("page.css"),
+            js="\n".join(map(_asset, _SCRIPTS)),
+            plotly=plotly.offline.get_plotlyjs() if plots else "",
+            palette=PALETTE,
+        )
     )
+
+
+def _sections(
+    comparison: Comparison, sentences: Sequence[Statement], has_sheets: bool, has_plots: bool, has_extremes: bool
+) -> list[tuple[str, str]]:
+    """Places of the page with their names, of what is there."""
+    places = {
+        "verdict": ("Answer", True),
+        "effects": ("Effects", any(statement.changes for statement in sentences)),
+        "settings": ("Settings", any(len(standing.entries) > 1 for standing in comparison.standings)),
+        "runs": ("Runs", bool(comparison.finished)),
+        "benchmark": ("Benchmark", bool(comparison.benchmark)),
+        "costs": ("Costs", are_known(comparison.finished)),
+        "sheet": ("Pictures", has_sheets),
+        "plots": ("Plots", has_plots),
+        "extremes": ("Best and worst", has_extremes),
+        "copies": ("Copies", True),
+    }
+    return [(place, name) for place, (name, is_there) in places.items() if is_there]
 
 
 def _costs(comparison: Comparison) -> list[tuple[str, str, list[str]]]:
@@ -132,6 +156,16 @@ def _costs(comparison: Comparison) -> list[tuple[str, str, list[str]]]:
 def _has(comparison: Comparison, column: str) -> bool:
     """Whether any run has a value: a column of dashes takes no place."""
     return any(math.isfinite(entry.run.value(column)) for entry in comparison.finished)
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(_asset),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def _asset(name: str) -> str:

@@ -34,6 +34,7 @@ class Question:
 
     Attributes:
         title: what differs between the runs, with its values; of a single run its subject.
+        parts: of the title, what differs: the groups that a parameter is in, its short name, its values.
         extent: how many runs of what.
         commands: as they would be typed, without what only says where files go.
         fixed: parameter -> value, the same in all runs.
@@ -41,6 +42,7 @@ class Question:
     """
 
     title: str
+    parts: tuple[tuple[str, str, str], ...]
     extent: str
     commands: tuple[str, ...]
     fixed: Mapping[str, str]
@@ -53,8 +55,9 @@ def question(comparison: Comparison) -> Question:
     varied = {name for factor in comparison.factors for name in (factor.name, *factor.together)}
     return Question(
         _title(comparison),
+        _parts(comparison),
         _extent(comparison),
-        tuple(filter(None, map(_command, comparison.sweeps.values()))),
+        tuple(filter(None, map(command, comparison.sweeps.values()))),
         _shared(finished, [name for name in _FIXED if name not in varied]),
         tuple(filter(None, (_versions(finished), _hardware(finished), _days(finished)))),
     )
@@ -62,15 +65,20 @@ def question(comparison: Comparison) -> Question:
 
 def _title(comparison: Comparison) -> str:
     """Swept parameters and their values; seeds are repetitions, and no question."""
+    if parts := _parts(comparison):
+        return " × ".join(f"{name} {values}" for _, name, values in parts)
+    subjects = _values(comparison.finished, "dataset.name")
+    return listed(subjects) if subjects else listed(list(comparison.sweeps))
+
+
+def _parts(comparison: Comparison) -> tuple[tuple[str, str, str], ...]:
     parts = []
     for factor in comparison.factors:
         if not factor.is_seed:
             values = factor.levels if len(factor.levels) < 7 else (*factor.levels[:2], "…", factor.levels[-1])
-            parts.append(f"{factor.title} {', '.join(values)}")
-    if parts:
-        return " × ".join(parts)
-    subjects = _values(comparison.finished, "dataset.name")
-    return listed(subjects) if subjects else listed(list(comparison.sweeps))
+            group = factor.name.removesuffix(factor.title) if factor.name.endswith(factor.title) else ""
+            parts.append((group, factor.title, ", ".join(values)))
+    return tuple(parts)
 
 
 def _extent(comparison: Comparison) -> str:
@@ -105,7 +113,7 @@ def _shared(entries: Sequence[RankedRun], names: Sequence[str]) -> dict[str, str
     return {name: levels[0] for name, levels in values.items() if len(levels) == 1 and levels[0] != setting(None)}
 
 
-def _command(folder: Path) -> str:
+def command(folder: Path) -> str:
     """What was typed, from Hydra's record of a sweep or of a run; empty where there is none, or none that is one."""
     files = RunFolder(folder)
     for file, is_sweep in ((files.sweep, True), (files.overrides, False)):

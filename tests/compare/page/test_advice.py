@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from dbexp.compare.comparison import Comparison
 from dbexp.compare.gather import compare
 from dbexp.compare.page.advice import advice
 from dbexp.compare.page.page import page
+from dbexp.runs.costs import Costs
+from dbexp.runs.folder import RunFolder
 from tests.compare import sweeps
 
 
@@ -38,6 +41,61 @@ def test_the_highest_dino_is_named_where_it_is_another(comparison: Comparison) -
     assert answer.alternative == ("" if highest == answer.setting else highest)
     if answer.alternative:
         assert answer.alternative_value == f"DINO {dino[highest]:.3f}"
+
+
+def test_distances_of_the_others_are_those_of_the_recommendation(comparison: Comparison) -> None:
+    """One straight scale: a bar is where its interval is, and ties are those that its sentence names."""
+    answer, of = advice(comparison), comparison.recommendation
+    assert answer is not None and answer.parameters == "rank · weight"
+    assert [distance.title for distance in answer.distances] == [standing.title for standing in of.standings[1:]]
+    assert {distance.title for distance in answer.distances if distance.is_tied} == set(answer.rivals)
+    for distance, standing in zip(answer.distances, of.standings[1:], strict=True):
+        assert distance.values == " · ".join(standing.settings.values())
+        assert standing.behind is not None and standing.behind.scope == answer.scope
+        ends = (standing.behind.low, standing.behind.value, standing.behind.high)
+        places = (distance.low, distance.value, distance.high)
+        scale = {
+            round((place - answer.zero) / end, 6) for place, end in zip(places, ends, strict=True) if abs(end) > 1e-6
+        }
+        assert len(scale) == 1 and scale.pop() > 0
+        assert all(0 <= place <= 100 for place in places)
+
+
+def test_costs_have_the_least_of_all_settings_beside_them(tmp_path: Path) -> None:
+    folder = sweeps.sweep(tmp_path, {"lora.rank": (4, 8), "prior.weight": (0, 1)}, side=8)
+    comparison = compare([folder])
+    assert comparison.recommendation.first is not None
+    recommended = comparison.recommendation.first.settings
+    costs = {"4": Costs(train_seconds=60.0, parameters=100), "8": Costs(train_seconds=30.0, parameters=100)}
+    entries = {
+        id(entry): replace(entry, run=replace(entry.run, costs=costs[entry.settings["lora.rank"]]))
+        for entry in comparison.entries
+    }
+    standings = tuple(
+        replace(standing, entries=tuple(entries[id(entry)] for entry in standing.entries))
+        for standing in comparison.recommendation.standings
+    )
+    answer = advice(replace(comparison, recommendation=replace(comparison.recommendation, standings=standings)))
+    assert answer is not None
+    seconds = {"4": ("60 s", "30 s"), "8": ("30 s", "")}[recommended["lora.rank"]]
+    assert [(cost.name, cost.value, cost.least) for cost in answer.costs] == [
+        ("train", *seconds),
+        ("parameters", "100", ""),
+    ]
+
+
+def test_it_says_how_to_draw_with_it_where_its_lora_is(comparison: Comparison, tmp_path: Path) -> None:
+    answer = advice(comparison)
+    assert answer is not None and answer.use == "", "these runs have no LoRA"
+    folder = sweeps.sweep(tmp_path / "of mine", {"lora.rank": (4, 8)}, side=8)
+    for run in folder.iterdir():
+        RunFolder(run).lora.parent.mkdir(exist_ok=True)
+        RunFolder(run).lora.touch()
+    answer = advice(compare([folder]))
+    assert answer is not None
+    program, run_of, prompt = shlex.split(answer.use)
+    assert program == "dbexp-generate" and prompt == "prompt=a {token} {class} in the snow"
+    assert run_of.removeprefix("run=") in {str(run) for run in folder.iterdir()}
 
 
 def test_without_seeds_it_says_that_nothing_is_sure(tmp_path: Path) -> None:

@@ -240,15 +240,27 @@ def test_a_table_is_saved_as_it_is_seen(browser: webdriver.Chrome, files: Compar
         assert float(dino[entry.id]) == pytest.approx(entry.run.value("dino"), abs=1e-9)
 
 
-def test_the_opening_shows_every_setting_on_the_same_prompt(browser: webdriver.Chrome, files: ComparisonFiles) -> None:
+def test_the_opening_is_a_table_of_settings_with_pictures(browser: webdriver.Chrome, files: ComparisonFiles) -> None:
+    """A column per setting, best first: its values, its scores as results.csv has them, the same prompts."""
     show(browser, "#opening")
     wait(browser, lambda b: find(b, "#opening tbody tr img"))
-    headings = [element.text.replace("\n", " ") for element in find(browser, "#opening thead th")]
-    assert headings[1:3] == ["photograph", "base model " + headings[2].removeprefix("base model ")]
-    assert len(headings) == 1 + 2 + len(files.comparison.standings)
-    for heading, standing in zip(headings[3:], files.comparison.standings, strict=True):
-        assert standing.title in heading and f"DINO {standing.moments['dino'].mean:.3f}" in heading
-    assert len(find(browser, "#opening tbody tr:first-child .shot")) == 6
+    head, *lines = find(browser, "#opening tr")
+
+    def cells(row: WebElement) -> list[str]:
+        return [cell.text for cell in row.find_elements(By.CSS_SELECTOR, "th, td")]
+
+    standings = files.comparison.standings
+    assert cells(head) == ["place", "photograph", "base model", "take", "2", "3", "4"]
+    titles = [cell.get_attribute("title") for cell in head.find_elements(By.CSS_SELECTOR, "th")][2:]
+    assert titles == [standing.title for standing in standings]
+    rows = {name: values for name, *values in map(cells, lines)}
+    assert rows["rank"] == ["", "", *(standing.settings["lora.rank"] for standing in standings)]
+    assert rows["weight"] == ["", "", *(standing.settings["prior.weight"] for standing in standings)]
+    assert rows["DINO ↑"][2:] == [f"{standing.moments['dino'].mean:.3f}" for standing in standings]
+    (base,) = [reference for reference in files.comparison.references if reference.key == "base"]
+    assert rows["DINO ↑"][:2] == ["", f"{base.columns['dino'].value:.3f}"]
+    drawn = find(browser, "#opening .drawn")
+    assert [len(row.find_elements(By.CSS_SELECTOR, ".shot")) for row in drawn] == [6, 6]
 
 
 def test_ticked_runs_stand_side_by_side_and_in_the_address(browser: webdriver.Chrome, files: ComparisonFiles) -> None:

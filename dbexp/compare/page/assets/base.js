@@ -1,0 +1,20 @@
+// What all parts use: selectors, the page's data, which runs cannot be seen.
+const $ = (selector, root = document) => root.querySelector(selector);
+const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+const read = (id) => JSON.parse($(`#${id}`).textContent);
+const data = read("data");
+let figures = null;
+let pictures = null;
+const filtered = new Set(); // runs that the values chosen above leave out
+const hidden = new Set(); // these, and the runs that are not ticked while others are
+
+const make = (tag, attributes = {}, ...children) => {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "onclick") node.onclick = value;
+    else node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+};
+const breakable = (title) => title.split(/(?<=[=_])/).flatMap((part) => [part, make("wbr")]); // rank=16, not rank=1 6

@@ -1,0 +1,83 @@
+// Which runs are seen, and the address that says so.
+const runs = Object.keys(data.runs);
+const ticked = () => new Set($$(".choose:checked").map((box) => box.value));
+// "scarf, dino > 0.5, rank = 16": every part must hold, of a column, of a parameter or of the row's text.
+const rowOfRun = new Map($$("#runs tr[data-run], .failed [data-run]").map((row) => [row.dataset.run, row]));
+const headings = $$("#runs thead th").map((heading) => heading.textContent.replace(/[↑↓]/g, "").trim().toLowerCase());
+const tests = { "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b, "=": (a, b) => a === b, "!=": (a, b) => a !== b };
+const holds = (row, part) => {
+  const [, name, sign, wanted] = part.match(/^([^<>=!]+?)\s*(<=|>=|!=|<|>|=)\s*(.+)$/) ?? [];
+  const place = headings.indexOf(name);
+  if (place < 0) return row.textContent.toLowerCase().includes(part);
+  if (!row.children[place]) return false;
+  const here = value(row.children[place]);
+  return tests[sign](typeof here === "number" ? here : here.toLowerCase(), Number.isNaN(Number(wanted)) ? wanted : Number(wanted));
+};
+const search = $("#find");
+const matches = (run) => {
+  const parts = (search?.value ?? "").toLowerCase().split(",").map((part) => part.trim()).filter(Boolean);
+  return parts.every((part) => rowOfRun.has(run) && holds(rowOfRun.get(run), part));
+};
+const filter = () => {
+  const off = $$("#filter button[aria-pressed='false']").map((button) => button.dataset);
+  const chosen = ticked();
+  filtered.clear();
+  hidden.clear();
+  for (const run of runs) {
+    if (off.some(({ factor, level }) => data.runs[run][factor] === level) || !matches(run)) filtered.add(run);
+    if (filtered.has(run) || (chosen.size && !chosen.has(run))) hidden.add(run);
+  }
+  $$("[data-run]").forEach((node) => {
+    const stays = node.closest("#runs"); // a run that cannot be seen cannot be ticked
+    node.hidden = (stays ? filtered : hidden).has(node.dataset.run);
+    node.classList.toggle("aside", hidden.has(node.dataset.run));
+  });
+  $$("[data-runs]").forEach((node) => { node.hidden = node.dataset.runs.split(" ").every((run) => hidden.has(run)); });
+  const count = $("#count");
+  if (count) count.textContent = hidden.size ? `${runs.length - hidden.size} of ${runs.length} runs shown` : "";
+  $("#clear") && ($("#clear").hidden = !chosen.size);
+  $$(".plot.js-drawn").forEach(restrict);
+  remember();
+};
+for (const button of $$("#filter button")) {
+  button.onclick = () => {
+    button.setAttribute("aria-pressed", button.getAttribute("aria-pressed") !== "true");
+    filter();
+  };
+}
+$$(".choose").forEach((box) => { box.onchange = filter; });
+if (search) search.oninput = filter;
+if ($("#clear")) $("#clear").onclick = () => { $$(".choose").forEach((box) => { box.checked = false; }); filter(); };
+
+// What is shown stands in the address, so that a view can be sent.
+const remember = () => {
+  const view = new URLSearchParams();
+  for (const { dataset } of $$("#filter button[aria-pressed='false']")) view.append("hide", `${dataset.factor}=${dataset.level}`);
+  for (const run of ticked()) view.append("run", run);
+  if (search?.value) view.append("find", search.value);
+  for (const menu of $$("select")) {
+    const first = menu.options[0]?.value;
+    if (menu.value !== first) view.append("menu", `${menu.id || menu.dataset.chart}=${menu.value}`);
+  }
+  history.replaceState(null, "", view.size ? `#${view}` : location.pathname + location.search);
+};
+const recall = () => {
+  const view = new URLSearchParams(location.hash.slice(1));
+  const [hide, ticks] = ["hide", "run"].map((name) => new Set(view.getAll(name)));
+  for (const button of $$("#filter button")) {
+    button.setAttribute("aria-pressed", !hide.has(`${button.dataset.factor}=${button.dataset.level}`));
+  }
+  $$(".choose").forEach((box) => { box.checked = ticks.has(box.value); });
+  if (search) search.value = view.get("find") ?? "";
+  const menus = new Map(view.getAll("menu").map((text) => text.split(/=(.*)/s).slice(0, 2)));
+  for (const menu of $$("select")) {
+    const options = [...menu.options].map((option) => option.value);
+    const value = menus.get(menu.id || menu.dataset.chart);
+    const next = options.includes(value) ? value : options[0];
+    if (next !== undefined && next !== menu.value) {
+      menu.value = next;
+      menu.onchange?.();
+    }
+  }
+  filter();
+};
