@@ -17,7 +17,9 @@ from tests.compare import sweeps
 ROOT = Path(dbexp.__file__).parents[1]
 REFERENCE = ROOT / "multirun" / "reference"
 TEXT = (ROOT / "docs" / "intervals.md").read_text(encoding="utf-8")
-ONE_PARAMETER, IN_SHORT, WHOLE_SWEEP = re.findall(r"^```python\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
+ONE_PARAMETER, IN_SHORT, ONE_RUN, WHOLE_SWEEP = re.findall(
+    r"^```python\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE
+)
 
 
 def printed(code: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
@@ -46,6 +48,15 @@ def test_ten_lines_give_what_the_page_of_a_sweep_says(tmp_path: Path, capsys: py
         re.sub(r"^pictures = pictures\[.*\n", "", ONE_PARAMETER, flags=re.MULTILINE), tmp_path, capsys
     )
     assert interval("dino", float(low), float(high)) in files.page.read_text(encoding="utf-8")
+
+
+def test_the_intervals_of_runs_are_computed_again(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {row["job"]: row for row in csv.DictReader((REFERENCE / "results.csv").read_text("utf-8").splitlines())}
+    lines = printed(ONE_RUN, REFERENCE, capsys)
+    assert len(lines) == len(rows) == 24
+    for job, *numbers in lines:
+        expected = [float(rows[job][name]) for name in ("dino", "dino_low", "dino_high")]
+        assert [float(number) for number in numbers] == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_reference_sweep_is_computed_again(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,9 +6,12 @@ import csv
 import io
 import json
 import math
+import re
 from pathlib import Path
 from statistics import fmean, harmonic_mean
 
+import numpy as np
+import pandas
 import pytest
 
 import dbexp
@@ -21,6 +24,7 @@ from dbexp.core.errors import ConfigError
 from dbexp.evaluate.columns import RECOMMEND
 from tests.compare import sweeps
 
+TITLES = {"DINO": "dino", "CLIP-T": "clip_t", "PRES": "pres"}
 COLLAPSE = {"lora.rank": {"dino": 0.02, "pres": 0.15}, "prior.weight": {"dino": -0.05, "clip_t": 0.015, "pres": -0.3}}
 
 
@@ -63,6 +67,25 @@ def test_by_hand_from_the_file(files: ComparisonFiles) -> None:
     in_results = {row["job"]: row for row in csv.DictReader(io.StringIO(files.csv.read_text()))}
     assert all(in_results[row["job"]][name] == row[name] for row in rows for name in ("dino", "clip_t", "pres"))
     assert RECOMMEND not in in_results[rows[0]["job"]], "results.csv has what it had"
+
+
+def test_the_reference_sweep_is_recommended_by_the_formulas_of_the_readme() -> None:
+    root = Path(dbexp.__file__).parents[1]
+    text = (root / "README.md").read_text(encoding="utf-8").replace("−", "-")
+    formulas = dict(re.findall(r"^- (subject gained|prompt kept|class kept) = (.*)$", text, flags=re.MULTILINE))
+    columns = {f"{title} of {of}": f"{name}_{of}" for title, name in TITLES.items() for of in ("base", "real")} | TITLES
+    runs = pandas.read_csv(root / "multirun" / "reference" / "recommendation.csv")
+    shares = []
+    for formula in formulas.values():
+        for words, column in columns.items():  # "DINO of base" comes before "DINO"
+            formula = formula.replace(words, column)
+        shares.append(np.clip(eval(formula, {name: runs[name] for name in columns.values() if name in runs}), 0, 1))
+    assert len(shares) == 3 and "harmonic mean\n3 / (1/subject + 1/prompt + 1/class)" in text
+    by_hand = 3 / sum(1 / share for share in shares)
+    assert by_hand.to_numpy() == pytest.approx(runs[RECOMMEND].to_numpy(), rel=1e-6)
+    settings = ["lora.rank", "lr_schedule.name", "prior.weight"]
+    best = by_hand.groupby([runs[name] for name in settings]).mean().idxmax()
+    assert {tuple(row) for row in runs[runs["recommended"]][settings].itertuples(index=False)} == {best}
 
 
 def test_distances_from_it_are_effects_like_any_other(files: ComparisonFiles) -> None:

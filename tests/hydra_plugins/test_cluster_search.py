@@ -1,6 +1,7 @@
-"""A search by Optuna that is killed: the same command goes on with its study, to the number of trials that was wanted.
+"""A search by Optuna that is killed: the same command goes on with its study, to the number of trials that was wanted,
+and ends with the tables of a search that nobody killed.
 
-It needs the extra `optuna`, in an environment of its own; without it the test is skipped.
+It needs the extra `optuna`; without it the test is skipped.
 """
 
 from __future__ import annotations
@@ -67,3 +68,50 @@ def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     assert start(tmp_path, *command).wait(900) == 0, (tmp_path / "said.log").read_text()
     assert "nothing is left to ask for" in (tmp_path / "said.log").read_text()
     assert states(tmp_path) == {"COMPLETE": 4}
+
+
+RACE = ["-m", "hydra/sweeper=search", "objective=dino", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3"]
+RACE += ["hydra.sweeper.sampler.n_startup_trials=2", "hydra.launcher.halving.rungs=[2,4]", "hydra.sweep.dir=sweep"]
+
+
+def race(folder: Path) -> list[str]:
+    """Six trials in two batches that race; TPE proposes the second one by what came of the first."""
+    own = [word for word in tiny(folder / "store") if not word.startswith(("train.steps=", "train.lr="))]
+    return [*RACE, *own, "train.steps=8"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert start(folder, *race(folder)).wait(900) == 0, (folder / "said.log").read_text()
+    assert states(folder) == {"COMPLETE": 2, "PRUNED": 4}
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("line", "ends"),
+    [
+        ("training jobs 0, 1, 2", signal.SIGKILL),
+        ("training jobs 0, 1, 2", signal.SIGTERM),
+        ("at step 4", signal.SIGKILL),
+        ("at step 4", signal.SIGTERM),
+        ("training jobs 3, 4, 5", signal.SIGKILL),
+        ("training jobs 3, 4, 5", signal.SIGTERM),
+    ],
+)
+def test_a_racing_search_that_was_ended_ends_with_the_same_tables(
+    undisturbed: Path, tmp_path: Path, line: str, ends: signal.Signals
+) -> None:
+    process, said = start(tmp_path, *race(tmp_path)), tmp_path / "said.log"
+    deadline = time.monotonic() + 900
+    while line not in said.read_text():
+        assert process.poll() is None and time.monotonic() < deadline, said.read_text()
+        time.sleep(0.01)
+    process.send_signal(ends)
+    assert process.wait(300) in (-signal.SIGKILL, 128 + signal.SIGTERM), said.read_text()
+    assert start(tmp_path, *race(tmp_path)).wait(900) == 0, said.read_text()
+    for name in ("results.csv", "halving.json", "optimization_results.yaml", "recommendation.csv"):
+        assert (tmp_path / "sweep" / name).read_bytes() == (undisturbed / "sweep" / name).read_bytes(), name
+    assert [(trial.state, trial.params, trial.values) for trial in trials(tmp_path)] == [
+        (trial.state, trial.params, trial.values) for trial in trials(undisturbed)
+    ]

@@ -135,6 +135,7 @@ def test_stopped_runs_are_rows_that_say_where_and_why(raced: Path) -> None:
             assert "] of 2 images of 2 prompts in 2 sampling steps, place " in row["error"] and row["dino"] == ""
             assert list((raced / "sweep" / row["job"] / "train" / "checkpoints").glob("step_00000?.safetensors"))
     page = (raced / "sweep" / "report.html").read_text(encoding="utf-8")
+    assert "Each value rests on 2 images of 2 prompts in 2 sampling steps (brackets: 95 % intervals" in page
     assert "<h2>Race" in page and page.count("<td>at 2</td>") == 2 and page.count("<td>went on</td>") == 1
 
 

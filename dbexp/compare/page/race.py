@@ -37,13 +37,13 @@ def race_tables(comparison: Comparison) -> list[RaceTable]:
         entries = {e.run.number: (e.id, e.title) for e in comparison.entries if e.run.folder.is_relative_to(folder)}
         for record in race.read(folder):
             try:
-                tables.append(_table(record, entries))
+                tables.append(_table(record, entries, comparison.confidence))
             except (KeyError, TypeError, ValueError, AttributeError):  # a stranger's file, perhaps
                 continue
     return tables
 
 
-def _table(record: Mapping[str, Any], entries: Mapping[int, tuple[str, str]]) -> RaceTable:
+def _table(record: Mapping[str, Any], entries: Mapping[int, tuple[str, str]], confidence: float) -> RaceTable:
     rungs, column = tuple(map(int, record["rungs"])), str(record["column"])
     runs = sorted(record["runs"], key=lambda run: (-(run["stopped"] or math.inf), run["number"]))
     rows = []
@@ -52,7 +52,10 @@ def _table(record: Mapping[str, Any], entries: Mapping[int, tuple[str, str]]) ->
         by_step = {judgement["step"]: judgement for judgement in run["judgements"]}
         cells = tuple(_cell(by_step[step]) if step in by_step else DASH for step in rungs)
         rows.append((name, title, cells, f"at {int(run['stopped'])}" if run["stopped"] else "went on"))
-    rests_on = next((j["rests_on"] for run in runs for j in run["judgements"]), "nothing")
+    judgements = [judgement for run in runs for judgement in run["judgements"]]
+    rests_on = ", or ".join(dict.fromkeys(str(each["rests_on"]) for each in judgements)) or "nothing"
+    if any(each["low"] is not None for each in judgements):
+        rests_on += f" (brackets: {100 * confidence:g} % intervals for other prompts, from these images alone)"
     cost = (
         f"Each value rests on {rests_on}; {race.cost([record['passes']])}. A row of a training step is one pass "
         "forward and two for its gradient; images of the base model and those to train on are the same with and "
