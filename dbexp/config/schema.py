@@ -277,6 +277,8 @@ class SampleConfig:
     """Pictures sampled at once. It does not change them beyond rounding."""
     lanes: str = newer(choice("auto", LANES), neutral="auto")
     """Which pictures are drawn at once. It does not change them beyond rounding."""
+    compile: str = newer(choice("none", COMPILE), neutral="none")
+    """What of the denoiser is compiled by torch before it draws, class images too; needs what train.compile does. It does not change pictures beyond rounding, and those that were drawn without are found."""
     class_images: int | None = bounded(None, at_least=0, most=MOST_IMAGES)
     """Pictures of 'a {class}' with the adapter on, as many with it off, for PRES; null: as samples, 25 or more; 0: none."""
     class_prompt: str = text("a {class}", PROMPT)

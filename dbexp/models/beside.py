@@ -84,14 +84,17 @@ class Rows:
 
     def __init__(self) -> None:
         self._batch = threading.local()
+        self.last = torch.empty(0, dtype=torch.int64)
+        """What `set` was told last, in whichever thread."""
 
     def set(self, lanes: Sequence[int], device: torch.device) -> None:
         """The calling thread draws with these LoRAs next, one a row."""
-        self._batch.lanes = torch.tensor(lanes, device=device)
+        self._batch.lanes = self.last = torch.tensor(lanes, device=device)
 
     def of(self, count: int) -> Tensor:
         """The LoRA of each of so many rows: with guidance, pipelines put all rows of a batch again behind it."""
-        lanes: Tensor = self._batch.lanes
+        # the compiler knows no threads, and what it compiled is used by one alone
+        lanes: Tensor = self.last if torch.compiler.is_compiling() else self._batch.lanes
         again, rest = divmod(count, len(lanes))
         if rest:
             raise RuntimeError(f"{count} rows came of a batch of {len(lanes)} images")

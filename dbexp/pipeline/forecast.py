@@ -258,7 +258,7 @@ class _Sight:
     def seconds_of_image(self, stage: str, sampling: Sampling) -> float | None:
         """Of one image of a set."""
         model = self.drawer(stage)
-        noted = None if model is None else self.rate(sets.work_of(sampling, model))
+        noted = None if model is None else self.rate(sets.work_of(sampling, model, self.config.sample.compile))
         return _times(sampling.steps, self._or_estimated(noted, lambda estimates: estimates.draw(self.config)))
 
     def bytes_of_pixel(self, stage: str) -> float | None:

@@ -91,7 +91,9 @@ def check(runs: Sequence[PlannedRun], earlier: Sequence[str] = (), *, elsewhere:
     """
 
     def look(config: Config) -> None:
-        uncompiled = replace(config, train=replace(config.train, compile="none"))
+        uncompiled = replace(
+            config, train=replace(config.train, compile="none"), sample=replace(config.sample, compile="none")
+        )
         prepare.check_inputs(uncompiled if elsewhere else config)
 
     def load(config: Config) -> None:

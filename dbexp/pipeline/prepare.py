@@ -19,11 +19,10 @@ from dbexp.dataset import Subject
 from dbexp.evaluate import evaluate, objective
 from dbexp.evaluate.added import added, columns_of
 from dbexp.evaluate.evaluate import Backbones
-from dbexp.models import Model
+from dbexp.models import Model, compiled
 from dbexp.pipeline import elsewhere
 from dbexp.pipeline.requests import prior_request, sample_request, texts, training_request
 from dbexp.sample import prior, reading
-from dbexp.train import compiled
 from dbexp.train.data import Training
 
 
@@ -47,8 +46,9 @@ def check_inputs(config: Config) -> None:
         problems.messages += error.problems
     problems.messages += elsewhere.problems(config)
     problems.messages += tracking.problems(config)
-    if config.train.compile != "none":
-        problems.messages += compiled.problems(config.train.compile, device_type(config.model.device))
+    for setting, mode in (("train.compile", config.train.compile), ("sample.compile", config.sample.compile)):
+        if mode != "none":
+            problems.messages += compiled.problems(setting, mode, device_type(config.model.device))
     problems.messages += folders.unusable("store", config.store, readable=True)
     problems.raise_if_any()
 

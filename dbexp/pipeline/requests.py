@@ -36,7 +36,7 @@ def prior_request(config: Config) -> PriorRequest | None:
         sampler=prior.sampler,
         resolution=config.model.resolution,
     )
-    return PriorRequest(sampling, prior.batch_size, prior.path, prior.use_all, _grows(config))
+    return PriorRequest(sampling, prior.batch_size, prior.path, prior.use_all, _grows(config), config.sample.compile)
 
 
 def sample_request(config: Config) -> SampleRequest:
@@ -64,7 +64,13 @@ def sample_request(config: Config) -> SampleRequest:
     class_prompt = fill(sample.class_prompt, config.dataset)
     of_class = replace(sampling, stream="class", prompts=(class_prompt,), images_per_prompt=count)
     return SampleRequest(
-        groups, sampling, of_class if count else None, sample.lora_scale, sample.batch_size, _grows(config)
+        groups,
+        sampling,
+        of_class if count else None,
+        sample.lora_scale,
+        sample.batch_size,
+        _grows(config),
+        sample.compile,
     )
 
 

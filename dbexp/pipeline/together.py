@@ -17,7 +17,7 @@ from dbexp.models import Model
 from dbexp.pipeline import prepare
 from dbexp.pipeline.requests import sample_request
 from dbexp.sample import sets
-from dbexp.sample.draw import MOST_AT_ONCE
+from dbexp.sample.sizes import MOST_AT_ONCE
 from dbexp.sample.together import LaneSet, draw_together, pays
 from dbexp.train.result import inputs_of, result_of
 
@@ -35,6 +35,7 @@ class _Group:
     draws: Model
     batch_size: int
     grows: bool
+    compile: str
     asked: bool
 
     def pays(self, wanted: Sequence[LaneSet]) -> bool:
@@ -62,7 +63,15 @@ def sample_together(configs: Sequence[Config], store: Store) -> None:
             chosen = [*members.values()]
             if group.pays(chosen):
                 log.info("sample: %s of images are drawn together", count(len(chosen), "set"))
-                draw_together("sample", chosen, group.draws, store, batch_size=group.batch_size, grows=group.grows)
+                draw_together(
+                    "sample",
+                    chosen,
+                    group.draws,
+                    store,
+                    batch_size=group.batch_size,
+                    grows=group.grows,
+                    compile=group.compile,
+                )
     except Interrupted:
         raise
     except Exception as error:
@@ -86,12 +95,18 @@ def _wanted(config: Config, store: Store) -> Iterator[tuple[str, _Group, Path, L
     if folder is None:
         return
     request, lora = sample_request(config), result_of(folder).lora
-    group = _Group(draws, request.batch_size, request.grows, how == "beside")
+    group = _Group(draws, request.batch_size, request.grows, request.compile, how == "beside")
     for sampling in (request.sampling, request.class_sampling):
         if sampling is None or sets.is_there("sample", sampling, draws, store, lora, request.lora_scale):
             continue
         alike = keyed(replace(sampling, stream="", seed=0, prompts=(), images_per_prompt=1))
-        base = {"base": draws.identity, "dtype": str(draws.dtype), "batch": request.batch_size, "how": how}
+        base = {
+            "base": draws.identity,
+            "dtype": str(draws.dtype),
+            "batch": request.batch_size,
+            "how": how,
+            "compile": request.compile,
+        }
         inputs = sets.inputs_of(sampling, draws, store, lora, request.lora_scale)
         path = store.path("sample", inputs)
         yield key_of({**base, **alike}), group, path, LaneSet(sampling, lora, request.lora_scale)

@@ -7,6 +7,9 @@ cores alone, an interrupted batch is drawn again as a whole, and on a CPU the sa
 same machine. On a GPU it does so up to rounding: libraries choose their kernels by what memory they find, and batches
 grow where memory has room. A batch that memory does not suffice for is drawn in halves, on any device.
 
+Where the denoiser is compiled, batches are cut for few different sizes (`dbexp.sample.sizes`) and drawn one after the
+other, also on a CPU; images are then what they are without, to rounding.
+
 Files are written by threads while the next batch is drawn; all that was drawn is on the disk whatever ends the drawing.
 """
 
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, local
@@ -32,9 +35,11 @@ from dbexp.core.errors import ConfigError, byte_size
 from dbexp.core.progress import Bar
 from dbexp.models import Batch, Model
 from dbexp.models.beside import adapted
+from dbexp.models.compiled import compiled, uncompiled
 from dbexp.models.inpaint import MASK_THRESHOLD
 from dbexp.sample import png
 from dbexp.sample.shots import Shot
+from dbexp.sample.sizes import Sizes
 from dbexp.sample.text import Texts, encode
 
 log = logging.getLogger(__name__)
@@ -44,8 +49,6 @@ Drawn: TypeAlias = tuple[Sequence[Shot], NDArray[np.uint8]]
 Work: TypeAlias = Callable[..., NDArray[np.uint8]]
 """Draws a batch."""
 
-MOST_AT_ONCE = 32
-"""Images of which more at once would draw no faster on any card of today: with guidance they are twice as many rows."""
 _MEMORY_SHARE = 0.9
 """Part of a GPU's free memory that a batch may take."""
 
@@ -65,6 +68,8 @@ class Drawing:
     """Images drawn at once; on a CPU its cores share them."""
     grows: bool = False
     """Whether on a GPU more are drawn at once after the first batch, where memory has room for them."""
+    compile: str = "none"
+    """What of the denoiser is compiled, see `dbexp.models.compiled`."""
     lora: Path | None = None
     """LoRA file that the model draws with; None: the base model."""
     lora_scale: float = 1.0
@@ -98,9 +103,9 @@ class Engine:
 
     def __init__(self, model: Model, drawing: Drawing) -> None:
         self.model, self.drawing = model, drawing
-        self._threads = cores.count(model.device)
+        self._threads = cores.count(model.device) if drawing.compile == "none" else 1
         self._local, self._lock = local(), Lock()
-        self._most = drawing.batch_size
+        self._sizes = Sizes(model, drawing.compile, drawing.batch_size, drawing.grows, drawing.width, drawing.height)
 
     @property
     def sampler(self) -> str:
@@ -115,14 +120,16 @@ class Engine:
             folder: of the set.
             metadata: what the files say besides `Shot.metadata`.
         """
-        size = self.drawing.batch_size
-        whole = [shots[start : start + size] for start in range(0, len(shots), size)]
-        batches = [part for batch in whole for part in cores.split(batch, self._threads)]
+        batches = [part for batch in self.cut(shots) for part in cores.split(batch, self._threads)]
         return [
             batch
             for batch in batches
             if not all(png.holds(folder / shot.path, {**shot.metadata, **metadata}) for shot in batch)
         ]
+
+    def cut(self, shots: Sequence[Shot]) -> list[Sequence[Shot]]:
+        """The batches of a set as they are drawn one after the other."""
+        return self._sizes.cut(shots)
 
     def draw(
         self, batches: Sequence[Sequence[Shot]], folder: Path, metadata: Mapping[str, object], bar: Bar, setting: str
@@ -141,19 +148,20 @@ class Engine:
         """
         if not batches:
             return
-        drawing = self.drawing
+        drawing, sizes = self.drawing, self._sizes
 
         def work(batch: Sequence[Shot], check: cores.Check = lambda: None) -> NDArray[np.uint8]:
-            parts = cores.split(batch, -(-len(batch) // self._most))
+            parts = cores.split(batch, -(-len(batch) // sizes.most))
             if len(parts) == 1:
-                self.begin(batch)
+                seated = sizes.seated(batch)
+                self.begin(seated)
                 try:
-                    return sample_batch(self._pipeline(), batch, texts, drawing, bar, check)
+                    return sample_batch(self._pipeline(), seated, texts, drawing, bar, check)[: len(batch)]
                 except Exception as error:
-                    if len(batch) == 1 or not is_out_of_memory(error):
+                    if len(seated) == 1 or not is_out_of_memory(error):
                         raise
                 # beyond the handler nothing refers to what the batch had computed
-                self._halve(len(batch), setting)
+                self._halve(len(seated), setting)
                 parts = cores.split(batch, 2)
             return np.concatenate([work(part, check) for part in parts])
 
@@ -162,6 +170,7 @@ class Engine:
             with (
                 png.Writer() as writer,
                 self.adapted(),
+                compiled(self.model, "sample.compile", drawing.compile),
                 closing(self._side_by_side(work, batches)) as finished,
             ):
                 for batch, images in finished:
@@ -176,21 +185,23 @@ class Engine:
     def _side_by_side(self, work: Work, batches: Sequence[Sequence[Shot]]) -> Generator[Drawn, None, None]:
         """Every batch with its pixels. Where a first batch shows that memory has room for more, the others are gathered
         anew."""
-        device = self.model.device
-        if not self.drawing.grows or device.type != "cuda" or len(batches) < 2:
+        device, sizes = self.model.device, self._sizes
+        if not sizes.measures or len(batches) < 2:
+            sizes.settle()
             yield from cores.side_by_side(work, batches, self._threads)
             return
         before, peak = torch.cuda.memory_allocated(device), Peak(device)
-        yield batches[0], work(batches[0])
-        each = max(1, (peak.bytes - before) // min(len(batches[0]), self._most))
+        with nullcontext() if self.drawing.compile == "none" else uncompiled():
+            first = work(batches[0])
+        yield batches[0], first
+        each = max(1, (peak.bytes - before) // min(len(batches[0]), sizes.most))
         room = int(_MEMORY_SHARE * unused_memory(device) // each)
+        sizes.grow(room)
+        log.info("pictures at once: %d, of %s each and %s free", sizes.most, byte_size(each), byte_size(room * each))
         rest = [shot for batch in batches[1:] for shot in batch]
-        if self._most == self.drawing.batch_size:  # memory sufficed
-            self._most = max(self._most, min(room, MOST_AT_ONCE))
-            log.info(
-                "pictures at once: %d, of %s each and %s free", self._most, byte_size(each), byte_size(room * each)
-            )
-        for batch in cores.split(rest, -(-len(rest) // self._most)):
+        again = sizes.regroup(rest, len(batches[0]) + len(rest))
+        sizes.settle()
+        for batch in again:
             yield batch, work(batch)
 
     def adapted(self) -> AbstractContextManager[None]:
@@ -204,8 +215,7 @@ class Engine:
         """From here on no more than half of a batch, for which memory did not suffice, is drawn at once."""
         release_memory()
         with self._lock:
-            if (half := size // 2) < self._most:
-                self._most = half
+            if half := self._sizes.halve(size):
                 log.warning(
                     "memory did not suffice for %d pictures at once: going on with %d (%s)", size, half, setting
                 )

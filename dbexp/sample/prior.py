@@ -32,6 +32,8 @@ class PriorRequest:
     """All images of `path`; false: the first `sampling.images_per_prompt` by file name."""
     grows: bool = False
     """See `Drawing`."""
+    compile: str = "none"
+    """Likewise."""
 
 
 def prior_images(request: PriorRequest | None, model: Model, store: Store) -> tuple[Path, ...]:
@@ -56,6 +58,7 @@ def prior_images(request: PriorRequest | None, model: Model, store: Store) -> tu
         store,
         batch_size=request.batch_size,
         grows=request.grows,
+        compile=request.compile,
         description="prior",
     )
 

@@ -32,6 +32,8 @@ class SampleRequest:
     """Images drawn at once."""
     grows: bool = False
     """See `Drawing`."""
+    compile: str = "none"
+    """Likewise."""
 
 
 def sample_prompts(
@@ -89,6 +91,7 @@ def _draw(
         lora_scale=request.lora_scale,
         batch_size=request.batch_size,
         grows=request.grows,
+        compile=request.compile,
         ahead=() if request.class_sampling is None else request.class_sampling.prompts,
         description=f"{title}, {'base model' if lora is None else 'adapter on'}",
     )

@@ -1,7 +1,7 @@
 """Sets of images in the store: drawn once, found ever after, and continued where they were interrupted.
 
-Batch size is no part of the key: images drawn at one batch size are found at another, where they would differ by
-rounding only.
+Neither batch size nor what is compiled is part of the key: images drawn in one way are found in another, where they
+would differ by rounding only.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def draw_set(
     lora_scale: float = 1.0,
     batch_size: int,
     grows: bool = False,
+    compile: str = "none",
     ahead: tuple[str, ...] = (),
     description: str,
 ) -> tuple[Path, ...]:
@@ -50,7 +51,7 @@ def draw_set(
         sampling: the set.
         model: the base model.
         store: where the entry is.
-        lora, lora_scale, batch_size, grows, ahead: see `Drawing`.
+        lora, lora_scale, batch_size, grows, compile, ahead: see `Drawing`.
         description: for the progress bar.
 
     Returns:
@@ -61,7 +62,8 @@ def draw_set(
     """
     inputs = inputs_of(sampling, model, store, lora, lora_scale)
     every = shots(sampling)
-    drawing = replace(drawing_of(sampling, batch_size, grows), lora=lora, lora_scale=lora_scale, ahead=ahead)
+    drawing = drawing_of(sampling, batch_size, grows, compile)
+    drawing = replace(drawing, lora=lora, lora_scale=lora_scale, ahead=ahead)
 
     def make(folder: Path) -> None:
         remove_strays(folder, every)
@@ -74,13 +76,13 @@ def draw_set(
         meter = Meter(model.device)
         with progress(description, len(every), done=count) as bar:
             engine.draw(batches, folder, metadata, bar, f"{stage}.batch_size")
-        note(folder, [shot for batch in batches for shot in batch], sampling, model, store, meter.cost())
+        note(folder, [shot for batch in batches for shot in batch], sampling, model, store, meter.cost(), compile)
 
     folder = store.get(stage, inputs, make)
     return tuple(folder / shot.path for shot in every)
 
 
-def drawing_of(sampling: Sampling, batch_size: int, grows: bool) -> Drawing:
+def drawing_of(sampling: Sampling, batch_size: int, grows: bool, compile: str) -> Drawing:
     """How the base model draws a set."""
     return Drawing(
         steps=sampling.steps,
@@ -91,6 +93,7 @@ def drawing_of(sampling: Sampling, batch_size: int, grows: bool) -> Drawing:
         height=sampling.resolution,
         batch_size=batch_size,
         grows=grows,
+        compile=compile,
     )
 
 
@@ -117,16 +120,19 @@ def metadata_of(
     }
 
 
-def note(folder: Path, new: Sequence[Shot], sampling: Sampling, model: Model, store: Store, cost: Cost) -> None:
+def note(
+    folder: Path, new: Sequence[Shot], sampling: Sampling, model: Model, store: Store, cost: Cost, compile: str
+) -> None:
     """Note what drawing a set took, beside it and for later sweeps.
 
     Args:
         new: what was drawn of it.
+        compile: see `Drawing`.
     """
     write_atomic(folder / COST, json.dumps({"images": len(new), **cost.plain()}, indent=1))
     if new:
         rates = Rates(store.root)
-        work = {**work_of(sampling, model), "device": device_name(model.device)}
+        work = {**work_of(sampling, model, compile), "device": device_name(model.device)}
         rates.note(work, len(new) * sampling.steps, cost.seconds)
         size = sum((folder / shot.path).stat().st_size for shot in new)
         rates.note(files_of(model), len(new) * sampling.resolution**2, size)
@@ -143,7 +149,7 @@ def is_there(stage: str, sampling: Sampling, model: Model, store: Store, lora: P
     return store.find(stage, inputs_of(sampling, model, store, lora, lora_scale)) is not None
 
 
-def work_of(sampling: Sampling, model: Model) -> dict[str, Any]:
+def work_of(sampling: Sampling, model: Model, compile: str) -> dict[str, Any]:
     """The kind of work that drawing a set is, as `Rates` has it: seconds for each sampling step of an image."""
     return {
         "work": "draw",
@@ -151,6 +157,7 @@ def work_of(sampling: Sampling, model: Model) -> dict[str, Any]:
         "dtype": str(model.dtype),
         "resolution": sampling.resolution,
         "guided": model.guided(sampling.guidance_scale),
+        **({"compile": compile} if compile != "none" else {}),
     }
 
 

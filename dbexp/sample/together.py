@@ -76,7 +76,14 @@ class LaneShot(Shot):
 
 
 def draw_together(
-    stage: str, wanted: Sequence[LaneSet], model: Model, store: Store, *, batch_size: int, grows: bool
+    stage: str,
+    wanted: Sequence[LaneSet],
+    model: Model,
+    store: Store,
+    *,
+    batch_size: int,
+    grows: bool,
+    compile: str = "none",
 ) -> None:
     """Draw what is missing of several sets in common batches, and publish each.
 
@@ -85,13 +92,13 @@ def draw_together(
         wanted: sets that agree in all but prompts, stream, seed and number of images; each once.
         model: the base model.
         store: where the entries are.
-        batch_size, grows: see `Drawing`.
+        batch_size, grows, compile: see `Drawing`.
 
     Raises:
         ConfigError: see `Engine.draw`.
     """
     inputs = [sets.inputs_of(each.sampling, model, store, each.lora, each.lora_scale) for each in wanted]
-    drawing = sets.drawing_of(wanted[0].sampling, batch_size, grows)
+    drawing = sets.drawing_of(wanted[0].sampling, batch_size, grows, compile)
     engine = _LanesEngine(model, drawing, wanted)
     with ExitStack() as holds:
         # in the order of their paths, so that two processes that want the same never wait for each other
@@ -110,14 +117,13 @@ def draw_together(
                 for shot in batch
             ]
         every_shot = [shot for members in missing.values() for shot in members]
-        batches = [every_shot[at : at + batch_size] for at in range(0, len(every_shot), batch_size)]
         meter = Meter(model.device)
         with progress(f"{stage}, {len(entries)} sets together", len(every_shot)) as bar:
-            engine.draw(batches, Path(), {}, bar, f"{stage}.batch_size")
+            engine.draw(engine.cut(every_shot), Path(), {}, bar, f"{stage}.batch_size")
         cost = meter.cost()
         for lane, entry in entries.items():
             share = replace(cost, seconds=cost.seconds * len(missing[lane]) / max(1, len(every_shot)))
-            sets.note(entry.folder, missing[lane], wanted[lane].sampling, model, store, share)
+            sets.note(entry.folder, missing[lane], wanted[lane].sampling, model, store, share, compile)
             entry.publish()
 
 

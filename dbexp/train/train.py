@@ -20,8 +20,8 @@ from dbexp.core.progress import progress
 from dbexp.core.store import Entry, Store
 from dbexp.models import Model
 from dbexp.models.beside import adapted_base
+from dbexp.models.compiled import compiled
 from dbexp.train import adapter, graph, measured, packing, resume
-from dbexp.train.compiled import compiled
 from dbexp.train.data import Training, TrainingData, prepare
 from dbexp.train.lane import Lane, Row, enter, open_slots, ranks_of
 from dbexp.train.loop import Loop
@@ -139,7 +139,7 @@ def _train_pack(
         with (
             open_slots(data, model, state.ranks) as slots,
             adapted_base(model, None if base_lora is None else base_lora.path),
-            compiled(model, mode),
+            compiled(model, "train.compile", mode),
             Signals() as signals,
         ):
             lanes = [

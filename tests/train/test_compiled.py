@@ -15,18 +15,16 @@ import torch
 from torch import Tensor
 
 from dbexp import models
-from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
 from dbexp.models import Model
-from dbexp.pipeline import prepare as preparing
-from dbexp.train import compiled, memory
+from dbexp.models.compiled import compiled
+from dbexp.train import memory
 from dbexp.train.data import Training, prepare
 from dbexp.train.lane import Row, enter, open_slots
 from dbexp.train.loop import Loop
 from dbexp.train.train import train
 from tests import builders
-from tests.models import families
 
 
 def lanes(*steps: int, **settings: Any) -> list[Training]:
@@ -43,7 +41,7 @@ def trained(
     """Histories and weights."""
     data = prepare(trainings, model, Store(folder))
     try:
-        with open_slots(data, model) as slots, compiled.compiled(model, mode, backend):
+        with open_slots(data, model) as slots, compiled(model, "train.compile", mode, backend):
             made = [enter(slots, slot, entry, model) for slot, entry in enumerate(data)]
             with closing(Loop(made, slots, model, memory._Silent(), lambda *_: None, steady=True)) as loop:
                 while any(lane.running for lane in made):
@@ -119,17 +117,6 @@ def test_by_the_compilers_own_code(family: str, tmp_path: Path) -> None:
     models.forget()
 
 
-@pytest.mark.parametrize("family", ["sd", "flux2_klein", "z_image"])
-def test_blocks_are_those_that_diffusers_names(family: str, tmp_path: Path) -> None:
-    model = models.load(builders.model_config(path="random", resolution=64, family=family), Store(tmp_path))
-    denoiser: Any = model.part(model.family.denoiser)
-    named = [module for module in denoiser.modules() if type(module).__name__ in denoiser._repeated_blocks]
-    assert {*compiled.blocks(denoiser)} == {*named}
-    with open_slots(prepare([families.training(64)], model, Store(tmp_path)), model):
-        assert {*compiled.blocks(denoiser)} == {*named}, "with adapters in them, too"
-    models.forget()
-
-
 def test_the_train_stage_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked for the field's value, and what a compiler cannot do is one message."""
     asked = []
@@ -147,35 +134,3 @@ def test_the_train_stage_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         train([builders.training(compile="model")], builders.model(), Store(tmp_path))
     assert [settings["dynamic"] for settings in asked] == [False]
     assert "forward" not in vars(builders.model().part("unet"))
-
-
-class TestMachines:
-    """What a machine lacks is told before anything is computed."""
-
-    def test_without_a_compiler(self, monkeypatch: pytest.MonkeyPatch, checked: Callable[..., Config]) -> None:
-        config = checked("train.compile=blocks", "model.device=cpu", "dataset.path=nowhere")
-        monkeypatch.setattr(shutil, "which", lambda name: None)
-        with pytest.raises(ConfigError) as caught:
-            preparing.check_inputs(config)
-        (message,) = [line for line in caught.value.problems if line.startswith("train.")]
-        assert message == (
-            "train.compile=blocks: there is no C++ compiler (g++ or clang++, or the variable CXX); give none, which "
-            "needs nothing"
-        )
-
-    @pytest.mark.parametrize(
-        ("device", "has", "lacks"),
-        [
-            ("cpu", {"/opt/bin/c++"}, None),
-            ("cuda", {"gcc"}, "the package triton is not installed"),
-            ("cuda", {"triton"}, "there is no C compiler"),
-            ("cuda", {"triton", "clang"}, None),
-            ("mps", {"g++", "triton"}, "it is for cpu and cuda, and model.device is mps"),
-        ],
-    )
-    def test_each_kind(self, device: str, has: set[str], lacks: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("CXX", "/opt/bin/c++ -O2")
-        monkeypatch.setattr(shutil, "which", lambda name: name if name in has else None)
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in has else None)
-        told = compiled.problems("model", device)
-        assert (lacks is None and told == []) or (lacks is not None and lacks in told[0])

@@ -1,7 +1,9 @@
-"""The denoiser compiled by torch while it trains (`train.compile`): its norms, activations and sums in few kernels.
+"""The denoiser compiled by torch while it trains or draws: its norms, activations and sums in few kernels.
 
-Sites stay one operation each, which the compiler looks into no further (`dbexp.train.site`). Code is made for shapes as
-they are, so a batch should have few of them (`dbexp.train.packing.seats`).
+What adapters add to a layer in training stays one operation each, which the compiler looks into no further
+(`dbexp.train.site`). Code is made for shapes as they are, so batches should have few of them
+(`dbexp.train.packing.seats`, `dbexp.sample.sizes`); this process finds it again the next time, whether a LoRA is merged
+into the weights or not. All of it happens in one thread, for which torch keeps the compiler's settings.
 """
 
 from __future__ import annotations
@@ -30,10 +32,12 @@ _HARMLESS = ("The .grad attribute of a Tensor that is not a leaf", "Dynamo detec
 """Beginnings of warnings: of what torch itself asks for, and of diffusers' question for torch's version."""
 
 
-def problems(mode: str, device: str) -> list[str]:
-    """What this machine lacks for a value of `train.compile`, as a message, if that is known beforehand.
+def problems(setting: str, mode: str, device: str) -> list[str]:
+    """What this machine lacks for compiling, as a message, if that is known beforehand.
 
     Args:
+        setting: name of the user's.
+        mode: its value: blocks or model, see `compiled`.
         device: cpu, cuda, ...
     """
     lacks = []
@@ -46,7 +50,7 @@ def problems(mode: str, device: str) -> list[str]:
             lacks.append("the package triton is not installed")
         if not _has_compiler("CC", "cc", "gcc", "clang", "cl"):
             lacks.append("there is no C compiler (gcc or clang, or the variable CC)")
-    return [f"train.compile={mode}: {', and '.join(lacks)}; give none, which needs nothing"] if lacks else []
+    return [f"{setting}={mode}: {', and '.join(lacks)}; give none, which needs nothing"] if lacks else []
 
 
 def _has_compiler(variable: str, *names: str) -> bool:
@@ -72,10 +76,11 @@ def blocks(denoiser: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def compiled(model: Model, mode: str, backend: str = "inductor") -> Iterator[None]:
+def compiled(model: Model, setting: str, mode: str, backend: str = "inductor") -> Iterator[None]:
     """Inside the block the denoiser in memory is compiled when it is first used with a shape.
 
     Args:
+        setting: name of the user's that says so.
         mode: none; blocks: those that it repeats, each kind once; model: the whole, which takes longer.
         backend: of torch.
 
@@ -99,11 +104,18 @@ def compiled(model: Model, mode: str, backend: str = "inductor") -> Iterator[Non
         if is_out_of_memory(error) or not _is_compilers(error):
             raise
         raise ConfigError(
-            f"train.compile={mode}: torch cannot compile this model here ({first_line(error)}); give none"
+            f"{setting}={mode}: torch cannot compile this model here ({first_line(error)}); give none"
         ) from error
     finally:
         for part in parts:
             vars(part).pop("forward", None)
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Inside the block, which may be one of `compiled`, nothing is."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def _is_compilers(error: BaseException) -> bool:
