@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dbexp.compare.settings import DEFAULT, USAGE, CompareConfig, check, without_switches
 from dbexp.config import explain, words
+from dbexp.core import disk
 from dbexp.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ _SEVERAL = Path("comparison")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line. Exit status: 0 done, 1 bad input or a damaged store, 130 by Ctrl-C."""
-    with explain.user_errors("dbexp-compare"):
+    """Run the command line. Exit status: 0 done, 1 bad input or a damaged store, 130 by Ctrl-C, 143 by SIGTERM."""
+    with explain.user_errors("dbexp-compare", "every file that was written is whole; the same command does the rest"):
         typed = without_switches(sys.argv[1:] if arguments is None else arguments)
         settings = words.parse(CompareConfig, typed, USAGE, nameless="sweep")
         check(settings)
@@ -59,7 +60,7 @@ def _compare(settings: CompareConfig) -> None:
     try:
         files = write_comparison(sweeps, settings.objective, folder)
     except OSError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}; choose another place with output=FOLDER") from error
+        raise ConfigError(disk.message(error, {"output=FOLDER": folder})) from error
     comparison = files.comparison
     names = {entry.run.folder: entry.title for entry in comparison.entries}
     called = {e.run.folder: standing.title for standing in comparison.standings for e in standing.entries}

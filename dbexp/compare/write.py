@@ -15,7 +15,7 @@ from dbexp.compare.markdown import MARKDOWN, markdown
 from dbexp.compare.recommendation import RECOMMENDATION, recommendation_csv
 from dbexp.compare.results import RESULTS, csv_text
 from dbexp.compare.scores import PICTURES
-from dbexp.core.files import write_atomic
+from dbexp.core.files import sweep_up, write_atomic
 from dbexp.runs.record import UNFINISHED
 
 
@@ -56,6 +56,7 @@ def write_comparison(
     files = ComparisonFiles(
         comparison, *(folder / name for name in (RESULTS, PICTURES, EFFECTS, MARKDOWN, PAGE, RECOMMENDATION, COSTS))
     )
+    sweep_up(folder)
     write_atomic(files.csv, csv_text(ended, comparison.objective, comparison.names))
     write_atomic(files.pictures, comparison.pictures.csv())
     write_atomic(files.effects, effects_csv(comparison))

@@ -18,7 +18,17 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from dbexp.config import groups, help, overrides
 from dbexp.config.schema import Config
-from dbexp.core.errors import SPARE_MEMORY, ConfigError, did_you_mean, first_line, lacks_memory, memory_message, needs
+from dbexp.core import disk, interrupts
+from dbexp.core.errors import (
+    SPARE_MEMORY,
+    ConfigError,
+    Interrupted,
+    did_you_mean,
+    first_line,
+    lacks_memory,
+    memory_message,
+    needs,
+)
 
 _HELP = "`dbexp --help` lists all"
 # what Hydra says of several values without --multirun
@@ -41,25 +51,38 @@ def version() -> str:
 
 
 @contextmanager
-def user_errors(program: str) -> Iterator[None]:
-    """What a user can mend ends the block with one message and status 1; Ctrl-C ends it with status 130.
+def user_errors(program: str, kept: str) -> Iterator[None]:
+    """What a user can mend ends the block with one message and status 1; Ctrl-C and SIGTERM end it with one that says
+    what there is, and status 130 or 143.
 
     Args:
         program: name of the command.
+        kept: what a signal leaves and how to go on, unless `Interrupted` says so.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see dbexp.pipeline.command
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("dbexp").setLevel(logging.INFO)
-    try:
-        yield
-    except ConfigError as error:
-        sys.exit(f"{program}: {explain(error)}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        if not lacks_memory(error):
+    with interrupts.sigterm_raised():
+        try:
+            yield
+        except ConfigError as error:
+            sys.exit(f"{program}: {explain(error)}")
+        except KeyboardInterrupt as stop:
+            sys.exit(stopped(program, Interrupted(interrupts.signum_of(stop), f"stopped; {kept}")))
+        except Interrupted as stop:
+            sys.exit(stopped(program, stop))
+        except Exception as error:
+            if lacks_memory(error):
+                sys.exit(f"{program}: {memory_message(error, SPARE_MEMORY)}")
+            if isinstance(error, OSError) and disk.refuses(error):
+                sys.exit(f"{program}: {disk.message(error, {})}")
             raise
-        sys.exit(f"{program}: {memory_message(error, SPARE_MEMORY)}")
+
+
+def stopped(program: str, stop: Interrupted) -> int:
+    """Say what a signal leaves; the exit status is the shell's for the signal."""
+    print(f"{program}: {stop}", file=sys.stderr)
+    return 128 + stop.signum
 
 
 def explain(error: Exception) -> str:

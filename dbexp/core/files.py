@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import shutil
 import stat
 import sys
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 TEMPORARY = ".tmp"
-"""Ends the name of a file that is being written; one that a killed process left is swept up before publishing."""
+"""Ends the name of a file that is being written; `sweep_up` deletes what a killed process left."""
 PREFIX = "package:"
 """`package:storybook/weights` is the folder dbexp/storybook/weights, wherever dbexp is installed: the same words in a
 config, and in its hash, on every machine."""
@@ -28,6 +30,8 @@ _FICLONE = 0x40049409  # of linux/fs.h
 _cannot_clone: set[int] = set()
 """Disks whose file system said so."""
 _DEPTH = 3
+_DIGITS = 8  # of hexadecimal, which tell the temporary files of several writers apart
+_ATTEMPTS = 4
 
 
 def write_atomic(path: Path, data: str | bytes, *, durable: bool = True) -> None:
@@ -41,21 +45,50 @@ def write_atomic(path: Path, data: str | bytes, *, durable: bool = True) -> None
     Raises:
         OSError: it cannot be written; its `filename` is never missing, as it is when a disk turns out to be full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
-    try:
+
+    def fill(temporary: Path) -> None:
         with temporary.open("wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+
+    try:
+        _put(path, fill)
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+
+
+def _put(path: Path, fill: Callable[[Path], None]) -> None:
+    """Have a temporary file filled, and give it its name when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, _ATTEMPTS + 1):
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:_DIGITS]}{TEMPORARY}")
+        try:
+            fill(temporary)
+            os.replace(temporary, path)
+            return
+        except FileNotFoundError:  # somebody took it for one that a killed process had left
+            if attempt == _ATTEMPTS or temporary.exists():
+                raise
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def sweep_up(folder: Path, name: str | None = None, *, below: bool = False) -> None:
+    """Delete what killed processes left half written; a live one whose temporary file goes too writes it once more.
+
+    Args:
+        folder: to look into; it need not be there.
+        name: of the file that was being written; None: any.
+        below: in the folders below it too.
+    """
+    pattern = f".{'*' if name is None else glob.escape(name)}.{'[0-9a-f]' * _DIGITS}{TEMPORARY}"
+    with contextlib.suppress(OSError):
+        for path in [*(folder.rglob(pattern) if below else folder.glob(pattern))]:
+            path.unlink(missing_ok=True)
 
 
 def link(source: Path, target: Path, copy_bytes: int = COPY_BYTES) -> None:
@@ -79,22 +112,20 @@ def link(source: Path, target: Path, copy_bytes: int = COPY_BYTES) -> None:
     shared = not state.st_mode & _WRITE and (state.st_size > copy_bytes or not os.access(source, os.W_OK))
     if _is_there(target, state, shared):
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
-    try:
+
+    def fill(temporary: Path) -> None:
         cloned = _clone(source, temporary, state.st_dev)
         if cloned or not (shared and _hard_link(source, temporary)):
             if not cloned:
                 shutil.copyfile(source, temporary)
             os.utime(temporary, ns=(state.st_atime_ns, state.st_mtime_ns))
-        os.replace(temporary, target)
+
+    try:
+        _put(target, fill)
     except OSError as error:
         if error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT):  # copying names its source first
             error.filename = str(target)
         raise
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def link_tree(source: Path, target: Path, skip: str = "", copy_bytes: int = TREE_COPY_BYTES) -> None:

@@ -19,10 +19,14 @@ try:
 except ImportError:  # Windows has no lock on a folder; there two processes are told apart by `fresh` alone
     fcntl = None  # type: ignore[assignment]  # a module elsewhere
 
+PARTIAL = ".partial"
+"""Ends the name of a folder that is being filled."""
 _locks: dict[Path, int] = {}
 """Folder -> open file of each lock that this process holds."""
 _made: list[Path] = []
 """Folders that this process made, each after those above it."""
+_called: dict[str, Path] = {}
+"""Parameter -> folder that `fresh` made for it last."""
 
 
 def obstacle(path: Path) -> str | None:
@@ -95,10 +99,14 @@ def take_back(names: Collection[str]) -> None:
                 folder.rmdir()
 
 
-def fresh(path: Path) -> Path:
+def fresh(path: Path, field: str | None = None) -> Path:
     """Make a folder that was not there before: `path`, or with -2, -3, ... behind its name.
 
     Making it is what claims it, so of two processes that ask at once each gets its own.
+
+    Args:
+        path: as it should be called.
+        field: parameter that would name it, see `again`.
 
     Raises:
         OSError: nothing can be made there.
@@ -107,8 +115,17 @@ def fresh(path: Path) -> Path:
         candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
         with contextlib.suppress(FileExistsError):
             _make(candidate)
+            if field is not None:
+                _called[field] = candidate
             return candidate
     raise AssertionError("numbers do not end")
+
+
+def again(field: str) -> str:
+    """`, in the same folder with FIELD=FOLDER`, to put after the advice to repeat a command where nobody typed the name
+    of the folder; otherwise empty."""
+    path = _called.get(field)
+    return f", in the same folder with {field}={path}" if path is not None and path.is_dir() else ""
 
 
 def hold(path: Path, field: str) -> None:
@@ -122,6 +139,8 @@ def hold(path: Path, field: str) -> None:
         ConfigError: another live process holds it.
         OSError: nothing can be made there.
     """
+    if _called.get(field) != path:
+        _called.pop(field, None)
     try:
         _make(path)
     except FileExistsError:
@@ -142,6 +161,35 @@ def hold(path: Path, field: str) -> None:
         os.close(file)
         return
     _locks[path] = file
+
+
+@contextlib.contextmanager
+def unfinished(path: Path, field: str) -> Iterator[Path]:
+    """An empty folder beside another one, to make something in that is then moved there; it is gone after the block.
+    What a killed process left in it goes first.
+
+    Args:
+        path: of the other one; those above it are made.
+        field: parameter that named it.
+
+    Raises:
+        ConfigError: another live process makes something for the same place.
+        OSError: nothing can be made there.
+    """
+    folder = path.with_name(f".{path.name}{PARTIAL}")
+    hold(folder, field)
+    try:
+        for left in folder.iterdir():
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _release(folder.resolve())
+
+
+def _release(path: Path) -> None:
+    if (file := _locks.pop(path, None)) is not None:
+        os.close(file)
 
 
 def release_all() -> None:

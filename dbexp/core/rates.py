@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dbexp.core import provenance
-from dbexp.core.files import write_atomic
+from dbexp.core.files import sweep_up, write_atomic
 from dbexp.core.hashing import key_of
 
 FILE = "rates.json"
@@ -51,6 +51,7 @@ class Rates:
         noted, key = self._read(), key_of(dict(work))
         latest = [*noted.pop(key, []), amount / units][-_LATEST:]
         kinds = dict([*noted.items(), (key, latest)][-_MOST:])
+        sweep_up(self._path.parent, self._path.name)
         with suppress(OSError):
             write_atomic(self._path, json.dumps(kinds, indent=1), durable=False)
 

@@ -30,7 +30,8 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from dbexp.core.errors import ConfigError
-from dbexp.core.files import TEMPORARY, seal, write_atomic
+from dbexp.core.files import TEMPORARY, seal, sweep_up, write_atomic
+from dbexp.core.folders import PARTIAL
 from dbexp.core.hashing import file_hash, key_of
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,6 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 PACKS = "packs"
 """Folder of the states of packs that were interrupted (`dbexp.train.resume`)."""
-PARTIAL = ".partial"
-"""Ends the name of an entry that is being made."""
 DOOMED = ".doomed"
 """Ends the name of an entry that is being deleted."""
 HASHES = "hashes"
@@ -51,6 +50,8 @@ _NO_SPACE = ("No space left on device", "os error 28", "Disk quota exceeded")
 
 _FIELDS = 3  # of the state of a file
 
+roots: set[Path] = set()
+"""Of the stores that this process has opened."""
 _checked: dict[Path, int] = {}
 """Entry -> hash of the states of its files at which this process found their bytes right."""
 
@@ -108,6 +109,7 @@ class Store:
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = (root or user_cache_path("dbexp")).expanduser().absolute()
+        roots.add(self.root)
 
     @classmethod
     def of(cls, root: str | None) -> Store:
@@ -215,6 +217,7 @@ class Store:
         with contextlib.suppress(OSError):
             return memo.read_text()
         digest = file_hash(real)
+        sweep_up(memo.parent, memo.name)
         with contextlib.suppress(OSError):  # a store that may only be read, or a full one, is as good
             write_atomic(memo, digest)
         return digest

@@ -20,8 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dbexp.core.errors import ConfigError, Problems, byte_size, count, listed
+from dbexp.core.folders import PARTIAL
 from dbexp.core.progress import progress
-from dbexp.core.store import DOOMED, MANIFEST, PACKS, PARTIAL, Store, lock_of, remove
+from dbexp.core.store import DOOMED, MANIFEST, PACKS, Store, lock_of, remove
 
 _DAY, _GB = 86400.0, 10**9
 _ENTRIES = "entry", "entries"

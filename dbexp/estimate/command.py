@@ -29,13 +29,13 @@ _SWEEP = ("-m", "--multirun")
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run the command line. Exit status: 0 done, 1 a mistake, 130 by Ctrl-C.
+    """Run the command line. Exit status: 0 done, 1 a mistake, 130 by Ctrl-C, 143 by SIGTERM.
 
     Args:
         words: the command line; None: that of the process.
     """
     words = sys.argv[1:] if words is None else words
-    with user_errors(PROGRAM):
+    with user_errors(PROGRAM, "what was counted is kept; the same command goes on from there"):
         names = {field.name for field in dataclasses.fields(EstimateConfig)}
         own = [word for word in words if word.partition("=")[0] in names or word in ("-h", "--help")]
         others = [word for word in words if word not in own and word not in _SWEEP]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbexp.core.errors import first_line
-from dbexp.core.files import write_atomic
+from dbexp.core.files import sweep_up, write_atomic
 from dbexp.core.hashing import with_hash, without_hash
 
 log = logging.getLogger(__name__)
@@ -123,4 +123,5 @@ def _checked(data: bytes) -> NDArray[Any]:
 
 def _write(path: Path, data: bytes) -> None:
     """Write a file whole or not at all. Not durable: a file that a loss of power damages is computed again."""
+    sweep_up(path.parent, path.name)
     write_atomic(path, data, durable=False)

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from dbexp.config.explain import user_errors
 from dbexp.config.template import fill
 from dbexp.config.words import parse
-from dbexp.core.errors import ConfigError, listed
+from dbexp.core import disk, folders, interrupts
+from dbexp.core.errors import ConfigError, Interrupted, listed
 from dbexp.export.formats import FORMATS
 from dbexp.export.settings import USAGE, ExportConfig, check
 
@@ -38,12 +38,13 @@ class Exported:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run the command line. Exit status: 0 done, 1 a mistake or a file that draws other images, 130 by Ctrl-C.
+    """Run the command line. Exit status: 0 done, 1 a mistake or a file that draws other images, 130 by Ctrl-C, 143 by
+    SIGTERM.
 
     Args:
         words: the command line; None: that of the process.
     """
-    with user_errors(PROGRAM):
+    with user_errors(PROGRAM, "nothing was written; the same command starts over"):
         exported = export(parse(ExportConfig, sys.argv[1:] if words is None else words, USAGE))
         for name in exported.files:
             if "/" not in name:
@@ -60,6 +61,7 @@ def export(settings: ExportConfig) -> Exported:
     Raises:
         ConfigError: with every problem of the settings; the run is not there; a file draws other images. Nothing is
             left then, unless it is the hub that refuses.
+        Interrupted: a signal came when everything had been written.
     """
     check(settings)
     from dbexp import models  # torch and diffusers: seconds, so after the check
@@ -99,10 +101,9 @@ def export(settings: ExportConfig) -> Exported:
     files = {kind: FORMATS[kind].file.format(name=slug(name)) for kind in settings.format if kind in known}
     if not files:
         raise ConfigError(f"format={','.join(settings.format)}: model={model.name} has {', '.join(known)}")
+    written: list[str] = []
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            unfinished = Path(temporary)
+        with folders.unfinished(folder, "folder") as unfinished:
             for kind, file in files.items():
                 lora_file.write(lora, unfinished / file, model, kind)
             comparison = _compare(settings, run, model, [unfinished / file for file in files.values()])
@@ -110,15 +111,30 @@ def export(settings: ExportConfig) -> Exported:
             if settings.card:
                 facts = Facts(run, name, base, licence, files, comparison)
                 paths += _write_card(facts, unfinished, settings.pictures)
-            for path in paths:
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(unfinished / path, folder / path)
+            _move(paths, unfinished, folder, written)
+        address = hub.push(folder, paths, settings.push, private=settings.private) if settings.push else None
     except OSError as error:
-        raise ConfigError(
-            f"{error.filename or folder}: {error.strerror}; choose another place with folder=FOLDER"
-        ) from error
-    address = hub.push(folder, paths, settings.push, private=settings.private) if settings.push else None
+        raise ConfigError(disk.message(error, {"folder=FOLDER": folder})) from error
+    except KeyboardInterrupt as stop:
+        if not written:
+            raise
+        then = "; the same command uploads it" if settings.push else ""
+        raise Interrupted(interrupts.signum_of(stop), f"stopped; everything is in {folder}{then}") from None
     return Exported(folder, tuple(paths), address)
+
+
+def _move(paths: Sequence[str], unfinished: Path, folder: Path, written: list[str]) -> None:
+    """Bring files to where they belong; all of them, whatever signal comes.
+
+    Args:
+        paths: relative to either folder.
+        written: gets each path when its file is there.
+    """
+    with interrupts.postponed():
+        for path in paths:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(unfinished / path, folder / path)
+            written.append(path)
 
 
 def _compare(settings: ExportConfig, run: TrainedRun, model: Model, files: Sequence[Path]) -> Comparison | None:

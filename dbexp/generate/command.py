@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +12,10 @@ from typing import TYPE_CHECKING
 
 from dbexp.config.explain import user_errors
 from dbexp.config.words import parse
-from dbexp.core.errors import ConfigError, Problems
+from dbexp.core import disk
+from dbexp.core.errors import ConfigError, Interrupted, Problems
+from dbexp.core.files import sweep_up, write_atomic
+from dbexp.core.interrupts import signum_of
 from dbexp.generate.settings import USAGE, GenerateConfig, check
 
 if TYPE_CHECKING:
@@ -23,12 +27,12 @@ SHEET = "contact_sheet.png"
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run the command line. Exit status: 0 done, 1 a mistake, 130 by Ctrl-C.
+    """Run the command line. Exit status: 0 done, 1 a mistake, 130 by Ctrl-C, 143 by SIGTERM.
 
     Args:
         words: the command line; None: that of the process.
     """
-    with user_errors(PROGRAM):
+    with user_errors(PROGRAM, "no picture is there yet; the same command starts over"):
         settings = parse(GenerateConfig, sys.argv[1:] if words is None else words, USAGE)
         sheet = generate(settings)
         print(f"pictures       {sheet.parent}\ncontact sheet  {sheet}", flush=True)
@@ -45,7 +49,7 @@ def generate(settings: GenerateConfig) -> Path:
 
     Raises:
         ConfigError: with every problem of the settings, then of the runs, prompts and images they name.
-        KeyboardInterrupt: after saying what is there.
+        Interrupted: a signal came; pictures that were drawn are there.
     """
     check(settings)
     from dbexp.generate import elsewhere, grid  # torch and diffusers: seconds, so after the check
@@ -72,22 +76,27 @@ def generate(settings: GenerateConfig) -> Path:
     now = datetime.now()
     folder = Path(settings.folder or Path("generated") / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S}").expanduser()
     try:
+        sweep_up(folder, below=True)
         _draw(columns, drawing, settings, folder)
-    except (KeyboardInterrupt, ConfigError):
-        shots = [shot for column in columns for shot in column.shots]
-        count = sum((folder / shot.path).is_file() for shot in shots)
-        if count:
-            print(
-                f"{PROGRAM}: stopped; {count} of {len(shots)} pictures are there, and the same command with "
-                f"folder={folder} goes on",
-                file=sys.stderr,
-            )
+        return _sheet(columns, drawing, folder)
+    except KeyboardInterrupt as stop:
+        there = _there(columns, folder) or "no picture is there yet; the same command starts over"
+        raise Interrupted(signum_of(stop), f"stopped; {there}") from None
+    except ConfigError:
+        if there := _there(columns, folder):
+            print(f"{PROGRAM}: stopped; {there}", file=sys.stderr)
         raise
     except OSError as error:
-        raise ConfigError(
-            f"{error.filename or folder}: {error.strerror}; choose another place with folder=FOLDER"
-        ) from error
-    return _sheet(columns, drawing, folder)
+        raise ConfigError(disk.message(error, {"folder=FOLDER": folder})) from error
+
+
+def _there(columns: Sequence[GridColumn], folder: Path) -> str:
+    """What a command that did not end has drawn, and how to go on; empty where that is nothing."""
+    shots = [shot for column in columns for shot in column.shots]
+    count = sum((folder / shot.path).is_file() for shot in shots)
+    if not count:
+        return ""
+    return f"{count} of {len(shots)} pictures are there, and the same command with folder={folder} goes on"
 
 
 def _draw(columns: Sequence[GridColumn], drawing: Drawing, settings: GenerateConfig, folder: Path) -> None:
@@ -127,7 +136,9 @@ def _sheet(columns: Sequence[GridColumn], drawing: Drawing, folder: Path) -> Pat
     for name, image in (("init_image", drawing.init), ("mask", drawing.mask)):
         if image is not None:
             path = folder / f"{name}.png"
-            image.save(path)
+            buffer = io.BytesIO()
+            image.save(buffer, format="PNG")
+            write_atomic(path, buffer.getvalue())
             sheet.append(SheetColumn(name, {row: [path] for row in rows}))
     for column in columns:
         images = {row: [folder / shot.path for shot in shots] for row, shots in column.rows.items()}

@@ -21,11 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dbexp.config import check, completion, help
-from dbexp.config.explain import explain, parameters, version
+from dbexp.config.explain import explain, parameters, stopped, version
 from dbexp.config.groups import conf_dir, options
 from dbexp.config.overrides import beyond_hydra, switches_first
 from dbexp.config.schema import Config
-from dbexp.core import folders, limits
+from dbexp.core import disk, folders, interrupts, limits
 from dbexp.core.errors import (
     SPARE_MEMORY,
     ConfigError,
@@ -44,6 +44,8 @@ _RAISE = "HYDRA_FULL_ERROR"
 # OpenMP's threads spin while they wait, unless told before torch loads it. On a machine with anything else to do, the
 # small layers of a small model then take many times longer with two threads than with one.
 _WAIT = "OMP_WAIT_POLICY"
+# what a signal leaves outside of training, and how to go on
+_KEPT = "stopped; images that were drawn and all that was finished are kept: the same command goes on from there"
 
 
 def start(words: Sequence[str]) -> None:
@@ -82,15 +84,20 @@ def main() -> None:
     if (completed := completion.answer(sys.argv[1:], {"objective": [*COLUMNS, RECOMMEND]})) is not None:
         print(completed)
         return
+    with interrupts.sigterm_raised():
+        _start_or_explain()
+
+
+def _start_or_explain() -> None:
+    """Do what the command line says, or say why not, and how to go on."""
     try:
         start(sys.argv[1:])
     except (ConfigError, TrainingDiverged, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"dbexp: {explain(error)}")
     except Interrupted as stop:  # while a pack trained, outside any job
         sys.exit(_stopped(stop))
-    except KeyboardInterrupt:
-        print(f"dbexp: {_kept()}", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        sys.exit(_stopped(Interrupted(interrupts.signum_of(stop), _KEPT)))
     except Exception as error:
         if (message := _message(error)) is None:
             raise
@@ -105,8 +112,7 @@ def _message(error: Exception) -> str | None:
         return str(error)
     in_job = any(frame.f_code is job.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
     if isinstance(error, OSError) and not in_job:  # Hydra makes the run's folder before the job begins
-        other = "choose another place with hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER for a sweep"
-        return f"{error.filename or 'the folder of the run'}: {error.strerror}; {other}"
+        return disk.message(error, {"hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER for a sweep": Path()})
     return None
 
 
@@ -209,18 +215,9 @@ def job(cfg: DictConfig) -> float | tuple[float, ...] | None:
     return scores[0] if len(scores) == 1 else scores or None
 
 
-def _kept() -> str:
-    """What Ctrl-C leaves outside of training, and how to go on."""
-    text = "stopped; images that were drawn and all that was finished are kept: the same command goes on from there"
-    if HydraConfig.initialized() and (hydra_config := HydraConfig.get()).mode == RunMode.MULTIRUN:
-        text += f", in the same folder with hydra.sweep.dir={hydra_config.sweep.dir}"
-    return text
-
-
 def _stopped(stop: Interrupted) -> int:
-    """Say where the run stopped; the exit status is the shell's for the signal."""
-    print(f"dbexp: {stop}", file=sys.stderr)
-    return 128 + stop.signum
+    """Say where the run or the sweep stopped; returns the exit status."""
+    return stopped("dbexp", Interrupted(stop.signum, f"{stop}{folders.again('hydra.sweep.dir')}"))
 
 
 def _raised_in(error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +13,12 @@ from typing import Any
 from dbexp import dataset
 from dbexp.config.schema import Config
 from dbexp.config.values import plain
-from dbexp.core import provenance
+from dbexp.core import disk, provenance
 from dbexp.core.device import memory_errors
 from dbexp.core.errors import ConfigError, Interrupted, TrainingDiverged
-from dbexp.core.files import link, readable, write_atomic
+from dbexp.core.files import link, readable, sweep_up, write_atomic
 from dbexp.core.hashing import file_hash, key_of
+from dbexp.core.interrupts import signum_of
 from dbexp.core.store import Store
 from dbexp.dataset import Subject
 from dbexp.evaluate.report import ImageScores, Report, summary
@@ -28,10 +28,6 @@ from dbexp.runs.names import run_name
 from dbexp.train.result import Trained
 
 _STOPS = (Interrupted, KeyboardInterrupt, SystemExit)
-# what a full or read-only disk says; anything else is a fault of ours and keeps its traceback
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-
-
 _LESS_MEMORY = (
     "lower train.batch_size (train.grad_accum makes up for it), choose train.gradient_checkpointing=true or a lower "
     "model.resolution, or free some memory; the same command goes on where it stopped"
@@ -65,7 +61,7 @@ class Outcome:
         """Leave a result.json that says why the block did not end, so that a folder of runs tells its own story.
 
         What is a fault of ours leaves its traceback too; training that diverged, its last good checkpoint. The story of
-        an earlier attempt is taken back first.
+        an earlier attempt is taken back first, and what it left half written if it was killed.
 
         Raises:
             ConfigError: in place of what a full or read-only disk raised, or a lack of memory.
@@ -73,6 +69,7 @@ class Outcome:
         for earlier in (self.folder.result, self.folder.traceback):
             with suppress(OSError):  # a folder that cannot be written is told of by whoever writes first
                 earlier.unlink(missing_ok=True)
+        sweep_up(self.folder.path, below=True)
         try:
             with _disk_errors(self.folder.path, Store.of(self.config.store).root), memory_errors(_LESS_MEMORY):
                 yield
@@ -89,9 +86,10 @@ class Outcome:
         """Write a result.json that says why the run did not end: stopped by a signal, diverged, or failed otherwise."""
         others = "diverged" if isinstance(error, TrainingDiverged) else "failed"
         status = "stopped" if isinstance(error, _STOPS) else others
+        reason = f"stopped by {signum_of(error).name}" if isinstance(error, KeyboardInterrupt) else str(error)
         with suppress(OSError):  # the disk may be what failed
             self._write_result(
-                {"status": status, "error": f"{type(error).__name__}: {error}", "config": plain(self.config)}
+                {"status": status, "error": f"{type(error).__name__}: {reason}", "config": plain(self.config)}
             )
 
     def pruned(self, reason: str) -> None:
@@ -178,16 +176,11 @@ def _disk_errors(folder: Path, store: Path) -> Iterator[None]:
         folder: of the run.
         store: its root.
     """
+    places = {"store=FOLDER": store, "hydra.run.dir=FOLDER (of a sweep: hydra.sweep.dir=FOLDER)": folder}
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK:
+        if not disk.refuses(error):
             raise
-        where = Path(str(error.filename or folder)).absolute()
-        run, cache = "hydra.run.dir=FOLDER (of a sweep: hydra.sweep.dir=FOLDER)", "store=FOLDER"
-        place = run if where.is_relative_to(folder) else cache if where.is_relative_to(store) else f"{cache} or {run}"
-        space = "free some space or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise ConfigError(
-            f"{where}: {error.strerror}; {space}choose another place with {place}, then repeat the command: it goes on "
-            "where it stopped"
-        ) from error
+        advice = "then repeat the command: it goes on where it stopped"
+        raise ConfigError(f"{disk.message(error, places)}, {advice}") from error

@@ -108,7 +108,7 @@ def _axis(name: str) -> Any:
 
 def main() -> None:
     """Save the view and print its address."""
-    with explain.user_errors("dbexp.tracking.workspace"):
+    with explain.user_errors("dbexp.tracking.workspace", "the view may not be saved; the same command saves it"):
         settings = words.parse(Settings, sys.argv[1:], USAGE)
         view = workspace(settings)
         try:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dbexp.config.schema import Config, LoraConfig, TrainConfig
-from dbexp.core.files import write_atomic
+from dbexp.core.files import sweep_up, write_atomic
 from dbexp.core.hashing import key_of
 from dbexp.core.rates import Rates, device_name
 from dbexp.core.store import Store
@@ -115,5 +115,6 @@ def facts(root: Path) -> list[Fact]:
 
 def _add(path: Path, fact: Fact) -> None:
     noted = [*facts(path.parent), fact][-_MOST:]
+    sweep_up(path.parent, path.name)
     with suppress(OSError):  # a training is not lost for it
         write_atomic(path, json.dumps([asdict(each) for each in noted], indent=1))

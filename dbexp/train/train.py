@@ -261,7 +261,9 @@ class _Pack:
             loop.flush()
         except KeyboardInterrupt:
             # a second Ctrl-C: the user will not wait for a checkpoint; the last one stays
-            raise Interrupted(signal.SIGINT, "stopped at once; the last checkpoint is kept") from None
+            raise Interrupted(
+                signal.SIGINT, "stopped at once; the last checkpoint is kept, and the same command goes on from it"
+            ) from None
         if stop and any(lane.running for lane in self._lanes):
             if not self._alone:
                 loop.to_step_boundary()

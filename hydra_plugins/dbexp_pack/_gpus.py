@@ -19,9 +19,9 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dbexp.core import interrupts
 from dbexp.core.errors import ConfigError, Interrupted
 from hydra_plugins.dbexp_pack import _work
 from hydra_plugins.dbexp_pack._settings import PackLauncherConf
@@ -186,28 +186,17 @@ class _Worker:
 @contextlib.contextmanager
 def _stopping(workers: Sequence[_Worker]) -> Iterator[None]:
     """Whatever ends the block ends the processes too; on a signal they save first."""
-    previous: Any = None
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread:
-        previous = signal.signal(signal.SIGTERM, _raise)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(signal.SIGINT, _stop(workers)) from None
-    except Interrupted as stop:
-        raise Interrupted(stop.signum, _stop(workers)) from None
-    finally:
-        if in_main_thread:
-            signal.signal(signal.SIGTERM, previous)
-        for worker in workers:
-            worker.connection.close()  # an idle process ends by itself
-        _stop([worker for worker in workers if worker.work is not None])
-        for worker in workers:
-            worker.process.join()
-
-
-def _raise(signum: int, frame: FrameType | None) -> None:
-    raise Interrupted(signum, "stopped")
+    with interrupts.sigterm_raised():
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            raise Interrupted(interrupts.signum_of(stop), _stop(workers)) from None
+        finally:
+            for worker in workers:
+                worker.connection.close()  # an idle process ends by itself
+            _stop([worker for worker in workers if worker.work is not None])
+            for worker in workers:
+                worker.process.join()
 
 
 def _stop(workers: Sequence[_Worker]) -> str:
@@ -229,18 +218,25 @@ def _serve(connection: Connection, device: str, log_file: str) -> None:
     _redirect_output(Path(log_file))
     os.environ[_VISIBLE] = "" if device == _CPU else device  # before anything asks CUDA
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        with interrupts.sigterm_raised():
+            _serve_packs(connection)
+    except Interrupted as stop:  # everything is saved
+        print(stop, flush=True)
+        sys.exit(128 + stop.signum)
+    except KeyboardInterrupt as stop:
+        sys.exit(128 + interrupts.signum_of(stop))
+
+
+def _serve_packs(connection: Connection) -> None:
     while True:
         try:
             work: PackWork = connection.recv()
         except EOFError:
             return
         _work.enter(work)
-        try:
-            for number, returned in _work.run(work):
-                connection.send((number, _work.portable(returned)))
-        except Interrupted as stop:  # everything is saved
-            print(stop, flush=True)
-            sys.exit(128 + stop.signum)
+        for number, returned in _work.run(work):
+            connection.send((number, _work.portable(returned)))
         connection.send(None)
 
 

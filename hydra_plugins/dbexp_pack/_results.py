@@ -79,7 +79,7 @@ def _claim(config: DictConfig, mode: str) -> None:
         if any(word.lstrip("+").startswith(f"{field}=") for word in _typed(config, "hydra")):
             run_folders.hold(path, field)
             return
-        path = run_folders.fresh(path)
+        path = run_folders.fresh(path, field)
         run_folders.hold(path, field)
     except ConfigError as error:
         raise SystemExit(f"dbexp: {explain(error)}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from dbexp.config.explain import explain, parameters, user_errors
-from dbexp.core.errors import ConfigError
+from dbexp.core.errors import ConfigError, Interrupted
 
 
 def unread(override: str) -> str:
@@ -82,15 +83,24 @@ def test_parameters_are_all_of_them(composed: Callable[..., DictConfig]) -> None
     assert all(OmegaConf.select(config, name, default="absent") != "absent" for name in types)
 
 
-def test_what_a_user_can_mend_is_one_message() -> None:
-    with pytest.raises(SystemExit) as stop, user_errors("prog"):
+def test_what_a_user_can_mend_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop, user_errors("prog", "nothing is kept"):
         raise ConfigError(["first", "second"])
     assert stop.value.code == "prog: 2 problems\n  first\n  second"
-    with pytest.raises(SystemExit) as stop, user_errors("prog"):
+    with pytest.raises(SystemExit) as stop, user_errors("prog", "nothing is kept"):
         raise ConfigError("alone")
     assert stop.value.code == "prog: alone"
-    with pytest.raises(SystemExit) as stop, user_errors("prog"):
+    with pytest.raises(SystemExit) as stop, user_errors("prog", "nothing is kept"):
         raise KeyboardInterrupt
     assert stop.value.code == 130
-    with pytest.raises(ZeroDivisionError), user_errors("prog"):
+    with pytest.raises(SystemExit) as stop, user_errors("prog", "nothing is kept"):
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.value.code == 143
+    with pytest.raises(SystemExit) as stop, user_errors("prog", "nothing is kept"):
+        raise Interrupted(signal.SIGTERM, "stopped; half of it is kept")
+    assert stop.value.code == 143
+    assert capsys.readouterr().err == (
+        "prog: stopped; nothing is kept\nprog: stopped; nothing is kept\nprog: stopped; half of it is kept\n"
+    )
+    with pytest.raises(ZeroDivisionError), user_errors("prog", "nothing is kept"):
         raise ZeroDivisionError

@@ -14,7 +14,7 @@ import pytest
 
 import dbexp
 from dbexp.core import files
-from dbexp.core.files import COPY_BYTES, link, link_tree, locate, readable, seal, write_atomic
+from dbexp.core.files import COPY_BYTES, link, link_tree, locate, readable, seal, sweep_up, write_atomic
 from dbexp.evaluate.backbones.base import origin
 
 
@@ -93,6 +93,44 @@ def test_a_disk_that_turns_out_to_be_full_is_named(tmp_path: Path, monkeypatch: 
     with pytest.raises(OSError, match="No space") as caught:
         write_atomic(tmp_path / "a.txt", "new")
     assert caught.value.filename == str(tmp_path / "a.txt")
+
+
+def test_what_killed_processes_left_is_swept_up_and_live_ones_write_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def left(name: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        return path
+
+    others = [left("a.tmp"), left(".mine.tmp"), left(".a.txt.12345678")]
+    strays = [left(".a[1].txt.0123abcd.tmp"), left(".b.txt.0123abcd.tmp"), left("below/.a[1].txt.0123abcd.tmp")]
+    sweep_up(tmp_path / "nowhere", below=True)
+    for name, below, rest in (("a[1].txt", False, strays[1:]), (None, False, strays[2:]), (None, True, [])):
+        sweep_up(tmp_path, name, below=below)
+        assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted([*others, *rest])
+
+    replace, calls = os.replace, []
+
+    def meanwhile(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) % 2:
+            sweep_up(tmp_path)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    write_atomic(tmp_path / "new", "whole")
+    link(tmp_path / "new", tmp_path / "copy")
+    assert (tmp_path / "new").read_text() == (tmp_path / "copy").read_text() == "whole" and len(calls) == 4
+
+    def always(source: Path, target: Path) -> None:
+        sweep_up(tmp_path)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", always)
+    with pytest.raises(FileNotFoundError):
+        write_atomic(tmp_path / "never", "whole")
 
 
 def sealed(path: Path, size: int) -> Path:

@@ -57,6 +57,36 @@ def test_folders_in_which_nothing_came_to_be_are_taken_back(tmp_path: Path) -> N
     ]
 
 
+def test_a_command_is_repeated_in_a_folder_whose_name_nobody_typed(tmp_path: Path) -> None:
+    path = folders.fresh(tmp_path / "12-00-00", "hydra.sweep.dir")
+    folders.hold(path, "hydra.sweep.dir")
+    assert folders.again("hydra.sweep.dir") == f", in the same folder with hydra.sweep.dir={path}"
+    assert folders.again("hydra.run.dir") == ""
+    folders.take_back([])
+    assert folders.again("hydra.sweep.dir") == "", "nothing came to be in it"
+    folders.fresh(path, "hydra.sweep.dir")
+    folders.hold(tmp_path / "typed", "hydra.sweep.dir")
+    assert folders.again("hydra.sweep.dir") == ""
+    folders.release_all()
+
+
+def test_a_folder_is_made_beside_its_place_by_one_process_at_a_time(tmp_path: Path) -> None:
+    partial = tmp_path / "above" / ".out.partial"
+    (partial / "below").mkdir(parents=True)
+    (partial / "below" / "half").touch()
+    (partial / "link").symlink_to(tmp_path)
+    with folders.unfinished(tmp_path / "above" / "out", "folder") as folder:
+        assert folder == partial and list(folder.iterdir()) == []
+        (folder / "file").touch()
+        code = "import sys; from pathlib import Path; from dbexp.core.folders import unfinished\n"
+        code += "with unfinished(Path(sys.argv[1]), 'folder'): pass"
+        argv = [sys.executable, "-c", code, str(tmp_path / "above" / "out")]
+        refused = subprocess.run(argv, capture_output=True, text=True)
+        assert "another process that still runs writes to this folder" in refused.stderr and (folder / "file").exists()
+    assert not partial.exists() and list(partial.parent.iterdir()) == []
+    assert subprocess.run(argv).returncode == 0 and list(partial.parent.iterdir()) == []
+
+
 def test_what_stands_in_the_way_of_a_folder_is_known_before_it_is_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert folders.obstacle(tmp_path / "a" / "b") is None

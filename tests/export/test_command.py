@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -71,19 +73,49 @@ def test_no_place_of_this_machine_leaves_it(export: Export, tmp_path: Path) -> N
     assert provenance["config"]["model"]["path"] == Path(made_with.model.path).name
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_an_export_that_is_stopped_leaves_the_folder_as_it_was(
-    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    export: Export,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    signum: signal.Signals,
 ) -> None:
     def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+        if signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        signal.raise_signal(signum)
 
     folder = export("check=false")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     monkeypatch.setattr(lora_file, "write", interrupted)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as stop:
         export("check=false", "name=other")
+    assert stop.value.code == 128 + signum
+    assert capsys.readouterr().err == "dbexp-export: stopped; nothing was written; the same command starts over\n"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_an_export_is_never_half_there(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left, replace = tmp_path / ".out.partial", os.replace
+    left.mkdir()
+    (left / "half.safetensors").touch()
+
+    def stopped(source: Path, target: Path) -> None:
+        if target.parent == tmp_path / "out":
+            signal.raise_signal(signal.SIGTERM)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", stopped)
+    with pytest.raises(SystemExit) as stop:
+        export("check=false")
+    assert stop.value.code == 143
+    assert capsys.readouterr().err.endswith(f"dbexp-export: stopped; everything is in {tmp_path / 'out'}\n")
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"], "what a killed process left is gone too"
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"README.md", "pytorch_lora_weights.safetensors"}
 
 
 def test_mistakes_are_one_message(export: Export, run: Path, tmp_path: Path) -> None:
