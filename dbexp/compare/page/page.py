@@ -7,13 +7,10 @@ and pictures lie in the page as data, and are drawn when the reader comes to the
 from __future__ import annotations
 
 import math
-import os
-import urllib.parse
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import plotly.offline
@@ -27,9 +24,9 @@ from dbexp.compare.page import gallery
 from dbexp.compare.page.advice import advice
 from dbexp.compare.page.charts import charts
 from dbexp.compare.page.curve_charts import WINDOW
+from dbexp.compare.page.data import PageData
 from dbexp.compare.page.figure import PALETTE
-from dbexp.compare.page.gallery import CopyPair, GalleryImage, Opening, Sheet
-from dbexp.compare.page.pictures import BUDGET, EmbeddedImages, embed
+from dbexp.compare.page.pictures import BUDGET, embed
 from dbexp.compare.page.question import question
 from dbexp.compare.page.race import race_tables
 from dbexp.compare.statements import LEADS, Statement, is_tied, statements
@@ -40,7 +37,7 @@ from dbexp.evaluate.functional import Estimate
 from dbexp.evaluate.objective import with_score
 
 PAGE = "report.html"
-_SCRIPTS = ("base.js", "theme.js", "tables.js", "filter.js", "plots.js", "lightbox.js", "pictures.js", "start.js")
+_SCRIPTS = ("base", "theme", "tables", "filter", "plots", "lightbox", "pictures", "run", "start")
 """Parts of one function, in the order in which they run."""
 _VERDICTS = {
     "better": "better: the interval excludes zero",
@@ -113,11 +110,11 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET, is_running:
             extremes=extremes,
             copies=copies,
             left_out=images.left_out,
-            data=_Data(comparison, images, folder).of(sheets, extremes, copies, opening),
+            data=PageData(comparison, images, folder).of(sheets, extremes, copies, opening),
             figures={chart.key: {"figure": chart.figure, "choices": chart.choices} for chart in plots},
             pictures=list(images.uris),
             css=_asset("page.css"),
-            js="\n".join(map(_asset, _SCRIPTS)),
+            js="\n".join(_asset(f"{part}.js") for part in _SCRIPTS),
             plotly=plotly.offline.get_plotlyjs() if plots else "",
             palette=PALETTE,
         )
@@ -210,95 +207,3 @@ def _bounds_over_seeds(comparison: Comparison) -> list[_Bound]:
         if rows:
             bounds.append(_Bound(key, title, {column: of for column, of in columns.items() if of.n}))
     return bounds
-
-
-class _Data:
-    """What the page's script works on, as JSON: runs with their settings, and where each picture is.
-
-    Args:
-        comparison: what to show.
-        images: those that lie in the page.
-        folder: where the page will be.
-    """
-
-    def __init__(self, comparison: Comparison, images: EmbeddedImages, folder: Path) -> None:
-        self.comparison, self.images, self.folder = comparison, images, folder
-        self.titles = {entry.id: entry.title for entry in comparison.entries} | {"base": "base model"}
-        self.photographs: dict[int | Path, tuple[int, dict[str, Any]]] = {}  # of several runs with one file, once
-
-    def of(
-        self,
-        sheets: Sequence[Sheet],
-        extremes: Mapping[str, tuple[list[GalleryImage], list[GalleryImage]]],
-        copies: Sequence[CopyPair],
-        opening: Opening | None,
-    ) -> dict[str, Any]:
-        """Sheets, extremes, copies and the opening, beside the runs and what differs between them."""
-        content = {
-            "runs": {entry.id: dict(entry.settings) for entry in self.comparison.entries},
-            "factors": [asdict(factor) for factor in self.comparison.factors],
-            "sheets": [self._sheet(sheet) for sheet in sheets],
-            "opening": asdict(opening) if opening else None,
-            "extremes": {
-                column: [
-                    [{**self._image(image), "value": display(column, image.values[column])} for image in images]
-                    for images in ends
-                ]
-                for column, ends in extremes.items()
-            },
-            "copies": [
-                {
-                    "sample": self._image(pair.sample),
-                    "original": self._file(pair.original),
-                    "similarity": display("dino", pair.similarity),
-                }
-                for pair in copies
-            ],
-        }
-        return content | {"photographs": [file for _, file in self.photographs.values()]}
-
-    def _sheet(self, sheet: Sheet) -> dict[str, Any]:
-        columns = ({"base": sheet.base} if sheet.base else {}) | {name: sheet.images[name] for name in sheet.runs}
-        return {
-            "title": sheet.title,
-            "prompts": list(sheet.prompts),
-            "real": [self._file(path) for path in sheet.real],
-            "columns": [
-                {
-                    "run": run,
-                    "title": self.titles[run],
-                    "images": [
-                        {image.number: self._image(image) for image in by_prompt.get(prompt, ())}
-                        for prompt in sheet.prompts
-                    ],
-                }
-                for run, by_prompt in columns.items()
-            ],
-        }
-
-    def _image(self, image: GalleryImage) -> dict[str, Any]:
-        scores = ", ".join(
-            f"{column_of(column).title} {display(column, image.values[column])}"
-            for column in gallery.EXTREMES
-            if column in image.values
-        )
-        about = {"run": image.run, "title": self.titles[image.run], "prompt": image.prompt, "number": image.number}
-        return {**self._file(image.path), **about, "scores": scores, **self._nearest(image)}
-
-    def _nearest(self, image: GalleryImage) -> dict[str, Any]:
-        """The photograph that an image is most like: its place in `photographs`, and how much."""
-        if image.nearest is None:
-            return {}
-        place = self.images.indices.get(image.nearest)
-        name = place if place is not None else image.nearest
-        if name not in self.photographs:
-            self.photographs[name] = len(self.photographs), self._file(image.nearest)
-        return {"nearest": self.photographs[name][0], "alike": display("dino", image.values.get("dino_max", math.nan))}
-
-    def _file(self, path: Path) -> dict[str, Any]:
-        return {"picture": self.images.indices.get(path), "file": _link(path, self.folder)}
-
-
-def _link(path: Path, folder: Path) -> str:
-    """A file as the page links to it: relative, with every odd character encoded."""
-    return urllib.parse.quote(Path(os.path.relpath(path, folder)).as_posix())

@@ -288,6 +288,98 @@ def test_an_address_brings_its_view_back(browser: webdriver.Chrome, files: Compa
     assert Select(find(browser, "#seed-choice")[0]).first_selected_option.get_attribute("value") == "0"
 
 
+def test_columns_are_chosen_and_stand_in_the_address(browser: webdriver.Chrome, files: ComparisonFiles) -> None:
+    def headings() -> list[str]:
+        return [heading.text for heading in find(browser, "#runs thead th") if heading.is_displayed()]
+
+    usual = headings()
+    assert "PRES ↓" in usual and "DINO max ↑" not in usual
+    show(browser, "#columns summary").click()
+    (menu,) = find(browser, "#columns")
+    for column in ("pres", "dino_max"):
+        menu.find_element(By.CSS_SELECTOR, f"input[value='{column}']").click()
+    chosen = [*(heading for heading in usual if heading != "PRES ↓"), "DINO max ↑"]
+    assert headings() == chosen
+    best = files.comparison.finished[0]
+    (cell,) = find(browser, f"#runs tr[data-run='{best.id}'] td[data-column='dino_max']")
+    assert cell.text.split(" ")[0] == f"{best.run.value('dino_max'):.3f}"
+    address = browser.current_url
+    menu.find_element(By.CSS_SELECTOR, "[data-usual]").click()
+    assert headings() == usual and "columns=" not in browser.current_url
+    browser.execute_script("location.hash = arguments[0]", address.partition("#")[2])
+    wait(browser, lambda b: headings() == chosen)
+    menu.find_element(By.CSS_SELECTOR, "[data-usual]").click()
+    find(browser, "#columns summary")[0].click()
+
+
+def test_the_order_of_a_table_stands_in_the_address(browser: webdriver.Chrome, files: ComparisonFiles) -> None:
+    first = runs_shown(browser)
+    by_weight = sorted(files.comparison.finished, key=lambda entry: float(entry.settings["prior.weight"]))
+    browser.execute_script("location.hash = 'sort=runs+ascending+weight'")
+    weights = [entry.settings["prior.weight"] for entry in by_weight]
+    settings = {entry.id: entry.settings["prior.weight"] for entry in files.comparison.finished}
+    wait(browser, lambda b: [settings[run] for run in runs_shown(b)] == weights)
+    (heading,) = [element for element in find(browser, "#runs thead button") if element.text.startswith("weight")]
+    heading.click()
+    assert "sort=runs+descending+weight" in browser.current_url
+    browser.execute_script("location.hash = ''")
+    wait(browser, lambda b: runs_shown(b) == first)
+
+
+def test_the_bar_says_what_is_shown_and_brings_all_of_it_back(browser: webdriver.Chrome) -> None:
+    show(browser, "#filter button[data-factor='lora.rank'][data-level='8']").click()
+    show(browser, "#find").send_keys("weight = 1")
+    shown = runs_shown(browser)
+    assert len(shown) == 1 and find(browser, "#count")[0].text == "1 of 4 runs shown"
+    (link,) = [link for link in find(browser, "#bar a") if link.text == "Plots"]
+    link.click()
+    wait(
+        browser,
+        lambda b: b.execute_script(
+            "return Math.abs(document.querySelector('#plots').getBoundingClientRect().top) < 200"
+        ),
+    )
+    assert "hide=lora.rank" in browser.current_url and runs_shown(browser) == shown, "a link is no change of view"
+    wait(browser, lambda b: [link.text for link in find(b, "#bar a[aria-current]")] == ["Plots"])
+    find(browser, "#clear")[0].click()
+    assert len(runs_shown(browser)) == 4 and "#" not in browser.current_url
+    assert find(browser, "#count")[0].text == "" and not find(browser, "#clear")[0].is_displayed()
+
+
+def test_a_run_has_all_of_it_on_a_card(browser: webdriver.Chrome, files: ComparisonFiles) -> None:
+    entry = files.comparison.finished[1]
+    (button,) = [each for each in find(browser, "#runs .open") if each.text == entry.id]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+    button.click()
+    (card,) = wait(browser, lambda b: find(b, "#run-card[open]"))
+    assert card.find_element(By.CSS_SELECTOR, "h2").text == entry.title
+    names, values = (find(browser, f"#run-card {tag}") for tag in ("dt", "dd"))
+    told = {name.text: value.text for name, value in zip(names, values, strict=True)}
+    assert told["lora.rank"] == entry.settings["lora.rank"]
+    for column, title in (("dino", "DINO ↑"), ("pres", "PRES ↓"), ("dino_max", "DINO max ↑")):
+        assert told[title].split(" ")[0] == f"{entry.run.value(column):.3f}"
+    assert len(card.find_elements(By.CSS_SELECTOR, ".shot img")) == len(sweeps.PROMPTS)
+    folder = str(card.find_element(By.CSS_SELECTOR, "a").get_attribute("href"))
+    assert folder == entry.run.folder.resolve().as_uri()
+    card.find_element(By.CSS_SELECTOR, ".shot").click()
+    wait(browser, lambda b: find(b, "#large[open]"))
+    find(browser, "#large")[0].send_keys(Keys.ESCAPE)
+    wait(browser, lambda b: not find(b, "#large[open]"))
+    find(browser, "#run-close")[0].click()
+    assert not find(browser, "#run-card[open]")
+
+
+def test_light_and_dark_are_remembered(browser: webdriver.Chrome) -> None:
+    stored = "return [document.documentElement.dataset.theme, localStorage.getItem('dbexp-theme')]"
+    system, nothing = browser.execute_script(stored)
+    assert nothing is None
+    other = {"light": "dark", "dark": "light"}[system]
+    find(browser, "#theme")[0].click()
+    assert browser.execute_script(stored) == [other, other]
+    find(browser, "#theme")[0].click()
+    assert browser.execute_script(stored) == [system, None], "the system's choice needs no memory"
+
+
 def test_the_heat_map_changes_its_column(browser: webdriver.Chrome) -> None:
     menu = Select(show(browser, "select[data-chart='prompts']"))
     wait(browser, lambda b: find(b, ".plot[data-key='prompts'].js-drawn"))

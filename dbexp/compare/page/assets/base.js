@@ -7,6 +7,7 @@ let figures = null;
 let pictures = null;
 const filtered = new Set(); // runs that the values chosen above leave out
 const hidden = new Set(); // these, and the runs that are not ticked while others are
+const views = []; // parts that stand in the address: save(view), load(view) of URLSearchParams, reset() where they hide runs
 
 const make = (tag, attributes = {}, ...children) => {
   const node = document.createElement(tag);
@@ -17,4 +18,5 @@ const make = (tag, attributes = {}, ...children) => {
   node.append(...children);
   return node;
 };
+const bodyOf = (table) => $("tbody:not(.bounds)", table);
 const breakable = (title) => title.split(/(?<=[=_])/).flatMap((part) => [part, make("wbr")]); // rank=16, not rank=1 6

@@ -33,9 +33,8 @@ const filter = () => {
     node.classList.toggle("aside", hidden.has(node.dataset.run));
   });
   $$("[data-runs]").forEach((node) => { node.hidden = node.dataset.runs.split(" ").every((run) => hidden.has(run)); });
-  const count = $("#count");
-  if (count) count.textContent = hidden.size ? `${runs.length - hidden.size} of ${runs.length} runs shown` : "";
-  $("#clear") && ($("#clear").hidden = !chosen.size);
+  $("#count").textContent = hidden.size ? `${runs.length - hidden.size} of ${runs.length} runs shown` : "";
+  $("#clear").hidden = !hidden.size;
   $$(".plot.js-drawn").forEach(restrict);
   remember();
 };
@@ -47,7 +46,13 @@ for (const button of $$("#filter button")) {
 }
 $$(".choose").forEach((box) => { box.onchange = filter; });
 if (search) search.oninput = filter;
-if ($("#clear")) $("#clear").onclick = () => { $$(".choose").forEach((box) => { box.checked = false; }); filter(); };
+$("#clear").onclick = () => {
+  $$("#filter button").forEach((button) => button.setAttribute("aria-pressed", true));
+  $$(".choose").forEach((box) => { box.checked = false; });
+  if (search) search.value = "";
+  for (const { reset } of views) reset?.();
+  filter();
+};
 
 // What is shown stands in the address, so that a view can be sent.
 const remember = () => {
@@ -59,6 +64,7 @@ const remember = () => {
     const first = menu.options[0]?.value;
     if (menu.value !== first) view.append("menu", `${menu.id || menu.dataset.chart}=${menu.value}`);
   }
+  for (const { save } of views) save(view);
   history.replaceState(null, "", view.size ? `#${view}` : location.pathname + location.search);
 };
 const recall = () => {
@@ -79,5 +85,6 @@ const recall = () => {
       menu.onchange?.();
     }
   }
+  for (const { load } of views) load(view);
   filter();
 };

@@ -13,10 +13,28 @@ const start = () => {
   $$("[data-lazy]").forEach((node) => watch.observe(node));
   document.documentElement.dataset.ready = "yes";
 };
+// The bar leads to a section without a word in the address, which is the view's, and says which one is read.
+const links = $$("#bar a").map((link) => [link, $(link.hash)]);
+for (const [link, place] of links) {
+  link.onclick = (event) => {
+    event.preventDefault();
+    (place.closest("section:not(#verdict)") ?? place).scrollIntoView();
+  };
+}
+const mark = () => {
+  const above = links.filter(([, place]) => place.getBoundingClientRect().top < innerHeight / 3).at(-1) ?? links[0];
+  for (const [link] of links) link.toggleAttribute("aria-current", link === above[0]);
+};
+let marking = 0;
+addEventListener("scroll", () => {
+  cancelAnimationFrame(marking);
+  marking = requestAnimationFrame(mark);
+}, { passive: true });
+mark();
 addEventListener("hashchange", recall);
 addEventListener("beforeprint", () => $$("[data-lazy]:not([data-filled])").forEach(fill));
 if (document.documentElement.dataset.running) {
-  const again = () => (box.open ? setTimeout(again, 5000) : location.reload());
+  const again = () => (box.open || card.open ? setTimeout(again, 5000) : location.reload());
   setTimeout(again, 30000);
 }
 // figures and pictures lie below this script, so that tables can be sorted before they are read

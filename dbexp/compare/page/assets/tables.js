@@ -8,20 +8,48 @@ const compare = (a, b) => {
   if (a === "" || b === "") return (a === "") - (b === "");
   return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
 };
+const keyOf = (heading) => heading.dataset.column ?? heading.textContent.trim();
+const sortBy = (heading, direction) => {
+  const column = [...heading.parentNode.children].indexOf(heading);
+  $$("th", heading.parentNode).forEach((other) => other.removeAttribute("aria-sort"));
+  heading.setAttribute("aria-sort", direction);
+  const sign = direction === "ascending" ? 1 : -1;
+  const body = bodyOf(heading.closest("table"));
+  const rows = [...body.children].map((row) => [value(row.children[column]), row]);
+  rows.sort(([a], [b]) => (a === "" || b === "" ? compare(a, b) : sign * compare(a, b)));
+  body.append(...rows.map(([, row]) => row));
+};
 for (const button of $$("thead button")) {
   button.onclick = () => {
     const heading = button.closest("th");
-    const column = [...heading.parentNode.children].indexOf(heading);
-    const first = heading.classList.contains("number") && !button.textContent.includes("↓") ? -1 : 1;
-    const now = { ascending: 1, descending: -1 }[heading.getAttribute("aria-sort")];
-    const sign = now ? -now : first;
-    $$("th", heading.parentNode).forEach((other) => other.removeAttribute("aria-sort"));
-    heading.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
-    const body = $("tbody", heading.closest("table"));
-    const rows = [...body.children].map((row) => [value(row.children[column]), row]);
-    rows.sort(([a], [b]) => (a === "" || b === "" ? compare(a, b) : sign * compare(a, b)));
-    body.append(...rows.map(([, row]) => row));
+    const first = heading.classList.contains("number") && !button.textContent.includes("↓") ? "descending" : "ascending";
+    const next = { ascending: "descending", descending: "ascending" };
+    sortBy(heading, next[heading.getAttribute("aria-sort")] ?? first);
+    remember();
   };
+}
+// As a table came, so that an address without a word of it brings that back.
+for (const table of $$("#settings, #runs")) {
+  const [rows, sorted] = [[...bodyOf(table).children], $("th[aria-sort]", table)];
+  const direction = sorted?.getAttribute("aria-sort");
+  const state = () => {
+    const heading = $("th[aria-sort]", table);
+    return heading && [table.id, heading.getAttribute("aria-sort"), keyOf(heading)].join(" ");
+  };
+  const initial = state();
+  views.push({
+    save: (view) => { if (state() !== initial) view.append("sort", state()); },
+    load: (view) => {
+      const wanted = view.getAll("sort").map((text) => text.match(/^(\S+) (ascending|descending) (.+)$/)).find((parts) => parts?.[1] === table.id);
+      const heading = wanted && $$("thead th", table).find((other) => keyOf(other) === wanted[3]);
+      if (heading) sortBy(heading, wanted[2]);
+      else if (state() !== initial) {
+        bodyOf(table).append(...rows);
+        $$("th[aria-sort]", table).forEach((other) => other.removeAttribute("aria-sort"));
+        sorted?.setAttribute("aria-sort", direction);
+      }
+    },
+  });
 }
 // A table as it is seen, for a spreadsheet: what is filtered out stays out, numbers have all their digits.
 for (const button of $$(".save")) {
@@ -36,18 +64,36 @@ for (const button of $$(".save")) {
     make("a", { href, download: `${button.dataset.table}.csv` }).click();
   };
 }
-const more = $("#more");
-if (more) {
-  more.onclick = () => {
-    const all = $("#runs").classList.toggle("all");
-    more.setAttribute("aria-pressed", all);
+// Which columns of the runs are seen: a style sheet of what is not as the page came.
+const columns = $$("#columns input");
+if (columns.length) {
+  const sheet = document.head.appendChild(make("style"));
+  const usual = columns.map((box) => box.checked);
+  const choose = (boxes) => {
+    columns.forEach((box, place) => { box.checked = boxes[place]; });
+    sheet.textContent = columns.map((box) => `#runs [data-column="${CSS.escape(box.value)}"] { display: ${box.checked ? "table-cell" : "none"}; }`).join("\n");
   };
-}
-for (const button of $$(".copy")) {
-  button.onclick = async () => {
-    const code = $("code", button.parentNode);
-    getSelection().selectAllChildren(code); // where the clipboard is closed to a file, the words are marked at least
-    const done = await navigator.clipboard?.writeText(code.textContent).then(() => true, () => false);
-    button.textContent = done || document.execCommand("copy") ? "copied" : "marked";
+  const change = (boxes) => {
+    choose(boxes);
+    remember();
   };
+  columns.forEach((box) => { box.onchange = () => change(columns.map((other) => other.checked)); });
+  $("#columns [data-all]").onclick = () => change(columns.map(() => true));
+  $("#columns [data-usual]").onclick = () => change(usual);
+  views.push({
+    save: (view) => {
+      if (columns.some((box, place) => box.checked !== usual[place])) view.append("columns", columns.filter((box) => box.checked).map((box) => box.value).join(" "));
+    },
+    load: (view) => {
+      const wanted = view.get("columns")?.split(" ");
+      choose(wanted ? columns.map((box) => wanted.includes(box.value)) : usual);
+    },
+  });
 }
+const copied = async (button) => {
+  const code = $("code", button.parentNode);
+  getSelection().selectAllChildren(code); // where the clipboard is closed to a file, the words are marked at least
+  const done = await navigator.clipboard?.writeText(code.textContent).then(() => true, () => false);
+  button.textContent = done || document.execCommand("copy") ? "copied" : "marked";
+};
+$$(".copy").forEach((button) => { button.onclick = () => copied(button); });

@@ -4,9 +4,23 @@ const theme = (name) => {
   document.documentElement.dataset.theme = name;
   $$(".plot.js-drawn").forEach((node) => Plotly.relayout(node, themed(figures[node.dataset.key].figure.layout)));
 };
-theme(dark.matches ? "dark" : "light");
-dark.addEventListener("change", () => theme(dark.matches ? "dark" : "light"));
-$("#theme").onclick = () => theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
+const system = () => (dark.matches ? "dark" : "light");
+// A choice outlives the page, where a browser lets a file remember anything.
+const kept = (change) => {
+  try {
+    return change(localStorage);
+  } catch {
+    return null;
+  }
+};
+const THEME = "dbexp-theme";
+theme(kept((storage) => storage.getItem(THEME)) ?? system());
+dark.addEventListener("change", () => theme(system()));
+$("#theme").onclick = () => {
+  const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+  kept((storage) => (next === system() ? storage.removeItem(THEME) : storage.setItem(THEME, next)));
+  theme(next);
+};
 
 const themed = (layout) => {
   const style = getComputedStyle(document.documentElement);
