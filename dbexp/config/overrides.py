@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, QuotedString, RangeSweep
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, QuotedString, RangeSweep
 from hydra.errors import OverrideParseException
 
 from dbexp.core.errors import listed, shown
 
+_MOST_SAMPLES = 32
+"""Jobs of a search that are looked at before it starts, at least if there are more."""
 _LONG_NUMBER = re.compile(r"\d{4300,}")
+_LISTS = re.compile(r"(?<=\])\s*,\s*(?=\[)")
+"""Between the lists of a sweep."""
 # switches of Hydra that take the next word as their value
 _WITH_VALUE = {
     *("--cfg", "-c", "--info", "-i", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
@@ -55,20 +61,33 @@ def in_quotes(override: str) -> str | None:
         As one types it in a shell; None where quotes do not help.
     """
     name, _, value = override.partition("=")
+    lists = _LISTS.split(value)
+    if len(lists) < 2 or not all(text.startswith("[") and text.count("[") == text.count("]") for text in lists):
+        lists = [value]
+    quoted = [_quoted(name, text) for text in lists]
+    return None if None in quoted else shlex.quote(f"{name}={','.join(filter(None, quoted))}")
+
+
+def _quoted(name: str, value: str) -> str | None:
+    """A value, or each value of a list, in quotes; None where Hydra does not read the same then."""
     if value.startswith("[") and value.endswith("]"):
         values = [part.strip() for part in value[1:].removesuffix("]").split(",")]
-        written = f"{name}=[{','.join(_quote(part) for part in values)}]"
+        written = f"[{','.join(_quote(part) for part in values)}]"
         expected: object = [_bare(part) for part in values]
     else:
-        written, expected = f"{name}={_quote(value)}", _bare(value)
-    parsed = parse(written)
-    return shlex.quote(written) if parsed and parsed.value() == expected else None
+        written, expected = _quote(value), _bare(value)
+    parsed = parse(f"{name}={written}")
+    return written if parsed and parsed.value() == expected else None
 
 
-def parse(text: str) -> Override | None:
-    """An override as Hydra reads it; None where its grammar does not allow it."""
+def parse(text: str, loader: ConfigLoader | None = None) -> Override | None:
+    """An override as Hydra reads it; None where its grammar does not allow it.
+
+    Args:
+        loader: that the values of a pattern come from.
+    """
     try:
-        override: Override = OverridesParser.create().parse_overrides([text])[0]
+        override: Override = OverridesParser.create(config_loader=loader).parse_overrides([text])[0]
     except OverrideParseException:
         return None
     return override
@@ -86,21 +105,50 @@ def _quote(value: str) -> str:
     return f'"{doubled}"'
 
 
-def jobs(overrides: Sequence[str]) -> list[list[str]]:
+def jobs(overrides: Sequence[str], loader: ConfigLoader | None = None) -> list[list[str]]:
     """The overrides of each job of a sweep, in the order in which Hydra's own sweeper runs them.
 
     Args:
-        overrides: of the sweep, which Hydra's grammar reads.
+        overrides: of the sweep, which Hydra's grammar reads; a later one of a name stands for those before it.
+        loader: knows the options that a pattern matches; None: patterns stay as they are.
     """
-    choices = []
+    return [list(job) for job in itertools.product(*_choices(overrides, loader).values())]
+
+
+def samples(overrides: Sequence[str], loader: ConfigLoader) -> list[list[str]]:
+    """The overrides of jobs that stand for those of a search: each value that a parameter may have is in one of them,
+    of an interval both ends. Where few combinations are possible these are all of them.
+
+    Args:
+        overrides: of the search.
+        loader: knows the options that a pattern matches.
+    """
+    choices = _choices(overrides, loader)
+    if math.prod(map(len, choices.values())) <= _MOST_SAMPLES:
+        return [list(job) for job in itertools.product(*choices.values())]
+    usual = {name: values[0] for name, values in choices.items()}
+    changes = [{name: value} for name, values in choices.items() for value in values[1:]]
+    return [list((usual | change).values()) for change in [{}, *changes]]
+
+
+def _choices(overrides: Sequence[str], loader: ConfigLoader | None) -> dict[str, list[str]]:
+    """Name -> what it is set to in a job, as overrides; those of a parameter that is not swept are one."""
+    choices: dict[str, list[str]] = {}
     for text in overrides:
-        override = parse(text)
-        if override is None or not override.is_sweep_override() or isinstance(override.value(), Glob):
-            choices.append([text])  # a pattern is left to Hydra, which says what it is for
+        override = parse(text, loader)
+        if override is None:
+            choices[text] = [text]
+            continue
+        name, value = override.get_key_element(), override.value()
+        if not override.is_sweep_override():
+            choices[name] = [f"{name}={override.get_value_element_as_str()}"]
+        elif isinstance(value, Glob) and loader is None:
+            choices[name] = [text]
+        elif isinstance(value, IntervalSweep):
+            choices[name] = [f"{name}={value.start}", f"{name}={value.end}"]
         else:
-            name = override.get_key_element()
-            choices.append([f"{name}={value}" for value in override.sweep_string_iterator()])
-    return [list(job) for job in itertools.product(*choices)]
+            choices[name] = [f"{name}={word}" for word in override.sweep_string_iterator()]
+    return choices
 
 
 def beyond_hydra(words: Sequence[str], options: Mapping[str, Sequence[str]]) -> list[str]:

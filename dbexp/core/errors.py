@@ -6,6 +6,7 @@ import difflib
 import errno
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 _UNSAFE = re.compile(
@@ -72,6 +73,14 @@ class Problems:
         """Note `message` unless `condition` holds."""
         if not condition:
             self.messages.append(message)
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note what a `ConfigError` of the block says, and go on behind it."""
+        try:
+            yield
+        except ConfigError as error:
+            self.messages += error.problems
 
     def raise_if_any(self) -> None:
         """Raise `ConfigError` with every message noted so far; do nothing when there is none."""

@@ -9,7 +9,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -129,11 +130,24 @@ def refuse(cfg: DictConfig) -> None:
         return
     configure_log(cfg.hydra.hydra_logging, cfg.hydra.verbose)
     logging.getLogger().addHandler(_early)
-    try:
+    with refusing():
         checked = check.check(without_hydra(cfg))
         limits.rehearse(lambda: _ready(checked))
         _ready(checked)
-    except ConfigError as error:
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """What a user can mend ends the block, and the process, with a message.
+
+    No exception of another kind gets past Hydra's callbacks, for which none can end anything.
+
+    Raises:
+        SystemExit: with the message.
+    """
+    try:
+        yield
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
         raise SystemExit(f"dbexp: {explain(error)}") from None
     except Exception as error:
         if not lacks_memory(error):

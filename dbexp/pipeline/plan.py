@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,11 +15,14 @@ from dbexp.compare.table import print_grid
 from dbexp.config.families import FAMILIES
 from dbexp.config.schema import Config
 from dbexp.core.device import Gpu, auto_precision
-from dbexp.core.errors import ConfigError, Problems, count
+from dbexp.core.errors import ConfigError, Problems, count, listed
 from dbexp.core.store import Store
 from dbexp.pipeline import prepare
 from dbexp.train import memory, packing, resume
 from dbexp.train.result import inputs_of
+
+_MOST_TITLES = 5
+"""Of the runs that a problem is told of."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,50 @@ class PlannedRun:
         return packing.trajectory(packing.planned(self.config))
 
 
-def title(number: int, differs: Sequence[str]) -> str:
-    """How messages call a run, which is a job to Hydra."""
+class Proposal(PlannedRun):
+    """A run that a sweeper may ask for: it has no number yet."""
+
+    @property
+    def title(self) -> str:
+        """What it would differ in, for messages."""
+        return title(None, self.differs)
+
+
+def title(number: int | None, differs: Sequence[str]) -> str:
+    """How messages call a run, which is a job to Hydra; None: one that there may be."""
+    if number is None:
+        return " ".join(["a job with", *differs])
     return f"job {number} ({' '.join(differs)})" if differs else f"job {number}"
+
+
+class Faults:
+    """What is wrong with which runs of a sweep, each problem once.
+
+    Args:
+        total: how many runs there are.
+
+    Attributes:
+        everywhere: problems of the sweep itself.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.everywhere: list[str] = []
+        self._total = total
+        self._titles: dict[str, list[str]] = {}
+
+    def note(self, problems: Iterable[str], title: str) -> None:
+        """Note what is wrong with a run."""
+        for problem in dict.fromkeys(problems):
+            self._titles.setdefault(problem, []).append(title)
+
+    def raise_if_any(self) -> None:
+        """Raise `ConfigError` with every problem, and whose it is; do nothing when there is none."""
+        problems = Problems()
+        problems.messages += self.everywhere
+        for problem, titles in self._titles.items():
+            whose = ", ".join(titles) if len(titles) <= _MOST_TITLES else listed(titles, _MOST_TITLES)
+            problems.messages.append(problem if len(titles) == self._total else f"{whose}: {problem}")
+        problems.raise_if_any()
 
 
 @dataclass(frozen=True)
@@ -77,12 +121,12 @@ class Plan:
         return tuple(run for run in self.runs if run.number not in waiting)
 
 
-def check(runs: Sequence[PlannedRun], earlier: Sequence[str] = (), *, elsewhere: bool = False) -> None:
+def check(runs: Sequence[PlannedRun], faults: Faults | None = None, *, elsewhere: bool = False) -> None:
     """Look at every run before the first one starts: inputs first, then base models and metric backbones.
 
     Args:
-        runs: all of a sweep whose settings are right.
-        earlier: problems that were found before, to be told with those of the inputs.
+        runs: of a sweep, those whose settings are right.
+        faults: found before, to be told with those of the inputs.
         elsewhere: they will run on other machines, so that it does not matter which devices or compilers this one
             has.
 
@@ -99,26 +143,14 @@ def check(runs: Sequence[PlannedRun], earlier: Sequence[str] = (), *, elsewhere:
     def load(config: Config) -> None:
         prepare.load(_on_cpu(config) if elsewhere else config, prepare.open_store(config))
 
-    _check_each(runs, look, earlier)
-    _check_each(runs, load)
-
-
-def _check_each(runs: Sequence[PlannedRun], look: Callable[[Config], object], earlier: Sequence[str] = ()) -> None:
-    """Apply a check to every run, and tell what is wrong with which."""
-    members: dict[str, list[PlannedRun]] = {}
-    for run in runs:
-        try:
-            look(run.config)
-        except ConfigError as error:
-            for problem in error.problems:
-                members.setdefault(problem, []).append(run)
-    problems = Problems()
-    problems.messages += earlier
-    for problem, affected in members.items():
-        everywhere = len(affected) == len(runs)
-        titles = ", ".join(run.title for run in affected)
-        problems.messages.append(problem if everywhere else f"{titles}: {problem}")
-    problems.raise_if_any()
+    faults = faults or Faults(len(runs))
+    for apply in (look, load):
+        for run in runs:
+            try:
+                apply(run.config)
+            except ConfigError as error:
+                faults.note(error.problems, run.title)
+        faults.raise_if_any()
 
 
 def plan(

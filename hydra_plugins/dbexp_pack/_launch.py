@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -13,17 +12,14 @@ from typing import TYPE_CHECKING
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 
-from dbexp.core import limits
 from dbexp.core.errors import ConfigError
-from dbexp.core.folders import obstacle
-from hydra_plugins.dbexp_pack import _console, _executors, _gpus, _halving, _work
+from hydra_plugins.dbexp_pack import _console, _executors, _gpus, _halving, _jobs, _work
 from hydra_plugins.dbexp_pack._settings import PackLauncherConf
 from hydra_plugins.dbexp_pack._work import PackWork
 
 if TYPE_CHECKING:
-    from dbexp.config.schema import Config
     from dbexp.core.device import Gpu
     from dbexp.estimate.counted import Counted
     from dbexp.pipeline.halving import Judgement, Stop
@@ -68,13 +64,14 @@ def launch(
     setup_globals()
     hydra = program.config.hydra
     configure_log(hydra.hydra_logging, hydra.verbose)
-    composed = [_compose(program, overrides, number) for number, overrides in enumerate(job_overrides, start=first)]
-    if not all(_is_dbexp(cfg) for cfg in composed):
+    loader = program.hydra_context.config_loader
+    composed = [
+        _jobs.compose(loader, program.config, words, first + place) for place, words in enumerate(job_overrides)
+    ]
+    if not all(map(_jobs.is_dbexp, composed)):
         # another program's jobs: there is nothing to pack, but they run all the same
         return [_work.run_hydra_job(program.hydra_context, program.task_function, cfg) for cfg in composed]
-    limits.rehearse(lambda: _plan(settings, composed))
-    planned = _plan(settings, composed)
-    _halving.advise(settings, planned)
+    planned = show(settings, _jobs.passed(composed) or _jobs.check(program.config, composed))
     if settings.plan_only:
         sys.exit(0)
     jobs = {job.number: job for job in planned.runs}
@@ -97,46 +94,11 @@ def launch(
     return [returns[job.number] for job in planned.runs]
 
 
-def _compose(program: Program, overrides: Sequence[str], number: int) -> DictConfig:
-    cfg = program.hydra_context.config_loader.load_sweep_config(program.config, list(overrides))
-    with open_dict(cfg):
-        cfg.hydra.job.id = str(number)
-        cfg.hydra.job.num = number
-    return cfg
-
-
-def _is_dbexp(cfg: DictConfig) -> bool:
-    """Whether a composed config is one of dbexp's: Hydra's own suite for launchers brings programs of its own."""
-    return {"model", "dataset", "lora", "train"} <= set(cfg)
-
-
-def _plan(settings: PackLauncherConf, composed: Sequence[DictConfig]) -> Plan:
-    """Check all jobs, decide what trains with what, and show it."""
+def show(settings: PackLauncherConf, jobs: Sequence[PlannedRun]) -> Plan:
+    """Decide what trains with what, and show it."""
     from dbexp.pipeline import forecast, plan
-    from dbexp.runs.names import sweep_name, what_differs
 
-    overrides = [tuple(str(word) for word in cfg.hydra.overrides.task) for cfg in composed]
-    problems = _executors.problems(settings) + _halving.problems(settings)
-    if settings.size is not None and settings.size < 1:
-        problems.append(f"hydra.launcher.size={settings.size}: must be at least 1, or null for what memory allows")
-    if any(cfg.hydra.job.chdir for cfg in composed):
-        problems.append("hydra.job.chdir=true: a sweep in packs keeps one working directory; set it to false")
-    jobs: list[PlannedRun] = []
-    folders: dict[Path, int] = {}
-    for words, differs, cfg in zip(overrides, what_differs(overrides), composed, strict=True):
-        number = int(cfg.hydra.job.num)
-        try:
-            sweep_dir, run_dir = _work.folders(cfg, Path.cwd())
-            name = sweep_name(sweep_dir)
-            _check_folder(cfg, sweep_dir, run_dir, folders)
-            jobs.append(plan.PlannedRun(number, words, differs, _checked(cfg), run_dir, name))
-        except ConfigError as error:
-            problems += [f"{plan.title(number, differs)}: {problem}" for problem in error.problems]
     elsewhere = settings.executor in _executors.ELSEWHERE
-    if settings.executor == "gpus":
-        problems += _gpus.device_problems([job.config.model.device for job in jobs])
-    # with executor=gpus this process computes nothing: metric networks that it loaded would stay on a worker's GPU
-    plan.check(jobs, problems, elsewhere=elsewhere or settings.executor == "gpus")
     gpus, workers = _gpus.look(settings) if settings.executor == "gpus" else None, _executors.workers(settings)
     counted = None if elsewhere else _counted(jobs, gpus)
     fits = counted.lanes if counted else lambda config: None
@@ -145,6 +107,7 @@ def _plan(settings: PackLauncherConf, composed: Sequence[DictConfig]) -> Plan:
     card = gpus[0].name if gpus else None
     told = forecast.forecast(planned, seen, card, min(workers, len(planned.packs) or 1), counted)
     plan.show(planned, costs=str(told))
+    _halving.advise(settings, planned)
     return planned
 
 
@@ -190,32 +153,6 @@ def _reach(
     ]
     with closing(_executors.EXECUTORS[settings.executor](settings, works)) as stream:
         return {n: returned.return_value for n, returned in stream if returned.status is JobStatus.COMPLETED}
-
-
-def _check_folder(cfg: DictConfig, sweep: Path, folder: Path, folders: dict[Path, int]) -> None:
-    """Every job has a folder of its own, where the sweep finds it again.
-
-    Args:
-        folders: of the jobs so far, with their numbers; gets this one's.
-
-    Raises:
-        ConfigError: it is that of another job, or outside of the sweep's folder.
-    """
-    path, setting = Path(os.path.normpath(folder)), f"hydra.sweep.subdir={os.path.relpath(folder, sweep)}"
-    if not path.is_relative_to(os.path.normpath(sweep)):
-        raise ConfigError(f"{setting}: leads out of the folder of the sweep, {sweep}")
-    if path in folders:
-        raise ConfigError(f"{setting}: is the folder of job {folders[path]} too; add /${{hydra.job.num}} to it")
-    if fault := obstacle(path):
-        raise ConfigError(f"{setting}: {fault}; give another")
-    folders[path] = int(cfg.hydra.job.num)
-
-
-def _checked(cfg: DictConfig) -> Config:
-    """The config of a job as its task function will see it."""
-    from dbexp.config import check
-
-    return check.check(OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"]))
 
 
 def _works(

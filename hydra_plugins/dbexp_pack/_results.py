@@ -12,14 +12,13 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from dbexp.config.explain import explain
 from dbexp.config.groups import folders, options
-from dbexp.config.overrides import jobs, without_runs
+from dbexp.config.overrides import without_runs
 from dbexp.core import folders as run_folders
+from dbexp.core import limits
 from dbexp.core.errors import ConfigError
 from dbexp.pipeline import command
-
-_PACK = "dbexp_pack"
+from hydra_plugins.dbexp_pack import _jobs
 
 
 class Results(Callback):
@@ -34,11 +33,26 @@ class Results(Callback):
         _claim(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a sweep that would have no runs, or runs that write over each other."""
-        if problems := _without_runs(config) or _shared_folders(config):
-            # no exception of another kind gets past Hydra, for which a callback cannot end anything
-            raise SystemExit(f"dbexp: {explain(ConfigError(problems))}")
+        """Refuse a sweep that would have no runs, or a run that cannot be; give it a folder of its own.
+
+        Here and not in a launcher: by then Hydra has written into the folder of the sweep, which may be another's.
+        """
+        with command.refusing():
+            if problems := _without_runs(config):
+                raise ConfigError(problems)
         _claim(config, "sweep")
+        if not _jobs.is_dbexp(config):
+            return
+        loader = GlobalHydra.instance().config_loader()
+        with command.refusing():
+            limits.rehearse(lambda: _jobs.check_sweep(config, loader))
+            runs = _jobs.check_sweep(config, loader)
+        settings = _jobs.pack_settings(config)
+        if runs and settings is not None and settings.plan_only:
+            from hydra_plugins.dbexp_pack import _launch
+
+            _launch.show(settings, runs)
+            raise SystemExit(0)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write the results so far; print the job's line if nobody else will."""
@@ -48,14 +62,14 @@ class Results(Callback):
 
         _console.write_results(Path(str(config.hydra.sweep.dir)), _objective(config))
         _console.write_page_so_far(Path(str(config.hydra.sweep.dir)))
-        if not _packs(config):
+        if not _jobs.packs(config):
             words = " ".join(config.hydra.overrides.task)
             scores = _console.scores(Path(str(config.hydra.runtime.output_dir)))
             print(f"job {config.hydra.job.num} ({words})  {scores}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table if nobody else does. Hydra 1.3 leaves this out when a job failed."""
-        if not _packs(config):
+        if not _jobs.packs(config):
             from hydra_plugins.dbexp_pack import _console
 
             _console.show_results(Path(str(config.hydra.sweep.dir)), _objective(config))
@@ -76,13 +90,12 @@ def _claim(config: DictConfig, mode: str) -> None:
     node, field = config.hydra[mode], f"hydra.{mode}.dir"
     path = Path(str(node.dir))
     try:
-        if any(word.lstrip("+").startswith(f"{field}=") for word in _typed(config, "hydra")):
+        with command.refusing():
+            if any(word.lstrip("+").startswith(f"{field}=") for word in _jobs.typed(config, "hydra")):
+                run_folders.hold(path, field)
+                return
+            path = run_folders.fresh(path, field)
             run_folders.hold(path, field)
-            return
-        path = run_folders.fresh(path, field)
-        run_folders.hold(path, field)
-    except ConfigError as error:
-        raise SystemExit(f"dbexp: {explain(error)}") from None
     except OSError:  # Hydra meets it too, and the command words it
         return
     with open_dict(config):
@@ -91,52 +104,13 @@ def _claim(config: DictConfig, mode: str) -> None:
             config.hydra.overrides.hydra.append(f"{field}='{path}'")
 
 
-def _typed(config: DictConfig, kind: str) -> list[str]:
-    """The overrides of the command line as they were typed, interpolations and all.
-
-    Args:
-        kind: task, or hydra for those of Hydra's own settings.
-    """
-    words: Any = OmegaConf.to_container(config.hydra.overrides[kind], resolve=False)
-    return [str(word) for word in words]
-
-
-def _words(config: DictConfig) -> list[str]:
-    """The overrides of a sweep: those of the command line, then those of its preset."""
-    typed = _typed(config, "task")
-    names = {word.partition("=")[0] for word in typed}
-    preset = OmegaConf.select(config, "hydra.sweeper.params") or {}
-    return [*typed, *(f"{name}={value}" for name, value in preset.items() if name not in names)]
-
-
 def _without_runs(config: DictConfig) -> list[str]:
     """Why a sweep has no runs, whatever its launcher; empty: it has some."""
-    problems = without_runs(_words(config), options(folders(config)))
+    problems = without_runs(_jobs.words(config), options(folders(config)))
     trials = OmegaConf.select(config, "hydra.sweeper.n_trials")
     if trials is not None and trials < 1:
         problems.append(f"hydra.sweeper.n_trials={trials}: must be at least 1")
     return problems
-
-
-def _shared_folders(config: DictConfig) -> list[str]:
-    """Why jobs would write into one folder, for launchers that look at one job at a time; hydra/launcher=pack looks at
-    all of them itself."""
-    sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
-    subdir = str(sweep["subdir"])
-    if _packs(config) or "job.num" in subdir or "job.id" in subdir:
-        return []
-    setting, advice = f"hydra.sweep.subdir={subdir}", "add /${hydra.job.num} to it"
-    if "BasicSweeper" not in str(config.hydra.sweeper._target_):
-        return [f"{setting}: may be one folder for several jobs; {advice}"]
-    from hydra_plugins.dbexp_pack import _work
-
-    loader, taken = GlobalHydra.instance().config_loader(), dict[Path, int]()
-    for number, words in enumerate(jobs(_words(config))):
-        folder = _work.folders(loader.load_sweep_config(config, words), Path.cwd())[1]
-        if folder in taken:
-            return [f"{setting}: is the folder of job {taken[folder]} and of job {number}; {advice}"]
-        taken[folder] = number
-    return []
 
 
 def _is_sweep(config: DictConfig) -> bool:
@@ -148,7 +122,3 @@ def _objective(config: DictConfig) -> str:
     from dbexp.config.values import objectives
 
     return next(iter(objectives(config.objective)), "")  # none: the job has failed for it
-
-
-def _packs(config: DictConfig) -> bool:
-    return _PACK in str(config.hydra.launcher._target_)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 
 import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 
-from dbexp.config.overrides import in_quotes, parse, switches_first, without_runs
+from dbexp.config.overrides import in_quotes, jobs, parse, samples, switches_first, without_runs
 
 
 @pytest.mark.parametrize(
@@ -40,6 +46,19 @@ def test_values_of_a_list_are_quoted_one_by_one() -> None:
     (word,) = shlex.split(in_quotes("sample.prompts=[ä {token}, 'b c', d]") or "")
     read = parse(word)
     assert read and read.value() == ["ä {token}", "b c", "d"]
+
+
+def test_lists_of_a_sweep_stay_apart() -> None:
+    (word,) = shlex.split(in_quotes("sample.prompts=[a {token}, ä], [a dog in [x]]") or "")
+    assert word == 'sample.prompts=["a {token}","ä"],["a dog in [x]"]'
+    read = parse(word)
+    assert read and read.is_sweep_override() and len(list(read.sweep_string_iterator())) == 2
+
+
+def test_brackets_within_a_list_do_not_end_it() -> None:
+    (word,) = shlex.split(in_quotes("sample.prompts=[a [x], [y] ä]") or "")
+    read = parse(word)
+    assert read and read.value() == ["a [x]", "[y] ä"]
 
 
 def test_where_quotes_do_not_help() -> None:
@@ -82,3 +101,38 @@ def test_a_sweep_with_jobs(override: str) -> None:
 def test_a_sweep_without_runs(override: str, says: str) -> None:
     (problem,) = without_runs([override, "train.steps=1,2"], OPTIONS)
     assert says in problem
+
+
+@pytest.fixture
+def loader(composed: Callable[..., DictConfig]) -> ConfigLoader:
+    """Of a Hydra that knows dbexp's options."""
+    return GlobalHydra.instance().config_loader()
+
+
+SWEPT = [
+    ["lora.rank=2,4", "seed=range(1,4)", "store=null"],
+    ["lora.rank=2,4", "train.lr=1e-4", "lora.rank=8"],
+    ["lora=glob(*)", "sample.prompts=['a b',c],[d]", "+x={a:1}", "tracking.tags=[a,b]"],
+    ["~experiment", "dataset.prompt='a {token}, here'", "lora.rank=sort(4,2,3)"],
+]
+
+
+@pytest.mark.parametrize("words", SWEPT, ids=" ".join)
+def test_jobs_are_those_of_hydras_sweeper(loader: ConfigLoader, words: list[str]) -> None:
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
+    assert [jobs(words, loader)] == BasicSweeper.split_arguments(parsed, None)
+
+
+def test_few_jobs_of_a_search_are_all_looked_at(loader: ConfigLoader) -> None:
+    words = ["lora.rank=choice(4,8)", "train.lr=tag(log,interval(1e-5,1e-3))", "seed=3"]
+    assert samples(words, loader) == [
+        [f"lora.rank={rank}", f"train.lr={lr}", "seed=3"] for rank in (4, 8) for lr in ("1e-05", "0.001")
+    ]
+
+
+def test_of_many_jobs_of_a_search_each_value_is_looked_at(loader: ConfigLoader) -> None:
+    words = ["lora.rank=range(1,41)", "seed=1,2,3", "lora=glob(*)"]
+    looked = samples(words, loader)
+    assert len(looked) == 1 + 39 + 2 + len(jobs(["lora=glob(*)"], loader)) - 1
+    assert {job[0] for job in looked} == {f"lora.rank={rank}" for rank in range(1, 41)}
+    assert {job[1] for job in looked} == {"seed=1", "seed=2", "seed=3"}

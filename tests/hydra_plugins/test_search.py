@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from dbexp.config.groups import conf_dir
 from dbexp.core.errors import ConfigError
 from hydra_plugins.dbexp_search._settings import SearchSweeperConf
-from tests.sweeps import dbexp_command
+from tests.sweeps import dbexp_command, tiny
 
 optuna = pytest.importorskip("optuna")
 _search = pytest.importorskip("hydra_plugins.dbexp_search._search")
@@ -334,6 +334,27 @@ def test_settings_that_cannot_be(tmp_path: Path, changes: dict[str, Any], says: 
     with pytest.raises(ConfigError, match=says):
         search(tmp_path, launched, **changes)
     assert not launched.jobs
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["lora.rank=choice(4,8,0)"], "a job with rank=0: lora.rank=0: must be at least 1"),
+        (["train.lr=interval(-1,1e-3)"], "a job with lr=-1.0: train.lr=-1.0: must be greater than 0"),
+        (["sample.steps=choice(2,5000)", "hydra/launcher=basic"], "a job with steps=5000: sample.steps=5000: must be"),
+        (["lora.rank=choice(4,8)", "dataset.path=nowhere"], "dataset.path=nowhere: there is no folder"),
+        (["lora.rank=choice(4,8)", "hydra.sweep.subdir=x"], "hydra.sweep.subdir=x: may be one folder for several jobs"),
+    ],
+)
+def test_a_search_of_what_cannot_be_begins_no_study(tmp_path: Path, words: list[str], says: str) -> None:
+    earlier = tmp_path / "sweep" / "optimization_results.yaml"
+    earlier.parent.mkdir()
+    earlier.write_text("of a good search")
+    study = ["hydra/sweeper=optuna", "hydra.sweeper.storage='sqlite:///search.db'", "hydra.sweeper.study_name=s"]
+    outcome = dbexp_command(tmp_path, "-m", "hydra.sweep.dir=sweep", *study, *tiny(tmp_path / "store"), *words)
+    assert outcome.status == 1 and says in outcome.err and "Traceback" not in outcome.err, outcome.err
+    assert earlier.read_text() == "of a good search" and list(earlier.parent.iterdir()) == [earlier]
+    assert {path.name for path in tmp_path.iterdir()} <= {"sweep", "store"}
 
 
 @pytest.mark.parametrize(("missing", "option"), [("optuna", "sweeper=search"), ("cmaes", "sweeper/sampler=cmaes")])

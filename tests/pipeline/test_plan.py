@@ -32,14 +32,32 @@ def test_a_problem_of_several_jobs_is_told_once(monkeypatch: pytest.MonkeyPatch)
         raise ConfigError(problems[id(config)])
 
     monkeypatch.setattr(prepare, "check_inputs", check)
+    faults = plan.Faults(len(jobs))
+    faults.everywhere.append("of the sweep")
+    faults.note(["known before"], jobs[0].title)
     with pytest.raises(ConfigError) as caught:
-        plan.check(jobs, ["known before"])
+        plan.check(jobs, faults)
     assert caught.value.problems == (
-        "known before",
+        "of the sweep",
+        "job 0 (rank=2): known before",
         "all",
         "job 0 (rank=2): one",
         "job 1 (rank=4), job 2 (rank=8): two",
     )
+
+
+def test_a_problem_of_many_jobs_names_a_few() -> None:
+    faults = plan.Faults(300)
+    for number in range(299):
+        faults.note(["wrong", "wrong"], plan.title(number, ()))
+    with pytest.raises(ConfigError) as caught:
+        faults.raise_if_any()
+    assert caught.value.problems == ("job 0, job 1, job 2, job 3, job 4 and 294 more: wrong",)
+
+
+def test_a_run_that_may_be_asked_for_has_no_number() -> None:
+    asked = planned_run(3, "rank=2", "lr=0.1")
+    assert plan.Proposal(**vars(asked)).title == "a job with rank=2 lr=0.1" == plan.title(None, asked.differs)
 
 
 def test_weights_are_looked_for_when_inputs_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
