@@ -124,7 +124,7 @@ def _compare(
         columns=columns_of(entry.run for entry in finished),
         labels=labels,
         benchmark=_benchmark(ranked_settings, levels, pictures.subjects, beside),
-        notes=(*notes, *_notes(finished, swept)),
+        notes=(*notes, *_pruned(runs), *_notes(finished, swept)),
     )
 
 
@@ -148,6 +148,17 @@ def _label(run: Run) -> str | None:
     """The caveats of a run's model and of its backbones."""
     labels = (run.config.get("model.label"), run.report.label if run.report else None)
     return "; ".join(dict.fromkeys(str(label) for label in labels if label)) or None
+
+
+def _pruned(runs: Sequence[Run]) -> list[str]:
+    """What runs that halving stopped mean for everything else that is told."""
+    stopped = sum(run.status == "pruned" for run in runs)
+    if not stopped:
+        return []
+    return [
+        f"{stopped} of {len(runs)} runs were stopped early by halving, and were judged by less than the others: what"
+        " is best, and what a parameter changes, is said of those that went on."
+    ]
 
 
 def _notes(finished: Sequence[RankedRun], swept: Sequence[Factor]) -> list[str]:

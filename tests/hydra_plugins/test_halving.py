@@ -134,7 +134,8 @@ def test_stopped_runs_are_rows_that_say_where_and_why(raced: Path) -> None:
         if row["status"] == "pruned":
             assert "] of 2 images of 2 prompts in 2 sampling steps, place " in row["error"] and row["dino"] == ""
             assert list((raced / "sweep" / row["job"] / "train" / "checkpoints").glob("step_00000?.safetensors"))
-    page = (raced / "sweep" / "report.html").read_text(encoding="utf-8")
+    page, table = ((raced / "sweep" / name).read_text(encoding="utf-8") for name in ("report.html", "results.md"))
+    assert all("3 of 4 runs were stopped early by halving, and were judged by less" in text for text in (page, table))
     assert "Each value rests on 2 images of 2 prompts in 2 sampling steps (brackets: 95 % intervals" in page
     assert "<h2>Race" in page and page.count("<td>at 2</td>") == 2 and page.count("<td>went on</td>") == 1
 
