@@ -8,8 +8,9 @@ DINO of four images, by the recommendation of four images and four class images,
 these figures a race of any of the runs can be replayed: who stops where (Optuna's pruner, as in a race), what the race
 costs in processor time, and where its winner stands among the runs of SWEEP. A run is trained no further than the last
 of the races takes it. Processor time, not seconds, since it holds on a machine with other work: training is that of the
-packs, shared by rows; judging that of each judgement. Class images to train on, images of the base model and backbones
-are the same with and without a race and are not counted; nor is that the survivors of a race fill a pack less well.
+packs, shared by rows; judging that of each judgement. With the images at the end it is rows through the denoiser,
+forward, a row of a training step as three. Class images to train on, images of the base model and backbones are the
+same with and without a race and are not counted; nor is that the survivors of a race fill a pack less well.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import argparse
 import csv
 import itertools
 import json
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -78,7 +78,9 @@ def planned(store: Path) -> list[PlannedRun]:
     runs = []
     for number, values in enumerate(itertools.product(*SWEPT.values())):
         words = tuple(f"{name}={value}" for name, value in zip(SWEPT, values, strict=True))
-        rest = (f"sample.images_per_prompt={FINAL_IMAGES[0]}", f"sample.class_images={FINAL_IMAGES[1]}")
+        # as the built-in model's defaults were when SWEEP was made
+        rest = ("lora=attention", "train.steps=400", "sample.guidance_scale=3.0")
+        rest += (f"sample.images_per_prompt={FINAL_IMAGES[0]}", f"sample.class_images={FINAL_IMAGES[1]}")
         config = compose([*words, *rest, "tracking.mode=disabled", f"store={store}"])
         runs.append(PlannedRun(number, words, words, config))
     return runs
@@ -139,18 +141,6 @@ def replay(runs: Sequence[PlannedRun], rungs: Sequence[int], measured: Measured)
     return stops
 
 
-def final(runs: Sequence[PlannedRun], step: int, count: int, measured: Measured) -> None:
-    """Processor seconds of the final images and scores of some runs, as SWEEP has them, drawn with LoRAs of a rung."""
-    for run in runs[:count]:
-        if measured.get("final", run.number) is None:
-            config = replace(halving.until(run.config, step), objective=["recommend"])
-            judging = halving.Judging(prompts=25, images=FINAL_IMAGES[0])
-            halving.judged(replace(run, config=config), replace(judging, images=1))  # the base model's, not counted
-            started = time.process_time()
-            halving.judged(replace(run, config=config), judging)
-            measured.put(time.process_time() - started, "final", run.number)
-
-
 def finished(folder: Path) -> dict[int, dict[str, float]]:
     """Run -> its DINO and recommendation at the end of the sweep that went to its end."""
     with (folder / "recommendation.csv").open(newline="") as file:
@@ -168,6 +158,18 @@ def seconds_per_row(runs: Sequence[PlannedRun], rungs: Sequence[int], measured: 
     return seconds / rows
 
 
+def passes(
+    runs: Sequence[PlannedRun], race: Race, rungs: Sequence[int], stops: dict[int, int], measured: Measured
+) -> int:
+    """Rows through the denoiser, forward, of a race with its judgements and the images at its end."""
+    steps = {n: stops.get(n, runs[n].config.train.steps) for n in race.runs}
+    training = sum(3 * rows_of(runs[n], steps[n]) for n in race.runs)
+    judging = sum(
+        measured.get("judge", step, n, race.judge)[2] for n in race.runs for step in rungs if step <= steps[n]
+    )
+    return training + judging + sum(halving.final_passes(runs[n].config) for n in race.runs if n not in stops)
+
+
 def report(
     runs: Sequence[PlannedRun], rungs: Sequence[int], ends: dict[int, dict[str, float]], measured: Measured
 ) -> str:
@@ -178,8 +180,6 @@ def report(
         "|---|---|---|---|---|---|---|---|---|",
     ]
     per_row = seconds_per_row(runs, rungs, measured)
-    of_final = [value for _, value in measured.items("final")]
-    each_final = sum(of_final) / len(of_final) if of_final else math.nan
     for race, stops in replay(runs, rungs, measured).items():
         whole = sum(per_row * rows_of(runs[n], runs[n].config.train.steps) for n in race.runs)
         training = sum(per_row * rows_of(runs[n], stops.get(n, runs[n].config.train.steps)) for n in race.runs)
@@ -189,12 +189,12 @@ def report(
             for by in (("dino", "recommend") if race.judge == "recommend" else (race.judge,))
         )  # fmt: skip
         left = [n for n in race.runs if n not in stops]
-        images = (training + judging + each_final * len(left)) / (whole + each_final * len(race.runs))
+        images = passes(runs, race, rungs, stops, measured) / passes(runs, race, (), {}, measured)
         objective = "dino" if race.judge == "loss" else race.judge
         best, won = (max(of, key=lambda n: ends[n][objective]) for of in (race.runs, left))
         spread = [ends[n][objective] for n in race.runs]
         parts = (training / whole, judging / whole, (training + judging) / whole, images)
-        shares = " | ".join("–" if math.isnan(of) else f"{100 * of:.0f} %" for of in parts)
+        shares = " | ".join(f"{100 * of:.0f} %" for of in parts)
         same = runs[best].overrides[:3] == runs[won].overrides[:3]
         lines.append(
             f"| {race.judge} | {race.title} | {shares} | {best} / {won} | {'yes' if same else 'no'} "
@@ -202,8 +202,7 @@ def report(
         )
     judged = [value[1] for _, value in measured.items("judge")]
     lines.append(
-        f"\nProcessor seconds: {1000 * per_row:.1f} ms a row of training, {sum(judged) / len(judged):.2f} a judgement, "
-        f"{each_final:.1f} the final images and scores of a run."
+        f"\nProcessor seconds: {1000 * per_row:.1f} ms a row of training, {sum(judged) / len(judged):.2f} a judgement."
     )
     return "\n".join(lines)
 
@@ -219,7 +218,6 @@ def main() -> None:
     measured = Measured(settings.folder / "measured.json")
     runs = planned((settings.folder / "store").resolve())
     replay(runs, rungs, measured)
-    final(runs, rungs[0], 2, measured)
     print(report(runs, rungs, finished(settings.sweep), measured))
 
 

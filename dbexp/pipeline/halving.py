@@ -322,7 +322,7 @@ def _passes(
         cfg, prompts = run.config.train, 2 if run.config.prior.weight > 0 else 1
         return _FORWARD_AND_BACKWARD * steps * cfg.grad_accum * cfg.batch_size * prompts
 
-    drawing = {run.number: _final_passes(run.config) for run in runs}
+    drawing = {run.number: final_passes(run.config) for run in runs}
     return {
         "training": sum(
             training(run, stops[run.number].step if run.number in stops else run.config.train.steps) for run in runs
@@ -334,7 +334,7 @@ def _passes(
     }
 
 
-def _final_passes(config: Config) -> int:
+def final_passes(config: Config) -> int:
     """Rows forward of the images that a run draws with its LoRA at its end. No model is asked, for it may be elsewhere:
     a checkpoint that ignores guidance wants a guidance of 1."""
     request = sample_request(config)
