@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from dbexp import api
-from dbexp.estimate.cards import CARDS, GIB, Card, seconds
+from dbexp.estimate.cards import CARDS, GIB, Card
 from dbexp.estimate.estimate import RESERVED
 from dbexp.estimate.measure import Measure
+from dbexp.estimate.roofline import seconds
 
 L40S = Card("L40S", 48 * GIB, 362, 91.6, 864, (8, 9))
 CASES = (

@@ -16,9 +16,10 @@ from datetime import datetime, timezone
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = (
     "accelerate",
@@ -58,6 +59,8 @@ def collect(device: torch.device) -> dict[str, Any]:
         packages (name -> version, null when absent), python, platform, device (see `device_record`), threads (of
         torch), cpus (usable by this process), time (UTC, ISO 8601, to the second).
     """
+    import torch  # seconds, which `code_hash` and `package_versions` need not take
+
     return {
         "dbexp": _installed("dbexp"),
         "git": git_state(_PACKAGE.parent),
@@ -120,6 +123,8 @@ def device_record(device: torch.device) -> dict[str, Any]:
     """Type and name of a device; of a CUDA device also memory in MiB, compute capability, CUDA and cuDNN versions."""
     if device.type != "cuda":
         return {"type": device.type, "name": _processor()}
+    import torch
+
     properties = torch.cuda.get_device_properties(device)
     return {
         "type": "cuda",
@@ -138,6 +143,8 @@ def peak_memory(device: torch.device) -> dict[str, int | None]:
         resident_mib: of the process in main memory; None where the system does not tell (Windows).
         cuda_mib: of torch's tensors on the device, as `torch.cuda.max_memory_allocated`; None without CUDA.
     """
+    import torch
+
     cuda = torch.cuda.max_memory_allocated(device) // _MIB if device.type == "cuda" else None
     return {"resident_mib": _peak_resident_mib(), "cuda_mib": cuda}
 

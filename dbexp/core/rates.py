@@ -7,13 +7,14 @@ import statistics
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from dbexp.core import provenance
 from dbexp.core.files import sweep_up, write_atomic
 from dbexp.core.hashing import key_of
+
+if TYPE_CHECKING:
+    import torch
 
 FILE = "rates.json"
 _LATEST = 5
@@ -24,6 +25,8 @@ _MOST = 1000
 
 def device_name(device: torch.device) -> str:
     """What rates depend on of a device: the GPU, or the processor and how many threads compute."""
+    import torch  # seconds, which reading rates need not take
+
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return f"{provenance.device_record(device)['name']}, {torch.get_num_threads()} threads"

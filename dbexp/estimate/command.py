@@ -11,18 +11,21 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from dbexp import api
 from dbexp.config import overrides
 from dbexp.config.explain import user_errors
+from dbexp.config.schema import Config
+from dbexp.config.values import plain
 from dbexp.config.words import parse
 from dbexp.core.errors import ConfigError, Problems
+from dbexp.core.store import Store
+from dbexp.estimate.cards import CARDS, GIB, Card
+from dbexp.estimate.kept import base_files, recall
 from dbexp.estimate.settings import CARD_NAMES, USAGE, EstimateConfig, check
-
-if TYPE_CHECKING:
-    from dbexp.config.schema import Config
-    from dbexp.estimate.cards import Card
+from dbexp.sample.prompts import choose
+from dbexp.train.measured import Fact, facts
 
 PROGRAM = "dbexp-estimate"
 _SWEEP = ("-m", "--multirun")
@@ -43,17 +46,38 @@ def main(words: Sequence[str] | None = None) -> None:
         check(settings)
         card = pick_card(settings)
         configs = compose(others)
-        from dbexp.core.store import Store
-        from dbexp.estimate import show  # torch: seconds, so after the check
-        from dbexp.estimate.estimate import estimate, plain
-        from dbexp.estimate.measure import Measure
-        from dbexp.train.measured import facts
+        store, price = Store.of(configs[0].store), settings.price_per_hour
+        asked = question(configs, card, price, facts(store.root))
+        answer = recall(store, asked, lambda: work_out(configs, card, price, store))
+        print(json.dumps(answer["plain"], indent=1) if settings.format == "json" else answer["page"], flush=True)
 
-        with tempfile.TemporaryDirectory(prefix="dbexp-estimate-") as folder, quiet():
-            store = Store.of(configs[0].store)
-            noted = facts(store.root)
-            told = estimate(configs, card, Measure(Path(folder), card, store), settings.price_per_hour, noted)
-        print(json.dumps(plain(told), indent=1) if settings.format == "json" else show.page(told), flush=True)
+
+def question(configs: Sequence[Config], card: Card, price: float | None, noted: Sequence[Fact]) -> dict[str, Any]:
+    """All that an answer depends on.
+
+    Args:
+        configs: of the runs.
+        price: of the card, per hour.
+        noted: what was measured before.
+    """
+    return {
+        "asked": [plain(config) for config in configs],
+        "prompts": [[prompt.text for prompt in choose(config.sample.prompts, config.dataset)] for config in configs],
+        "files": base_files(config.model for config in configs),
+        "card": dataclasses.asdict(card),
+        "price": price,
+        "facts": [dataclasses.asdict(fact) for fact in noted],
+    }
+
+
+def work_out(configs: Sequence[Config], card: Card, price: float | None, store: Store) -> dict[str, Any]:
+    """An answer: `plain`, as JSON has it, and `page`."""
+    from dbexp.estimate import estimate, show  # torch: seconds
+    from dbexp.estimate.measure import Measure
+
+    with tempfile.TemporaryDirectory(prefix="dbexp-estimate-") as folder, quiet():
+        told = estimate.estimate(configs, card, Measure(Path(folder), card, store), price, facts(store.root))
+    return {"plain": estimate.plain(told), "page": show.page(told)}
 
 
 def compose(words: Sequence[str]) -> list[Config]:
@@ -78,8 +102,6 @@ def pick_card(settings: EstimateConfig) -> Card:
     Raises:
         ConfigError: that of this machine is, and it has none.
     """
-    from dbexp.estimate.cards import CARDS, GIB, Card
-
     if settings.card is None and settings.memory and settings.rate and settings.bandwidth:
         card = Card("a card", int(settings.memory * GIB), settings.rate, settings.rate / 10, settings.bandwidth)
     elif settings.card in (None, "this"):
@@ -95,8 +117,6 @@ def pick_card(settings: EstimateConfig) -> Card:
 
 def _this() -> Card:
     import torch
-
-    from dbexp.estimate.cards import CARDS
 
     known = ", ".join(name for name in CARD_NAMES if name != "this")
     if not torch.cuda.is_available():

@@ -1,7 +1,8 @@
 """What published base models take, counted once by `measure.py`: a sweep that starts has no time to count.
 
 `counted.json` has memory of training by lanes, and seconds on each card of `cards.py` by its roofline, with the
-settings of the model's own option. `python -m dbexp.estimate.counted NAME...` counts options of `conf/model` anew.
+settings of the model's own option; of a checkpoint that only draws for another, its drawing alone.
+`python -m dbexp.estimate.counted NAME...` counts options of `conf/model` anew.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dbexp.config.schema import Config
 from dbexp.core.device import Gpu
+
+if TYPE_CHECKING:
+    from dbexp.estimate.measure import Measure
 
 FILE = Path(__file__).with_suffix(".json")
 _TRAINED_COPIES = 20
@@ -73,7 +77,7 @@ class Counted:
     def evaluate(self, config: Config) -> float | None:
         """Seconds of the metrics of an image; of the paper's networks."""
         entry, card = self._entry(config), self._card()
-        return None if entry is None or card is None else float(entry["metrics"][card])
+        return None if entry is None or card is None or "metrics" not in entry else float(entry["metrics"][card])
 
     def _entry(self, config: Config) -> dict[str, Any] | None:
         model, entry = config.model, _entries().get(config.model.path)
@@ -86,7 +90,7 @@ class Counted:
         entry = self._entry(config)
         if entry is None or config.lora.sites != entry["sites"] or config.lora.text_encoder:
             return None
-        found: dict[str, Any] | None = entry["train"].get(_variant(config))
+        found: dict[str, Any] | None = entry.get("train", {}).get(_variant(config))
         return found
 
     def _card(self) -> str | None:
@@ -102,14 +106,19 @@ def _variant(config: Config) -> str:
 
 
 def count(option: str) -> tuple[str, dict[str, Any]]:
-    """Count an option of `conf/model`: path of its checkpoint, and its entry."""
-    from dbexp import api
-    from dbexp.estimate.cards import CARDS, seconds
+    """Count an option of `conf/model`: path of its checkpoint, and its entry; of an option with a checkpoint that only
+    draws, of that."""
+    from dbexp import api, models
+    from dbexp.estimate.cards import CARDS
     from dbexp.estimate.measure import Measure
+    from dbexp.estimate.roofline import seconds
 
     config = api.compose([f"model={option}", "evaluate=paper"])
     with tempfile.TemporaryDirectory(prefix="dbexp-counted-") as folder:
         measure = Measure(Path(folder), CARDS["h100"])
+        if config.model.sample_path is not None:
+            drawer = replace(config, model=models.drawing(config.model))
+            return drawer.model.path, {"resolution": config.model.resolution, "draw": _draw(drawer, measure)}
         trainings = {}
         for weight in (0.0, 1.0):
             for checkpointing in (False, True):
@@ -127,22 +136,28 @@ def count(option: str) -> tuple[str, dict[str, Any]]:
                     "lane": lane,
                     "seconds": {name: _rounded(alone[name], both[name] - alone[name]) for name in CARDS},
                 }
-        drawn, metrics = measure.drawing(config, _BATCH), measure.metrics(config)
-        batch = config.evaluate.batch_size
+        metrics, batch = measure.metrics(config), config.evaluate.batch_size
         return config.model.path, {
             "resolution": config.model.resolution,
             "sites": config.lora.sites,
             "rank": config.lora.rank,
             "weights_per_rank": measure.adapter_weights(config) // config.lora.rank,
             "train": trainings,
-            "draw": {
-                name: _rounded(
-                    seconds(drawn.step.operations, card) / _BATCH, seconds(drawn.rest.operations, card) / _BATCH
-                )
-                for name, card in CARDS.items()
-            },
+            "draw": _draw(config, measure),
             "metrics": {name: _rounded(seconds(metrics.operations, card) / batch)[0] for name, card in CARDS.items()},
         }
+
+
+def _draw(config: Config, measure: Measure) -> dict[str, list[float]]:
+    """Card -> seconds of a sampling step of an image, and of all else."""
+    from dbexp.estimate.cards import CARDS
+    from dbexp.estimate.roofline import seconds
+
+    drawn = measure.drawing(config, _BATCH)
+    return {
+        name: _rounded(*(seconds(part.operations, card) / _BATCH for part in (drawn.step, drawn.rest)))
+        for name, card in CARDS.items()
+    }
 
 
 def _rounded(*values: float) -> list[float]:

@@ -1,32 +1,16 @@
-"""What was counted on a pretended card, and how it is found again: a second question about a sweep is answered at once.
-
-A count is an entry of the store. Its key has everything that it depends on: settings, the configuration of the base
-model, the libraries, and the code that ran, of which every edit counts.
-"""
+"""What was counted on a pretended card, and how the store keeps it."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from dbexp.core.errors import ConfigError
-from dbexp.core.files import write_atomic
-from dbexp.core.hashing import file_hash
-from dbexp.core.provenance import code_hash, package_versions
 from dbexp.core.store import Store
+from dbexp.estimate import kept
 from dbexp.estimate.card import Operation
-
-STAGE = "estimate"
-_VERSION = 1
-_FILE = "count.json"
-_CODE = ("core", "config", "models", "train", "sample", "evaluate", "estimate")
 
 Value = TypeVar("Value")
 
@@ -55,36 +39,13 @@ class Drawn:
 
 
 def recall(store: Store | None, question: Mapping[str, Any], count: Callable[[], Value]) -> Value:
-    """What was counted before, or what is counted now, and kept for the next time if that can be.
+    """See `dbexp.estimate.kept`.
 
     Args:
-        store: None: nothing is kept.
-        question: JSON-like; all that the answer depends on, code and libraries aside.
         count: finds the answer: a `Count`, a `Drawn`, a number or a dictionary of numbers.
     """
-    if store is None:
-        return count()
-    inputs = {"version": _VERSION, "code": code_hash(*_CODE), "packages": _packages(), **question}
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        folder = store.find(STAGE, inputs)
-        if folder is not None:
-            found: Value = _from_json(json.loads((folder / _FILE).read_text(encoding="utf-8")))
-            return found
-    answer = count()
-    text = json.dumps(_to_json(answer))
-    with contextlib.suppress(ConfigError, OSError):  # an estimate is not lost where nothing can be written
-        store.get(STAGE, inputs, lambda folder: write_atomic(folder / _FILE, text))
+    answer: Value = kept.recall(store, question, count, _to_json, _from_json)
     return answer
-
-
-def described(folder: Path) -> dict[str, str]:
-    """The configuration of a pipeline folder: hashes of its files of settings, by name."""
-    return {path.relative_to(folder).as_posix(): file_hash(path) for path in sorted(folder.rglob("*.json"))}
-
-
-@cache
-def _packages() -> dict[str, str | None]:
-    return package_versions()
 
 
 def _to_json(value: Any) -> Any:

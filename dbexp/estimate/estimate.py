@@ -11,8 +11,9 @@ from typing import Any
 from dbexp.config.fields import keyed
 from dbexp.config.schema import Config
 from dbexp.core.hashing import key_of
-from dbexp.estimate.cards import GIB, Card, is_launched_slowly, seconds
+from dbexp.estimate.cards import GIB, Card
 from dbexp.estimate.measure import Measure
+from dbexp.estimate.roofline import is_launched_slowly, seconds
 from dbexp.pipeline.requests import prior_request, sample_request
 from dbexp.train import packing
 from dbexp.train.measured import Fact

@@ -25,7 +25,8 @@ from dbexp.core.store import Store
 from dbexp.estimate import hollow
 from dbexp.estimate.card import PretendedCard
 from dbexp.estimate.cards import Card
-from dbexp.estimate.counts import Count, Drawn, Value, described, recall
+from dbexp.estimate.counts import Count, Drawn, Value, recall
+from dbexp.estimate.kept import base_files
 from dbexp.estimate.published import PUBLISHED
 from dbexp.evaluate.backbones.deferred import open_backbone
 from dbexp.models import VAE, Batch, Model
@@ -111,8 +112,7 @@ class Measure:
         """
         key = json.dumps([asdict(each) if hasattr(each, "__dataclass_fields__") else each for each in asked])  # type: ignore[call-overload]  # a dataclass
         if key not in self._made:
-            folder = None if config is None or config.model.path in PUBLISHED else locate(config.model.path)
-            files = described(folder) if folder is not None and folder.is_dir() else {}
+            files = {} if config is None else base_files([config.model])
             question = {"asked": key, "capability": self._card.capability, "files": files}
             self._made[key] = recall(self._kept, question, count)
         answer: Value = self._made[key]

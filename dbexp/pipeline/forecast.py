@@ -6,7 +6,7 @@ Only what is not in the store counts. Nothing is loaded for it but what planning
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -41,7 +41,7 @@ class Estimates(Protocol):
         """Of a lane's share of a forward and backward pass."""
 
     def draw(self, config: Config) -> float | None:
-        """Of one sampling step of an image."""
+        """Of one sampling step of an image by `config.model.path`."""
 
     def evaluate(self, config: Config) -> float | None:
         """Of the metrics of an image."""
@@ -259,7 +259,8 @@ class _Sight:
         """Of one image of a set."""
         model = self.drawer(stage)
         noted = None if model is None else self.rate(sets.work_of(sampling, model, self.config.sample.compile))
-        return _times(sampling.steps, self._or_estimated(noted, lambda estimates: estimates.draw(self.config)))
+        config = self.config if stage == "prior" else replace(self.config, model=models.drawing(self.config.model))
+        return _times(sampling.steps, self._or_estimated(noted, lambda estimates: estimates.draw(config)))
 
     def bytes_of_pixel(self, stage: str) -> float | None:
         """Of the files of its images."""

@@ -8,18 +8,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from dbexp.config.schema import Config, LoraConfig, TrainConfig
 from dbexp.core.files import sweep_up, write_atomic
 from dbexp.core.hashing import key_of
 from dbexp.core.rates import Rates, device_name
 from dbexp.core.store import Store
-from dbexp.models import Model
-from dbexp.train.data import Training
-from dbexp.train.lane import Lane
+
+if TYPE_CHECKING:  # torch: seconds, which reading facts need not take
+    from dbexp.models import Model
+    from dbexp.train.data import Training
+    from dbexp.train.lane import Lane
 
 FILE = "measured.json"
 _FEWEST = 50
@@ -81,6 +81,8 @@ def noting(lanes: Sequence[Lane], model: Model, store: Store) -> Iterator[None]:
         return
     keys = {key(lane.training, model) for lane in lanes}
     if len(keys) == 1:
+        import torch
+
         card = torch.cuda.get_device_name(model.device)
         _add(store.root / FILE, Fact(card, keys.pop(), len(lanes), seconds / passes.pop()))
 

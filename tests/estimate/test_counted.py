@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from dbexp import api
+from dbexp import api, models
+from dbexp.config import groups
 from dbexp.config.schema import Config
 from dbexp.core.device import Gpu
 from dbexp.estimate import counted
 from dbexp.estimate.cards import CARDS
 from dbexp.estimate.counted import Counted
-from dbexp.estimate.estimate import estimate
 from dbexp.estimate.measure import Measure
+from dbexp.estimate.roofline import seconds
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 80 << 30, (9, 0))
 T4 = Gpu("Tesla T4", 16 << 30, (7, 5))
@@ -65,10 +66,38 @@ def test_what_was_not_counted_is_not_known(config: Config) -> None:
     assert stranger.train(config, 1) is None and stranger.draw(config) is None and stranger.evaluate(config) is None
 
 
+OPTIONS = sorted(
+    {path.stem for path in (groups.conf_dir() / "model").glob("*.yaml")} - {"custom", "random", "storybook"}
+)
+"""Of published checkpoints."""
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_published_option_is_known(option: str) -> None:
+    """Also that a checkpoint that only draws is known as such, by the option that it draws for."""
+    known, config = Counted(H100), api.compose([f"model={option}", "evaluate=paper"])
+    drawn, trained = known.draw(replace(config, model=models.drawing(config.model))), known.train(config, 1)
+    assert drawn and trained and known.lanes(config) and known.evaluate(config)
+    if config.model.sample_path is not None:
+        base = known.draw(config)
+        assert base and drawn < 0.8 * base, "it draws without guidance"
+
+
 @pytest.mark.slow
-def test_it_is_what_counting_gives(config: Config, tmp_path: Path) -> None:
-    (group,) = estimate([config], CARDS["t4"], Measure(tmp_path, CARDS["h100"])).groups
-    known = Counted(T4).train(config, 1)
-    assert known == pytest.approx(group.step_seconds[0], rel=0.02)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_it_is_what_counting_gives(option: str, tmp_path: Path) -> None:
+    """Of a lane's training; of a checkpoint that only draws, of its images."""
+    config = api.compose([f"model={option}", "prior.weight=0", "evaluate=paper"])
+    measure, known, card = Measure(tmp_path, CARDS["h100"]), Counted(T4), CARDS["t4"]
+    if config.model.sample_path is not None:
+        config = replace(config, model=models.drawing(config.model))
+        drawn = measure.drawing(config, 8)
+        step, rest = (seconds(part.operations, card) / 8 for part in (drawn.step, drawn.rest))
+        assert known.draw(config) == pytest.approx(step + rest / config.sample.steps, rel=0.02)
+        return
+    one, two = (measure.training(config, lanes) for lanes in (1, 2))
     training = counted._entries()[config.model.path]["train"]["1"]
-    assert training["fixed"] + training["lane"] == pytest.approx(group.memory[1] - 1.2 * 2**30, rel=0.02)
+    assert known.train(config, 1) == pytest.approx(seconds(one.operations, card), rel=0.02)
+    assert 2 * (known.train(config, 2) or 0) == pytest.approx(seconds(two.operations, card), rel=0.02)
+    assert training["fixed"] + training["lane"] == pytest.approx(one.peak, rel=0.02)
+    assert training["fixed"] + 2 * training["lane"] == pytest.approx(two.peak, rel=0.02)

@@ -10,7 +10,7 @@ import torch
 
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
-from dbexp.estimate import counts, measure
+from dbexp.estimate import kept, measure
 from dbexp.estimate.card import Operation
 from dbexp.estimate.cards import CARDS
 from dbexp.estimate.counts import Count, Drawn, recall
@@ -40,7 +40,7 @@ def test_what_a_store_cannot_hold_is_counted(tmp_path: Path, monkeypatch: pytest
     """A damaged entry is counted again; a store that takes nothing costs the time alone."""
     store = Store(tmp_path)
     assert recall(store, {}, lambda: 1) == 1
-    (file,) = (tmp_path / counts.STAGE).rglob("count.json")
+    (file,) = (tmp_path / kept.STAGE).rglob("count.json")
     file.chmod(0o644)
     file.write_text("{")
     assert recall(store, {}, lambda: 2) == 2

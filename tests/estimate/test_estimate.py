@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,8 @@ import torch
 from dbexp.config.families import FAMILIES
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError
-from dbexp.estimate import cards, command, show
+from dbexp.core.hashing import key_of
+from dbexp.estimate import command, roofline, show
 from dbexp.estimate import estimate as estimates
 from dbexp.estimate.card import Operation
 from dbexp.estimate.cards import CARDS, GIB
@@ -31,23 +35,23 @@ def product(side: int, dtype: torch.dtype = torch.bfloat16) -> Operation:
 
 class TestRoofline:
     def test_a_large_product_takes_its_arithmetic(self) -> None:
-        seconds = cards.seconds({product(8192): 1}, CARDS["h100"])
+        seconds = roofline.seconds({product(8192): 1}, CARDS["h100"])
         assert seconds == pytest.approx(2 * 8192**3 / (0.7 * 989e12))
 
     def test_a_sum_takes_its_bytes(self) -> None:
         shape = ((1 << 30,), torch.bfloat16)
         operation = Operation("aten.add.Tensor", (shape, shape), (shape,), 6 << 30, 0)
-        assert cards.seconds({operation: 1}, CARDS["t4"]) == pytest.approx((6 << 30) / (0.8 * 320e9))
+        assert roofline.seconds({operation: 1}, CARDS["t4"]) == pytest.approx((6 << 30) / (0.8 * 320e9))
 
     def test_small_ones_wait_for_the_host(self) -> None:
         many = {product(64): 1000}
-        assert cards.seconds(many, CARDS["h100"]) == pytest.approx(1000 * cards.LAUNCH)
-        assert cards.is_launched_slowly(many, CARDS["h100"])
-        assert not cards.is_launched_slowly({product(8192): 1000}, CARDS["h100"])
+        assert roofline.seconds(many, CARDS["h100"]) == pytest.approx(1000 * roofline.LAUNCH)
+        assert roofline.is_launched_slowly(many, CARDS["h100"])
+        assert not roofline.is_launched_slowly({product(8192): 1000}, CARDS["h100"])
 
     def test_fp32_is_slower(self) -> None:
         wide, narrow = ({product(4096, dtype): 1} for dtype in (torch.float32, torch.float16))
-        assert cards.seconds(wide, CARDS["t4"]) > 5 * cards.seconds(narrow, CARDS["t4"])
+        assert roofline.seconds(wide, CARDS["t4"]) > 5 * roofline.seconds(narrow, CARDS["t4"])
 
 
 @pytest.mark.parametrize(
@@ -169,13 +173,50 @@ def test_the_page_has_80_columns() -> None:
 
 
 class TestCommand:
-    def test_a_sweep_on_small_weights(self, capsys: pytest.CaptureFixture[str]) -> None:
-        command.main(["-m", "model=random", "card=3090", "lora.rank=4,8", "format=json"])
-        out = json.loads(capsys.readouterr().out)
+    def test_a_sweep_on_small_weights(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And the same once more, which is answered from the store, without torch."""
+        words = ["-m", "model=random", "card=3090", "lora.rank=4,8", "format=json", f"store={tmp_path}"]
+        command.main(words)
+        first = capsys.readouterr().out
+        script = (
+            "import sys; from dbexp.estimate.command import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+        )
+        again = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True)
+        assert (again.returncode, again.stdout) == (0, first), again.stderr
+        monkeypatch.setattr(command, "work_out", lambda *_: pytest.fail("it was worked out before"))
+        command.main([word for word in words if word != "format=json"])
+        assert "24 GiB" in capsys.readouterr().out
+        out = json.loads(first)
         (group,) = out["groups"]
         assert (group["runs"], group["lanes"], group["batch"]) == (2, 2, 8)
         assert out["seconds"] > 0 and out["price"] is None
         assert {"prior", "train", "sample", "evaluate"} == set(group["seconds"])
+
+    def test_another_question(self, tmp_path: Path, checked: Callable[..., Config]) -> None:
+        """Whatever an answer depends on makes it another: settings, card, price, measurements, prompts in a file, the
+        files of a base model."""
+        prompts, model = tmp_path / "prompts.txt", tmp_path / "model"
+        (model / "unet").mkdir(parents=True)
+        words = ("dataset.path=nowhere", f"sample.prompts={prompts}", f"model.path={model}")
+
+        def ask(*more: str, card: str = "t4", price: float | None = None, noted: Sequence[Fact] = ()) -> str:
+            return key_of(command.question([checked(*words, *more)], CARDS[card], price, noted))
+
+        prompts.write_text("a {token} {class}")
+        asked = [
+            ask(),
+            ask("lora.rank=3"),
+            ask(card="l4"),
+            ask(price=1.0),
+            ask(noted=[Fact("T4", "key", 1, 1.0)]),
+        ]
+        prompts.write_text("a red {token} {class}")
+        asked.append(ask())
+        (model / "unet" / "config.json").write_text("{}")
+        asked.append(ask())
+        assert len({*asked}) == 7 and ask() == asked[-1]
 
     @pytest.mark.parametrize(
         ("words", "message"),

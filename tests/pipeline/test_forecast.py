@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dbexp.pipeline.forecast import Forecast
+from dbexp.config.schema import Config
+from dbexp.pipeline.forecast import Forecast, forecast
+from dbexp.pipeline.plan import Plan, PlannedRun
 from tests.sweeps import Outcome, dbexp_command, tiny
 
 MIB = 1e6
@@ -75,3 +78,31 @@ def test_a_sweep_says_what_it_takes(tmp_path: Path) -> None:
     assert "as this machine took before" in known and "not known" not in known
     assert int(known.split()[2]) == (whole - 3) // 3, "one of two with what both share, which is as much"
     assert "training" in known and "class images" not in known
+
+
+class Asked:
+    """Estimates that are all a second, and note which checkpoint is asked to draw."""
+
+    def __init__(self) -> None:
+        self.drawn: list[str] = []
+
+    def train(self, config: Config, lanes: int) -> float:
+        return 1.0
+
+    def draw(self, config: Config) -> float:
+        self.drawn.append(config.model.path)
+        return 1.0
+
+    def evaluate(self, config: Config) -> float:
+        return 1.0
+
+
+def test_each_checkpoint_is_estimated_by_what_it_draws(tmp_path: Path, checked: Callable[..., Config]) -> None:
+    """Class images by the one that is trained on, samples by the other."""
+    config = checked(
+        "model=krea2_turbo", "prior.count=3", "sample.base=false", "sample.class_images=0", f"store={tmp_path}"
+    )
+    run, asked = PlannedRun(0, (), (), config), Asked()
+    told = forecast(Plan((run,), ((run,),)), {0: None}, None, estimates=asked)
+    assert asked.drawn == ["krea/Krea-2-Raw", "krea/Krea-2-Turbo"]
+    assert told.estimated and told.seconds["prior"] == 3 * config.prior.steps
