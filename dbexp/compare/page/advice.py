@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dbexp.compare.comparison import Comparison
-from dbexp.compare.costs import TITLES, are_known, means, words
+from dbexp.compare.costs import SHARE, TITLES, are_known, means, words
 from dbexp.compare.numbers import display, interval
 from dbexp.compare.standing import Standing
 from dbexp.evaluate.columns import RECOMMEND, column_of
@@ -54,6 +54,11 @@ class Cost:
     name: str
     value: str
     least: str
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a lane's part of what a pack took."""
+        return self.value.startswith(SHARE)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from dbexp.compare.page.curve_charts import curve_charts
 from dbexp.compare.page.figure import LEGEND, PALETTE, SCALE, Chart, Figure, number, plain
 from dbexp.compare.statistics import Moments, by_level, pareto
 from dbexp.core.errors import count, listed
-from dbexp.evaluate.columns import column_of, heading
+from dbexp.evaluate.columns import RECOMMEND, column_of, heading
 
 _LINES = [[0.0, "#3A7BBF"], [0.5, "#9A8FA0"], [1.0, "#D97706"]]
 """A scale without its ends, for thin lines that must be seen on white and on black."""
@@ -47,28 +47,29 @@ def _front(comparison: Comparison) -> Chart | None:
     has_seeds = any(len(standing.entries) > 1 for standing in settings)
     traces: list[Figure] = []
     drifts = [e.run.value("pres") for e in entries]
+    columns = [c for c in (x, y, *MEASURES, RECOMMEND) if all(math.isfinite(e.run.value(c)) for e in entries)]
     if has_seeds:
         means = [{column: of.mean for column, of in standing.moments.items()} for standing in settings]
         unbeaten = pareto([[column_of(column).sign * mean[column] for column in axes] for mean in means])
         members = {id(entry): standing.title for standing in settings for entry in standing.entries}
         for entry in entries:
             about = f"{plain(members.get(id(entry), ''))}<br>run {plain(entry.title)}"
-            values = {c: entry.run.value(c) for c in (*MEASURES, x, y)}
-            traces.append(_point(values, (x, y), about, size=5, meta={"run": entry.id}))
+            values = {c: entry.run.value(c) for c in (*MEASURES, *columns)}
+            meta = {"run": entry.id, "values": _numbers(values, columns)}
+            traces.append(_point(values, (x, y), about, size=5, meta=meta))
         for standing, mean, on_front in zip(settings, means, unbeaten, strict=True):
             about = f"<b>{plain(standing.title)}</b><br>mean of {count(len(standing.entries), 'run')}"
             text = plain(" · ".join(standing.settings.values())) if len(settings) <= LEGEND else ""
-            meta = {"runs": [entry.id for entry in standing.entries]}
+            meta = {"runs": [entry.id for entry in standing.entries], "values": _numbers(mean, columns)}
             traces.append(_point(mean, (x, y), about, size=12, on_front=on_front, text=text, meta=meta))
         edge = [(mean[x], mean[y]) for mean, on_front in zip(means, unbeaten, strict=True) if on_front]
     else:
         for entry in entries:
-            values = {c: entry.run.value(c) for c in (*MEASURES, x, y)}
+            values = {c: entry.run.value(c) for c in (*MEASURES, *columns)}
             text = plain(entry.id) if len(entries) <= LEGEND else ""
             about = f"<b>{plain(entry.title)}</b>"
-            traces.append(
-                _point(values, (x, y), about, size=11, on_front=entry.on_front, text=text, meta={"run": entry.id})
-            )
+            meta = {"run": entry.id, "values": _numbers(values, columns)}
+            traces.append(_point(values, (x, y), about, size=11, on_front=entry.on_front, text=text, meta=meta))
         edge = [(e.run.value(x), e.run.value(y)) for e in entries if e.on_front]
     traces.insert(0, _edge(sorted(edge)))
     layout: Figure = {
@@ -87,13 +88,22 @@ def _front(comparison: Comparison) -> Chart | None:
     what = "setting" if has_seeds else "run"
     titles = listed([column_of(axis).title for axis in axes])
     caption = f"Diamonds: in {titles} no other {what} beats them."
-    caption += " Up is more like the subject, right is more like the prompt." if axes == FRONT else ""
     if has_seeds:
         names = ", ".join(f.title for f in comparison.factors if f.name in settings[0].settings)
         caption += f" Labels: {names}. Small points are single runs."
     return Chart(
-        "front", f"{column_of(y).title} against {column_of(x).title}", caption, {"data": traces, "layout": layout}, {}
+        "front",
+        f"{column_of(y).title} against {column_of(x).title}",
+        caption,
+        {"data": traces, "layout": layout},
+        {},
+        {column: heading(column) for column in columns},
+        "Up is more like the subject, right is more like the prompt." if axes == FRONT else "",
     )
+
+
+def _numbers(values: Mapping[str, float], columns: Sequence[str]) -> dict[str, float | None]:
+    return {column: number(values.get(column, math.nan)) for column in columns}
 
 
 def _edge(points: Sequence[tuple[float, float]]) -> Figure:
@@ -168,7 +178,9 @@ def _parallel(comparison: Comparison) -> Chart | None:
     line |= {"showscale": True, "colorbar": {"title": {"text": heading(comparison.objective)}, "thickness": 14}}
     trace = {"type": "parcoords", "dimensions": dimensions, "line": line, "meta": {"each": [e.id for e in entries]}}
     layout = {"height": 420, "margin": {"l": 70, "r": 40, "t": 60, "b": 30}}
-    caption = "A line per run. Drag along an axis to keep only the runs that pass there; drag an axis to move it."
+    caption = (
+        "A line per run. Drag along an axis: the whole page shows only runs that pass there. Drag an axis to move it."
+    )
     return Chart("parallel", "All runs at once", caption, {"data": [trace], "layout": layout}, {})
 
 

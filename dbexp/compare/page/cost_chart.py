@@ -61,7 +61,7 @@ def cost_chart(comparison: Comparison) -> Chart | None:
     layout: Figure = {
         "showlegend": False,
         "height": 380,
-        "xaxis": {"title": {"text": "cost"}},
+        "xaxis": {"title": {"text": next(iter(choices))}},  # the page puts there what its menu chooses
         "yaxis": {"title": {"text": heading(objective)}},
     }
     caption = "A point per setting, mean over its runs. What trained in a pack has its share of that pack."

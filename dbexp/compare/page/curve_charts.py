@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from dbexp.compare.comparison import Comparison
 from dbexp.compare.page.curves import LOSSES, Curve, curves, smooth
-from dbexp.compare.page.figure import LEGEND, Chart, Figure, plain, styles
+from dbexp.compare.page.figure import LEGEND, Chart, Figure, plain, styles, styles_of
 from dbexp.compare.ranking import RankedRun
 from dbexp.core.errors import listed
 
@@ -21,19 +21,26 @@ def curve_charts(comparison: Comparison) -> list[Chart | None]:
 
 
 def _losses(comparison: Comparison, histories: Mapping[str, Mapping[str, Curve]]) -> Chart | None:
-    """A smooth line per run over what it was made from; of the subject's images and of class images apart."""
+    """A smooth line per run over what it was made from; of the subject's images and of class images apart.
+
+    Seeds of one setting look alike and have one word in the legend, which the page gives to the first that it shows.
+    """
+    of_setting = {e.id: standing.title for standing in comparison.standings for e in standing.entries}
+    look = styles_of(comparison)
     traces: list[Figure] = []
     choices: dict[str, list[int]] = {key: [] for key in LOSSES}
-    for entry, (dash, colour) in zip(comparison.entries, styles(), strict=False):
+    for entry in comparison.entries:
+        dash, colour = look[entry.id]
+        name = plain(of_setting.get(entry.id, entry.title))
         for key in LOSSES:
             curve = histories[entry.id].get(key)
             if curve is None:
                 continue
             line: Figure = {"type": "scatter", "mode": "lines", "x": list(curve.steps), "meta": {"run": entry.id}}
-            line |= {"name": plain(entry.title), "legendgroup": entry.id, "visible": key == "loss"}
+            line |= {"name": name, "legendgroup": name, "visible": key == "loss"}
             thin = {"y": list(curve.values), "line": {"width": 0.8, "color": colour}, "opacity": 0.3}
             thick = {"y": smooth(curve.values, WINDOW), "line": {"width": 1.8, "color": colour, "dash": dash}}
-            hover: Figure = {"hovertemplate": "step %{x}: %{y:.4g}<extra>%{fullData.name}</extra>"}
+            hover: Figure = {"hovertemplate": f"step %{{x}}: %{{y:.4g}}<extra>{plain(entry.title)}</extra>"}
             hover["meta"] = {"run": entry.id, "smooths": len(traces)}  # the place of the line that it is made from
             choices[key] += [len(traces), len(traces) + 1]
             traces += [line | thin | {"showlegend": False, "hoverinfo": "skip"}, line | thick | hover]
@@ -41,8 +48,10 @@ def _losses(comparison: Comparison, histories: Mapping[str, Mapping[str, Curve]]
         return None
     menu = {f"of {whose}" if key != "loss" else "whole loss": choices[key] for key, whose in LOSSES.items()}
     menu = {title: positions for title, positions in menu.items() if positions}
-    layout = _over_steps({"title": {"text": "loss"}}, len(traces) // 2)
-    caption = "Bold: moving means. Faint: means over neighbouring steps; single steps are noise."
+    layout = _over_steps({"title": {"text": "loss"}}, len({trace["name"] for trace in traces}))
+    caption = (
+        "Bold: moving means. Faint: means over neighbouring steps; single steps are noise and may leave the frame."
+    )
     return Chart("loss", "Loss", caption, {"data": traces, "layout": layout}, menu)
 
 

@@ -25,7 +25,7 @@ from dbexp.compare.page.advice import advice
 from dbexp.compare.page.charts import charts
 from dbexp.compare.page.curve_charts import WINDOW
 from dbexp.compare.page.data import PageData
-from dbexp.compare.page.figure import PALETTE
+from dbexp.compare.page.figure import styles_of
 from dbexp.compare.page.pictures import BUDGET, embed
 from dbexp.compare.page.question import question
 from dbexp.compare.page.race import race_tables
@@ -39,6 +39,8 @@ from dbexp.evaluate.objective import with_score
 PAGE = "report.html"
 _SCRIPTS = ("base", "theme", "tables", "filter", "plots", "lightbox", "pictures", "run", "start")
 """Parts of one function, in the order in which they run."""
+_DASHES = {"solid": "none", "dash": "6 3", "dot": "2 3", "dashdot": "7 3 2 3"}
+"""Dash of a line as plotly names it -> as SVG has it."""
 _VERDICTS = {
     "better": "better: the interval excludes zero",
     "worse": "worse: the interval excludes zero",
@@ -111,12 +113,13 @@ def page(comparison: Comparison, folder: Path, budget: int = BUDGET, is_running:
             copies=copies,
             left_out=images.left_out,
             data=PageData(comparison, images, folder).of(sheets, extremes, copies, opening),
-            figures={chart.key: {"figure": chart.figure, "choices": chart.choices} for chart in plots},
+            figures={c.key: {"figure": c.figure, "choices": c.choices, "axes": c.axes} for c in plots},
             pictures=list(images.uris),
             css=_asset("page.css"),
             js="\n".join(_asset(f"{part}.js") for part in _SCRIPTS),
             plotly=plotly.offline.get_plotlyjs() if plots else "",
-            palette=PALETTE,
+            styles=styles_of(comparison) if any(chart.key == "loss" for chart in plots) else {},
+            dashes=_DASHES,
         )
     )
 

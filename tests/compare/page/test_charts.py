@@ -11,7 +11,7 @@ from dbexp.compare.comparison import Comparison
 from dbexp.compare.gather import compare
 from dbexp.compare.page.charts import charts
 from dbexp.compare.page.curves import smooth
-from dbexp.compare.page.figure import Chart, plain
+from dbexp.compare.page.figure import Chart, plain, styles_of
 from tests.compare import sweeps
 
 
@@ -92,6 +92,27 @@ def test_losses_are_smooth_lines_over_what_they_are_made_from(comparison: Compar
     assert len(thin["y"]) == len(thick["y"]) == 60
     assert thick["y"][30] == pytest.approx(sum(thin["y"][23:38]) / 15, rel=1e-3)
     assert statistics.stdev(thick["y"]) <= statistics.stdev(thin["y"])
+
+
+def test_seeds_of_a_setting_look_alike(comparison: Comparison, plots: dict[str, Chart]) -> None:
+    look = styles_of(comparison)
+    assert len({look[entry.id] for entry in comparison.entries}) == len(comparison.standings) == 4
+    lines = [trace for trace in plots["loss"].figure["data"] if "smooths" in trace["meta"]]
+    for standing in comparison.standings:
+        (style,) = {look[entry.id] for entry in standing.entries}
+        members = [line for line in lines if line["meta"]["run"] in {entry.id for entry in standing.entries}]
+        assert {(line["line"]["dash"], line["line"]["color"]) for line in members} == {style}
+        assert {line["name"] for line in members} == {standing.title}
+
+
+def test_points_know_the_columns_that_axes_may_show(comparison: Comparison, plots: dict[str, Chart]) -> None:
+    front = plots["front"]
+    assert list(front.axes)[:2] == ["clip_t", "dino"] and {"clip_i", "pres", "div"} < set(front.axes)
+    points = {t["meta"]["run"]: t for t in front.figure["data"] if "run" in t.get("meta", {})}
+    for entry in comparison.finished:
+        values = points[entry.id]["meta"]["values"]
+        assert set(values) == set(front.axes)
+        assert all(values[column] == pytest.approx(entry.run.value(column)) for column in values)
 
 
 def test_a_moving_mean_keeps_its_ends() -> None:

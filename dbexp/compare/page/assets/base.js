@@ -5,8 +5,10 @@ const read = (id) => JSON.parse($(`#${id}`).textContent);
 const data = read("data");
 let figures = null;
 let pictures = null;
-const filtered = new Set(); // runs that the values chosen above leave out
+const filtered = new Set(); // runs that the values chosen, the words to find and the brush leave out
 const hidden = new Set(); // these, and the runs that are not ticked while others are
+const hiddenElsewhere = new Set(); // these, without those that only the brush leaves out
+const brush = new Map(); // label of a parallel axis -> the ranges that a run must pass through
 const views = []; // parts that stand in the address: save(view), load(view) of URLSearchParams, reset() where they hide runs
 
 const make = (tag, attributes = {}, ...children) => {

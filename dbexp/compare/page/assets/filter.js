@@ -18,14 +18,16 @@ const matches = (run) => {
   const parts = (search?.value ?? "").toLowerCase().split(",").map((part) => part.trim()).filter(Boolean);
   return parts.every((part) => rowOfRun.has(run) && holds(rowOfRun.get(run), part));
 };
-const filter = () => {
+const filter = (except = null) => {
   const off = $$("#filter button[aria-pressed='false']").map((button) => button.dataset);
   const chosen = ticked();
-  filtered.clear();
-  hidden.clear();
+  for (const group of [filtered, hidden, hiddenElsewhere]) group.clear();
   for (const run of runs) {
-    if (off.some(({ factor, level }) => data.runs[run][factor] === level) || !matches(run)) filtered.add(run);
-    if (filtered.has(run) || (chosen.size && !chosen.has(run))) hidden.add(run);
+    const isOff = off.some(({ factor, level }) => data.runs[run][factor] === level) || !matches(run);
+    const isPassed = chosen.size > 0 && !chosen.has(run);
+    if (isOff || isOutside(run)) filtered.add(run);
+    if (isOff || isPassed) hiddenElsewhere.add(run);
+    if (filtered.has(run) || isPassed) hidden.add(run);
   }
   $$("[data-run]").forEach((node) => {
     const stays = node.closest("#runs"); // a run that cannot be seen cannot be ticked
@@ -35,7 +37,7 @@ const filter = () => {
   $$("[data-runs]").forEach((node) => { node.hidden = node.dataset.runs.split(" ").every((run) => hidden.has(run)); });
   $("#count").textContent = hidden.size ? `${runs.length - hidden.size} of ${runs.length} runs shown` : "";
   $("#clear").hidden = !hidden.size;
-  $$(".plot.js-drawn").forEach(restrict);
+  allPlots().filter((node) => node !== except).forEach(restrict);
   remember();
 };
 for (const button of $$("#filter button")) {
@@ -44,8 +46,8 @@ for (const button of $$("#filter button")) {
     filter();
   };
 }
-$$(".choose").forEach((box) => { box.onchange = filter; });
-if (search) search.oninput = filter;
+$$(".choose").forEach((box) => { box.onchange = () => filter(); });
+if (search) search.oninput = () => filter();
 $("#clear").onclick = () => {
   $$("#filter button").forEach((button) => button.setAttribute("aria-pressed", true));
   $$(".choose").forEach((box) => { box.checked = false; });

@@ -19,7 +19,7 @@ const thumbnail = (image, words, row = () => [[image, words]], turn = null) => {
 
 const strip = (images, words) => {
   const row = () => images.map((image) => [image, caption(image)]);
-  return images.map((image) => make("figure", {}, thumbnail(image, caption(image), row), make("figcaption", {}, words(image))));
+  return images.map((image) => make("figure", {}, thumbnail(image, caption(image), row), make("figcaption", {}, ...breakable(words(image)))));
 };
 
 // One prompt and one seed: the photograph nearest to one of its pictures, the base model, the runs that can be seen.
@@ -98,11 +98,12 @@ const opening = (node) => {
     rank(each, place)));
   const words = rows.map((name, row) => make("tr", {}, make("th", { scope: "row" }, name), ...real(make("td")),
     ...shown.map(({ about }) => make("td", about.cells[row] === best[row] && about.run !== "base" ? { class: "best" } : {}, ...breakable(about.cells[row])))));
-  const drawn = lines.map((line) => make("tr", { class: "drawn" }, make("th", { scope: "row" }, chosen.prompts[line]),
+  const pictured = lines.map((line) => make("tr", { class: "drawn" }, make("th", { scope: "row" }, chosen.prompts[line]),
     ...real(...(photographs.length ? [photograph(line)] : [])), ...shown.map(({ column }) => cell(chosen, number, line, column))));
+  node.style.setProperty("--columns", shown.length + 1);
   node.replaceChildren(make("table", {},
     make("thead", {}, make("tr", {}, make("td", {}, first ? "place" : ""), ...real(make("th", { scope: "col" }, "photograph")), ...heads)),
-    make("tbody", {}, ...words, ...drawn)));
+    make("tbody", {}, ...words, ...pictured)));
   $$("[data-run]", node).forEach((part) => part.removeAttribute("data-run")); // it stays whole, whatever is filtered
 };
 const seeds = () => {

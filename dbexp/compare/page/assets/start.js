@@ -18,6 +18,8 @@ const links = $$("#bar a").map((link) => [link, $(link.hash)]);
 for (const [link, place] of links) {
   link.onclick = (event) => {
     event.preventDefault();
+    // what is drawn on the way would push the section on
+    for (const node of $$("[data-lazy]:not([data-filled], .plot)")) if (node.compareDocumentPosition(place) & Node.DOCUMENT_POSITION_FOLLOWING) fill(node);
     (place.closest("section:not(#verdict)") ?? place).scrollIntoView();
   };
 }

@@ -2,11 +2,11 @@
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const theme = (name) => {
   document.documentElement.dataset.theme = name;
-  $$(".plot.js-drawn").forEach((node) => Plotly.relayout(node, themed(figures[node.dataset.key].figure.layout)));
+  $$(".plot.js-drawn").forEach((node) => restrict(node));
 };
 const system = () => (dark.matches ? "dark" : "light");
 // A choice outlives the page, where a browser lets a file remember anything.
-const kept = (change) => {
+const onStorage = (change) => {
   try {
     return change(localStorage);
   } catch {
@@ -14,11 +14,11 @@ const kept = (change) => {
   }
 };
 const THEME = "dbexp-theme";
-theme(kept((storage) => storage.getItem(THEME)) ?? system());
+theme(onStorage((storage) => storage.getItem(THEME)) ?? system());
 dark.addEventListener("change", () => theme(system()));
 $("#theme").onclick = () => {
   const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-  kept((storage) => (next === system() ? storage.removeItem(THEME) : storage.setItem(THEME, next)));
+  onStorage((storage) => (next === system() ? storage.removeItem(THEME) : storage.setItem(THEME, next)));
   theme(next);
 };
 
