@@ -18,7 +18,7 @@ from dbexp.config.fields import Bounds
 from dbexp.config.schema import BY_RESOLUTION, LPIPS_LEAST, Config
 from dbexp.config.template import names, problem
 from dbexp.config.values import flatten, structured
-from dbexp.core.errors import Problems, shown
+from dbexp.core.errors import ConfigError, Problems, shown
 
 # optional optimisers: the library each needs, and the extra of this package that installs it
 OPTIMIZER_LIBRARIES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
@@ -219,14 +219,29 @@ def check(cfg: DictConfig | Config) -> Config:
     Raises:
         ConfigError: with one line per problem, each naming the field, its value and what would be right.
     """
-    config = structured(asdict(cfg), literal=True) if isinstance(cfg, Config) else structured(cfg)
+    config, problems = examine(cfg)
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def examine(cfg: DictConfig | Config) -> tuple[Config, list[str]]:
+    """The same, for whoever looks for other problems too before any is told.
+
+    Returns:
+        The config, and what is wrong with it. In place of a value that is missing there is something else.
+
+    Raises:
+        ConfigError: a value is of another type than its field.
+    """
     problems = Problems()
+    literal = isinstance(cfg, Config)
+    config = structured(asdict(cfg) if isinstance(cfg, Config) else cfg, literal=literal, missing=problems)
     problems.messages += fields.problems(config)
     _check_texts(config, problems)
     _check_family(config, problems)
     _check_together(config, problems)
-    problems.raise_if_any()
-    return config
+    return config, problems.messages
 
 
 def advice(config: Config, real_images: int) -> list[str]:

@@ -30,7 +30,14 @@ class _Unfit(Exception):
         super().__init__(right)
 
 
-def build(cls: type[T], values: object, problems: Problems, prefix: str = "", unknown: str = "") -> T | None:
+def build(
+    cls: type[T],
+    values: object,
+    problems: Problems,
+    prefix: str = "",
+    unknown: str = "",
+    missing: Problems | None = None,
+) -> T | None:
     """An instance of a dataclass from nested dicts.
 
     Args:
@@ -39,6 +46,7 @@ def build(cls: type[T], values: object, problems: Problems, prefix: str = "", un
         problems: gets every one: a name that is none, a value of a wrong type, one that is missing.
         prefix: of the names in the messages.
         unknown: what a message about a name that is none ends with.
+        missing: gets what is missing, in place of `problems`; the instance then has something else there.
 
     Returns:
         None if there was a problem.
@@ -55,11 +63,12 @@ def build(cls: type[T], values: object, problems: Problems, prefix: str = "", un
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # T is a dataclass
         path, hint = f"{prefix}{field.name}", hints[field.name]
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            built[field.name] = build(hint, values.get(field.name, {}), problems, f"{path}.", unknown)
+            built[field.name] = build(hint, values.get(field.name, {}), problems, f"{path}.", unknown, missing)
             continue
         value = values[field.name] if field.name in values else _default(field)
         if isinstance(value, str) and value == MISSING:
-            problems.require(False, f"{path}: has no value; give one, {path}=...")
+            (missing or problems).require(False, f"{path}: has no value; give one, {path}=...")
+            built[field.name] = _STAND_INS.get(hint)
             continue
         try:
             built[field.name] = convert(value, hint)
@@ -133,6 +142,9 @@ def _text(value: Any) -> str:
 
 
 _SCALARS: Mapping[Any, Callable[[Any], Any]] = {int: _whole, float: _number, bool: _truth, str: _text}
+
+
+_STAND_INS: Mapping[Any, Any] = {bool: False, str: "x"}
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

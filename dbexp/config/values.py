@@ -55,16 +55,17 @@ def objectives(value: object) -> list[str]:
 _UNKNOWN = "; `dbexp --help` lists all"
 
 
-def structured(settings: object, *, literal: bool = False) -> Config:
+def structured(settings: object, *, literal: bool = False, missing: Problems | None = None) -> Config:
     """Settings as dataclasses, with names and types checked, but none of the rules: those are for a run to come.
 
     Args:
         settings: nested dicts, or OmegaConf's, as a config or a record has them.
         literal: nested dicts in which no interpolation is resolved; for what may be a stranger's.
+        missing: gets a message for each value that is missing, in whose place something else then stands.
 
     Raises:
         ConfigError: with every unknown name, value of a wrong type, and value that is missing; or an interpolation of
-            nothing.
+            nothing. A value that is missing is no error to whoever gives `missing`.
     """
     values = settings if literal else _resolved(settings)
     if not isinstance(values, dict):
@@ -72,7 +73,7 @@ def structured(settings: object, *, literal: bool = False) -> Config:
     if isinstance(values.get("objective", []), str | None):
         values = {**values, "objective": objectives(values["objective"])}
     problems = Problems()
-    config = build(Config, values, problems, unknown=_UNKNOWN)
+    config = build(Config, values, problems, unknown=_UNKNOWN, missing=missing)
     problems.messages.sort(key=lambda message: not message.endswith(_UNKNOWN))  # of another version it says most
     problems.raise_if_any()
     assert config is not None

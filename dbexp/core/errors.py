@@ -29,6 +29,7 @@ SPARE_MEMORY = "free some, or raise its limits (ulimit -v and -d)"
 """A remedy where nothing is known of what took it."""
 _UNSAID = "without setting an exception"  # what Python says of code in C that could not even say it
 _UNMAPPED = "failed to map segment from shared object"
+_FIELD = re.compile(r"[\w.]+")
 _LONG_WORD = re.compile(r"\S{500,}")
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -55,6 +56,11 @@ def _printable(message: str) -> str:
     """A message in one line that a terminal can show and does not act upon, whatever values it quotes."""
     line = "".join(c if c.isprintable() else " " if c == "\n" else ascii(c)[1:-1] for c in message)
     return _LONG_WORD.sub(lambda word: f"{word[0][:200]}... ({len(word[0]):,} characters)", line)
+
+
+def fields_of(problems: Iterable[str]) -> set[str]:
+    """The parameters that messages begin with."""
+    return {match[0] for problem in problems if (match := _FIELD.match(problem))}
 
 
 class Problems:

@@ -131,9 +131,9 @@ def refuse(cfg: DictConfig) -> None:
     configure_log(cfg.hydra.hydra_logging, cfg.hydra.verbose)
     logging.getLogger().addHandler(_early)
     with refusing():
-        checked = check.check(without_hydra(cfg))
-        limits.rehearse(lambda: _ready(checked))
-        _ready(checked)
+        config, problems = check.examine(without_hydra(cfg))
+        limits.rehearse(lambda: _ready(config, problems))
+        _ready(config, problems)
 
 
 @contextmanager
@@ -155,11 +155,15 @@ def refusing() -> Iterator[None]:
         raise SystemExit(f"dbexp: {memory_message(error, SPARE_MEMORY)}") from None
 
 
-def _ready(checked: Config) -> None:
-    """Have everything in memory that a run needs before it trains, or say why not."""
-    from dbexp.pipeline import run  # torch and diffusers: seconds, so after the check
+def _ready(config: Config, problems: Sequence[str]) -> None:
+    """Have everything in memory that a run needs before it trains, or say why not.
 
-    run.ready(checked)
+    Args:
+        problems: of the config.
+    """
+    from dbexp.pipeline import run  # torch and diffusers: seconds
+
+    run.ready(config, problems)
 
 
 class _Early(logging.Handler):

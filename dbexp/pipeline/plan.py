@@ -85,19 +85,23 @@ class Faults:
     def __init__(self, total: int) -> None:
         self.everywhere: list[str] = []
         self._total = total
-        self._titles: dict[str, list[str]] = {}
+        self._titles: dict[str, dict[str, None]] = {}
 
     def note(self, problems: Iterable[str], title: str) -> None:
         """Note what is wrong with a run."""
-        for problem in dict.fromkeys(problems):
-            self._titles.setdefault(problem, []).append(title)
+        for problem in problems:
+            self._titles.setdefault(problem, {})[title] = None
+
+    def of(self, title: str) -> list[str]:
+        """What is known to be wrong with a run."""
+        return [problem for problem, titles in self._titles.items() if title in titles]
 
     def raise_if_any(self) -> None:
         """Raise `ConfigError` with every problem, and whose it is; do nothing when there is none."""
         problems = Problems()
         problems.messages += self.everywhere
         for problem, titles in self._titles.items():
-            whose = ", ".join(titles) if len(titles) <= _MOST_TITLES else listed(titles, _MOST_TITLES)
+            whose = ", ".join(titles) if len(titles) <= _MOST_TITLES else listed([*titles], _MOST_TITLES)
             problems.messages.append(problem if len(titles) == self._total else f"{whose}: {problem}")
         problems.raise_if_any()
 
@@ -125,7 +129,7 @@ def check(runs: Sequence[PlannedRun], faults: Faults | None = None, *, elsewhere
     """Look at every run before the first one starts: inputs first, then base models and metric backbones.
 
     Args:
-        runs: of a sweep, those whose settings are right.
+        runs: of a sweep.
         faults: found before, to be told with those of the inputs.
         elsewhere: they will run on other machines, so that it does not matter which devices or compilers this one
             has.
@@ -134,20 +138,20 @@ def check(runs: Sequence[PlannedRun], faults: Faults | None = None, *, elsewhere
         ConfigError: with every problem of every run, each problem once.
     """
 
-    def look(config: Config) -> None:
-        uncompiled = replace(
-            config, train=replace(config.train, compile="none"), sample=replace(config.sample, compile="none")
-        )
-        prepare.check_inputs(uncompiled if elsewhere else config)
-
-    def load(config: Config) -> None:
-        prepare.load(_on_cpu(config) if elsewhere else config, prepare.open_store(config))
-
     faults = faults or Faults(len(runs))
+
+    def look(run: PlannedRun) -> None:
+        train, sample = replace(run.config.train, compile="none"), replace(run.config.sample, compile="none")
+        config = replace(run.config, train=train, sample=sample) if elsewhere else run.config
+        prepare.check_inputs(config, faults.of(run.title))
+
+    def load(run: PlannedRun) -> None:
+        prepare.load(_on_cpu(run.config) if elsewhere else run.config, prepare.open_store(run.config))
+
     for apply in (look, load):
         for run in runs:
             try:
-                apply(run.config)
+                apply(run)
             except ConfigError as error:
                 faults.note(error.problems, run.title)
         faults.raise_if_any()

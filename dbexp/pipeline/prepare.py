@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from dbexp.config.check import advice
 from dbexp.config.schema import Config
 from dbexp.config.values import plain
 from dbexp.core import folders
-from dbexp.core.device import device_type, memory_errors
-from dbexp.core.errors import ConfigError, Problems
+from dbexp.core.device import device_type, memory_errors, pick_device
+from dbexp.core.errors import ConfigError, Problems, fields_of
 from dbexp.core.hashing import key_of
 from dbexp.core.store import Store
 from dbexp.dataset import Subject
@@ -31,30 +31,65 @@ def open_store(config: Config) -> Store:
     return Store.of(config.store)
 
 
-def check_inputs(config: Config) -> None:
-    """Everything that is wrong and can be known without weights, in one message."""
+def check_inputs(config: Config, earlier: Sequence[str] = ()) -> None:
+    """Everything that is wrong and can be known without weights, in one message.
+
+    Args:
+        config: of the run.
+        earlier: what is wrong with it. Whatever these settings lead to is not looked at.
+    """
     problems = Problems()
-    more = config.evaluate.more
-    added(more, problems.messages)
-    known = columns_of(more)
-    problems.messages += [wrong for name in config.objective if (wrong := objective.problem(name, known))]
-    problems.messages += dataset.problems(config.dataset)
-    problems.messages += prior.problems(prior_request(config))
-    try:
-        sample_request(config)
-    except ConfigError as error:
-        problems.messages += error.problems
-    problems.messages += elsewhere.problems(config)
-    problems.messages += tracking.problems(config)
-    for setting, mode in (("train.compile", config.train.compile), ("sample.compile", config.sample.compile)):
-        if mode != "none":
-            problems.messages += compiled.problems(setting, mode, device_type(config.model.device))
-    problems.messages += folders.unusable("store", config.store, readable=True)
+    problems.messages += earlier
+    wrong = fields_of(earlier)
+    for names, look in _LOOKS:
+        if not any(field == name or field.startswith(f"{name}.") for field in wrong for name in names):
+            with problems.noting():
+                problems.messages += look(config)
     problems.raise_if_any()
 
 
-def ready(config: Config) -> tuple[Store, Model, Backbones]:
+def _metrics(config: Config) -> list[str]:
+    messages: list[str] = []
+    added(config.evaluate.more, messages)
+    known = columns_of(config.evaluate.more)
+    return messages + [wrong for name in config.objective if (wrong := objective.problem(name, known))]
+
+
+def _samples(config: Config) -> list[str]:
+    sample_request(config)
+    return []
+
+
+def _compiler(config: Config) -> list[str]:
+    modes = {"train.compile": config.train.compile, "sample.compile": config.sample.compile}
+    found = [
+        compiled.problems(setting, mode, device_type(config.model.device))
+        for setting, mode in modes.items()
+        if mode != "none"
+    ]
+    return sum(found, [])
+
+
+_SUBJECT = ("source", "path", "root", "name", "hub")
+_LOOKS: Sequence[tuple[Sequence[str], Callable[[Config], list[str]]]] = (
+    (("evaluate.more", "objective"), _metrics),
+    (tuple(f"dataset.{name}" for name in _SUBJECT), lambda config: dataset.problems(config.dataset)),
+    (("prior", "model", "dataset.token", "dataset.class_noun"), lambda config: prior.problems(prior_request(config))),
+    (("sample", "dataset.token"), _samples),
+    (("lora", "model"), elsewhere.problems),
+    (("tracking",), tracking.problems),
+    (("train.compile", "sample.compile", "model.device"), _compiler),
+    (("store",), lambda config: folders.unusable("store", config.store, readable=True)),
+)
+"""What a look at inputs reads, groups or settings; what it finds."""
+
+
+def ready(config: Config, earlier: Sequence[str] = ()) -> tuple[Store, Model, Backbones]:
     """Everything that a run needs before it trains; a second call for the same run looks at nothing again.
+
+    Args:
+        config: of the run.
+        earlier: what is wrong with it, to be told with what is wrong with its inputs.
 
     Raises:
         ConfigError: with what is wrong with the inputs, or with the networks.
@@ -62,7 +97,7 @@ def ready(config: Config) -> tuple[Store, Model, Backbones]:
     named = replace(config, dataset=replace(config.dataset, name=dataset.subject_name(config.dataset)))
     key = key_of(plain(named))
     if key not in _ready:
-        check_inputs(config)
+        check_inputs(config, earlier)
         store = open_store(config)
         _ready.clear()
         _ready[key] = (store, *load(config, store))
@@ -80,17 +115,43 @@ def load(config: Config, store: Store) -> tuple[Model, Backbones]:
         ConfigError: with what is not there, does not fit in memory, or is cut off by a text encoder.
     """
     with memory_errors("free some, or choose smaller networks for model and evaluate", loading=True):
-        model, draws = models.load(config.model, store), drawer(config, store)
-        for field, path, each in (("path", config.model.path, model), ("sample_path", config.model.sample_path, draws)):
-            if each.needs_mask:
-                raise ConfigError(
-                    f"model.{field}={path}: an inpainting checkpoint, which is not trained here; train on the "
-                    "checkpoint that it was made from: dbexp-generate draws with this one, too"
-                )
+        problems, device = Problems(), None
+        with problems.noting():
+            model = _base_model(config, store)
+            device = model.device
+        with problems.noting():
+            device = device or pick_device(config.model.device)
+            backbones = evaluate.load_backbones(config.evaluate, device, store)
+        problems.raise_if_any()
+        return model, backbones
+
+
+def _base_model(config: Config, store: Store) -> Model:
+    """The base model, held against everything that the run names.
+
+    Raises:
+        ConfigError: it, or what draws with the LoRA, is not there, is not fit to be trained, or cuts a text.
+    """
+    problems = Problems()
+    with problems.noting():
+        model = models.load(config.model, store)
+    with problems.noting():
+        draws = drawer(config, store)
+    problems.raise_if_any()
+    for field, path, each in (("path", config.model.path, model), ("sample_path", config.model.sample_path, draws)):
+        problems.require(
+            not each.needs_mask,
+            f"model.{field}={path}: an inpainting checkpoint, which is not trained here; train on the "
+            "checkpoint that it was made from: dbexp-generate draws with this one, too",
+        )
+    problems.raise_if_any()
+    with problems.noting():
         elsewhere.require_fit(config, model, draws, store)
-        for each in dict.fromkeys((model, draws)):
+    for each in dict.fromkeys((model, draws)):
+        with problems.noting():
             reading.require(reading.look(texts(config), config.dataset.token, each, store))
-        return model, evaluate.load_backbones(config.evaluate, model.device, store)
+    problems.raise_if_any()
+    return model
 
 
 def warnings(config: Config, subject: Subject, model: Model, store: Store) -> Iterator[str]:

@@ -14,15 +14,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dbexp.config import overrides
+from dbexp.config.check import examine
 from dbexp.config.explain import explain
 from dbexp.core.errors import ConfigError, Problems
 from dbexp.core.folders import obstacle
+from dbexp.pipeline.command import without_hydra
 from dbexp.runs.names import sweep_name, what_differs
 from hydra_plugins.dbexp_pack import _composing, _executors, _gpus, _halving, _work
 from hydra_plugins.dbexp_pack._settings import PackLauncherConf
 
 if TYPE_CHECKING:
-    from dbexp.config.schema import Config
     from dbexp.pipeline.plan import Faults, PlannedRun
 
 _PACK, _BASIC_SWEEPER, _BASIC_LAUNCHER = "dbexp_pack", "BasicSweeper", "BasicLauncher"
@@ -156,7 +157,9 @@ def check(
             if known:
                 _check_folder(number, sweep, folder, places)
         with problems.noting():
-            runs.append(kind(number, task, differs, _config(cfg), folder, sweep_name(sweep)))
+            job, wrong = examine(without_hydra(cfg))  # as its task function will see it
+            problems.messages += wrong
+            runs.append(kind(number, task, differs, job, folder, sweep_name(sweep)))
         faults.note(problems.messages, plan.title(number if known else None, differs))
     faults.everywhere += _device_problems(config, settings, sorted({run.config.model.device for run in runs}))
     plan.check(runs, faults, elsewhere=_elsewhere(config, settings))
@@ -216,11 +219,3 @@ def _check_folder(number: int, sweep: Path, folder: Path, places: dict[Path, int
     if fault := obstacle(path):
         raise ConfigError(f"{setting}: {fault}; give another")
     places[path] = number
-
-
-def _config(cfg: DictConfig) -> Config:
-    """The config of a job as its task function will see it."""
-    from dbexp.config import check
-    from dbexp.pipeline.command import without_hydra
-
-    return check.check(without_hydra(cfg))

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 import dbexp.pipeline.run
 from dbexp.config.schema import Config
+from tests import builders
 from tests.sweeps import dbexp_command, tiny
 
 
@@ -113,6 +114,17 @@ def test_a_plan_alone_changes_nothing(launcher: str, tmp_path: Path, started: li
     assert everything(tmp_path / "sweep") == before and not started
 
 
+@pytest.mark.parametrize("words", [["hydra.sweeper.max_batch_size=1"], ["hydra/launcher=basic"], []], ids=" ".join)
+def test_every_problem_of_every_job_at_once(words: list[str], tmp_path: Path, started: list[Config]) -> None:
+    there = builders.pictures()[0].parent
+    swept = ["lora.rank=2,0", f"dataset.path={there},nowhere", "prior.path=none", "sample.steps=5000"]
+    outcome = dbexp_command(tmp_path, "-m", *words, *tiny(tmp_path / "store"), *swept)
+    assert (outcome.status, outcome.err.partition("\n")[0], started) == (1, "dbexp: 4 problems", [])
+    for field in ("lora.rank=0: ", "dataset.path=nowhere: ", "prior.path=none: ", "sample.steps=5000: "):
+        assert outcome.err.count(field) == 1, outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_launcher_of_another_package(foreign: str, tmp_path: Path) -> None:
     argv = ["-m", "hydra/launcher=basic", foreign, *tiny(tmp_path / "store"), "hydra.sweep.dir=sweep"]
     outcome = dbexp_command(tmp_path, *argv, "lora.rank=2,0")
@@ -133,9 +145,9 @@ def test_what_was_looked_at_is_not_looked_at_again(tmp_path: Path, monkeypatch: 
     looked: list[int] = []
     whole = prepare.check_inputs
 
-    def check_inputs(config: Config) -> None:
+    def check_inputs(config: Config, earlier: Sequence[str]) -> None:
         looked.append(config.lora.rank)
-        whole(config)
+        whole(config, earlier)
 
     monkeypatch.setattr(prepare, "check_inputs", check_inputs)
     argv = ["hydra.launcher.plan_only=true", *tiny(tmp_path / "store"), "lora.rank=2,4,8"]

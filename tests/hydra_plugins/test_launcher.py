@@ -197,7 +197,7 @@ class TestBeforeTheFirstJob:
         assert "Traceback" not in outcome.err
         problems = outcome.err.partition("dbexp: 2 problems\n")[2]
         assert "job 1 (path=" in problems and "job 3 (path=nowhere rank=0): lora.rank=0: must be at least 1" in problems
-        assert "job 2 (path=nowhere rank=2): dataset.path=nowhere" in problems
+        assert "job 2 (path=nowhere rank=2), job 3 (path=nowhere rank=0): dataset.path=nowhere" in problems
         assert "job 0" not in problems
         assert not (tmp_path / "store").exists() and not list((tmp_path / "sweep").glob("[0-9]*"))
 

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,10 +36,12 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         call.append({"config": cfg, "folder": folder, "overrides": overrides, "sweep": sweep})
         return {"dino": 0.5 + cfg.lora.rank / 100, "clip_t": 0.25, "recommend": 0.6}
 
+    def ready(config: Config, problems: Sequence[str]) -> None:
+        if problems:
+            raise ConfigError(problems)
+
     monkeypatch.setattr(plan, "check", lambda runs, faults, **_: faults.raise_if_any())
-    monkeypatch.setattr(
-        dbexp.pipeline, "run", SimpleNamespace(run=stages_run, ready=lambda config: None), raising=False
-    )
+    monkeypatch.setattr(dbexp.pipeline, "run", SimpleNamespace(run=stages_run, ready=ready), raising=False)
     return call
 
 
@@ -245,7 +247,7 @@ def test_a_jobs_folder_that_cannot_be_made_is_told_before_a_sweep(cli: Cli, tmp_
 def test_what_is_said_before_there_is_a_log_is_in_it(
     cli: Cli, jobs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ready(config: Config) -> None:
+    def ready(config: Config, problems: Sequence[str]) -> None:
         logging.getLogger("dbexp.models").info("device: cpu")
 
     monkeypatch.setattr(dbexp.pipeline.run, "ready", ready)
@@ -257,6 +259,24 @@ def test_several_mistakes_come_together(cli: Cli, jobs: list[dict[str, Any]]) ->
     status, stderr = cli("lora.rank=0", "train.steps=0")
     assert status == 1
     assert stderr == "dbexp: 2 problems\n  lora.rank=0: must be at least 1\n  train.steps=0: must be at least 1\n"
+
+
+def test_what_is_missing_does_not_hide_the_rest(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    words = ["dataset=folder", "dataset.path=empty", "dataset.class_noun=dog", "lora.rank=0", "objective=nonsense"]
+    status, stderr = cli(*words, "sample.prompts=[]", "store=/dev/null/x")
+    assert status == 1 and stderr.splitlines()[0] == "dbexp: 6 problems"
+    fields = ["dataset.live", "lora.rank", "objective", "dataset.path", "sample.prompts", "store"]
+    assert [line.split("=")[0].split(":")[0].strip() for line in stderr.splitlines()[1:]] == fields
+    assert "dataset.live: has no value; give one, dataset.live=..." in stderr and "no picture in" in stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_base_model_and_metric_networks_are_told_together(cli: Cli, tmp_path: Path) -> None:
+    words = ["model=custom", "model.name=x", "model.path=nowhere", "evaluate.dino.weights=none.pt", f"store={tmp_path}"]
+    status, stderr = cli(*words)
+    assert status == 1 and stderr.splitlines()[0] == "dbexp: 2 problems", stderr
+    assert "model.path=nowhere: " in stderr and "evaluate.dino.weights=" in stderr
 
 
 def test_hydras_own_report(cli: Cli, jobs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ def test_a_problem_of_several_jobs_is_told_once(monkeypatch: pytest.MonkeyPatch)
         id(jobs[2].config): ["all", "two"],
     }
 
-    def check(config: Any) -> None:
+    def check(config: Any, earlier: Sequence[str]) -> None:
         raise ConfigError(problems[id(config)])
 
     monkeypatch.setattr(prepare, "check_inputs", check)
@@ -64,7 +65,7 @@ def test_weights_are_looked_for_when_inputs_are_right(monkeypatch: pytest.Monkey
     def load(*_: Any) -> None:
         raise ConfigError("no weights")
 
-    monkeypatch.setattr(prepare, "check_inputs", lambda _: None)
+    monkeypatch.setattr(prepare, "check_inputs", lambda *_: None)
     monkeypatch.setattr(prepare, "load", load)
     with pytest.raises(ConfigError, match=r"^no weights$"):
         plan.check([planned_run(0), planned_run(1)])
@@ -122,7 +123,7 @@ class TestElsewhere:
 
     def test_their_device_need_not_be_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
         devices: list[str] = []
-        monkeypatch.setattr(prepare, "check_inputs", lambda _: None)
+        monkeypatch.setattr(prepare, "check_inputs", lambda *_: None)
         monkeypatch.setattr(prepare, "load", lambda config, _: devices.append(config.model.device))
         plan.check([planned_run(0, device="cuda:7")], elsewhere=True)
         plan.check([planned_run(0, device="cuda:7")])
