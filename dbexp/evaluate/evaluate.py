@@ -21,7 +21,7 @@ from dbexp.core.rates import Rates, device_name
 from dbexp.core.store import Store
 from dbexp.evaluate import cached
 from dbexp.evaluate.added import added
-from dbexp.evaluate.backbones.base import Backbone, ImageEncoder, ImageTextEncoder, OnDevice, PairwiseDistance
+from dbexp.evaluate.backbones.base import Backbone, ImageEncoder, ImageTextEncoder, OnDevice, PairwiseDistance, absent
 from dbexp.evaluate.backbones.deferred import open_backbone
 from dbexp.evaluate.columns import in_order
 from dbexp.evaluate.feature_cache import DiskCache, FeatureCache
@@ -60,6 +60,17 @@ class Backbones:
 
 
 _loaded: dict[str, Backbones] = {}
+
+
+def absent_files(cfg: EvaluateConfig) -> list[str]:
+    """A message for each file of weights that is named and not there: known without a network and before any is
+    downloaded."""
+    named = {
+        "evaluate.dino.weights": cfg.dino.weights,
+        "evaluate.lpips.trunk": cfg.lpips.trunk,
+        "evaluate.lpips.heads": cfg.lpips.heads,
+    }
+    return [problem for field, path in named.items() if (problem := absent(path, field))]
 
 
 def load_backbones(cfg: EvaluateConfig, device: torch.device, store: Store | None = None) -> Backbones:

@@ -123,6 +123,22 @@ def _hashes(
     return hashes | {name: store.file_hash(pipeline / name) for name in source.files if (pipeline / name).is_file()}
 
 
+def absent(path: str | None, field: str) -> str | None:
+    """What is wrong with a checkpoint that is not on this machine and that no hub can have; None: nothing, or none is
+    named.
+
+    Args:
+        path: of a folder or a file, or owner/name.
+        field: that names it.
+    """
+    if path in (None, "random") or (local := locate(path)).exists():
+        return None
+    here = local.is_absolute() or path.startswith((".", "~")) or local.suffix in _SINGLE_FILES
+    if not here and path.count("/") == 1:
+        return None
+    return f"{field}={path}: there is no such folder or file, and it is no hub id (owner/name)"
+
+
 def _folder(kind: type[Checkpoint], source: Source, cfg: ModelConfig, store: Store) -> Path:
     """The pipeline folder of a checkpoint, on this machine."""
     if cfg.path == "random":
@@ -137,9 +153,8 @@ def _folder(kind: type[Checkpoint], source: Source, cfg: ModelConfig, store: Sto
         return local.absolute()
     if local.is_file():
         return _convert_single_file(kind, cfg, local, store)
-    here = local.is_absolute() or cfg.path.startswith((".", "~")) or local.suffix in _SINGLE_FILES
-    if here or cfg.path.count("/") != 1:
-        raise ConfigError(f"model.path={cfg.path}: there is no such folder or file, and it is no hub id (owner/name)")
+    if problem := absent(cfg.path, "model.path"):
+        raise ConfigError(problem)
     try:
         return Path(_pipeline(kind).download(cfg.path, revision=cfg.revision, variant=cfg.variant, **_without(kind)))
     except Exception as error:  # the hub client raises half a dozen unrelated classes for "not to be had"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from dbexp.config.check import advice
 from dbexp.config.schema import Config
 from dbexp.config.values import plain
 from dbexp.core import folders
-from dbexp.core.device import device_type, memory_errors, pick_device
+from dbexp.core.device import device_type, memory_errors
 from dbexp.core.errors import ConfigError, Problems, fields_of
 from dbexp.core.hashing import key_of
 from dbexp.core.store import Store
@@ -19,7 +20,7 @@ from dbexp.dataset import Subject
 from dbexp.evaluate import evaluate, objective
 from dbexp.evaluate.added import added, columns_of
 from dbexp.evaluate.evaluate import Backbones
-from dbexp.models import Model, compiled
+from dbexp.models import Model, compiled, find
 from dbexp.pipeline import elsewhere
 from dbexp.pipeline.requests import prior_request, sample_request, texts, training_request
 from dbexp.sample import prior, reading
@@ -61,13 +62,19 @@ def _samples(config: Config) -> list[str]:
 
 
 def _compiler(config: Config) -> list[str]:
-    modes = {"train.compile": config.train.compile, "sample.compile": config.sample.compile}
-    found = [
-        compiled.problems(setting, mode, device_type(config.model.device))
-        for setting, mode in modes.items()
+    modes, device = {"train": config.train.compile, "sample": config.sample.compile}, config.model.device
+    each = (
+        compiled.problems(f"{group}.compile", mode, device_type(device))
+        for group, mode in modes.items()
         if mode != "none"
-    ]
-    return sum(found, [])
+    )
+    return [*itertools.chain.from_iterable(each)]
+
+
+def _weights(config: Config) -> list[str]:
+    named = {"model.path": config.model.path, "model.sample_path": config.model.sample_path}
+    checkpoints = [problem for field, path in named.items() if (problem := find.absent(path, field))]
+    return [*checkpoints, *evaluate.absent_files(config.evaluate)]
 
 
 _SUBJECT = ("source", "path", "root", "name", "hub")
@@ -77,6 +84,7 @@ _LOOKS: Sequence[tuple[Sequence[str], Callable[[Config], list[str]]]] = (
     (("prior", "model", "dataset.token", "dataset.class_noun"), lambda config: prior.problems(prior_request(config))),
     (("sample", "dataset.token"), _samples),
     (("lora", "model"), elsewhere.problems),
+    (("model.path", "model.sample_path", "evaluate.dino", "evaluate.lpips"), _weights),
     (("tracking",), tracking.problems),
     (("train.compile", "sample.compile", "model.device"), _compiler),
     (("store",), lambda config: folders.unusable("store", config.store, readable=True)),
@@ -115,15 +123,8 @@ def load(config: Config, store: Store) -> tuple[Model, Backbones]:
         ConfigError: with what is not there, does not fit in memory, or is cut off by a text encoder.
     """
     with memory_errors("free some, or choose smaller networks for model and evaluate", loading=True):
-        problems, device = Problems(), None
-        with problems.noting():
-            model = _base_model(config, store)
-            device = model.device
-        with problems.noting():
-            device = device or pick_device(config.model.device)
-            backbones = evaluate.load_backbones(config.evaluate, device, store)
-        problems.raise_if_any()
-        return model, backbones
+        model = _base_model(config, store)
+        return model, evaluate.load_backbones(config.evaluate, model.device, store)
 
 
 def _base_model(config: Config, store: Store) -> Model:

@@ -273,10 +273,15 @@ def test_what_is_missing_does_not_hide_the_rest(cli: Cli, tmp_path: Path) -> Non
 
 
 def test_base_model_and_metric_networks_are_told_together(cli: Cli, tmp_path: Path) -> None:
-    words = ["model=custom", "model.name=x", "model.path=nowhere", "evaluate.dino.weights=none.pt", f"store={tmp_path}"]
-    status, stderr = cli(*words)
-    assert status == 1 and stderr.splitlines()[0] == "dbexp: 2 problems", stderr
-    assert "model.path=nowhere: " in stderr and "evaluate.dino.weights=" in stderr
+    """Those that are named and not there: what a hub may have is asked for when all else is right."""
+    words = ["model=custom", "model.name=x", "model.path=nowhere", "model.sample_path=/none/x.safetensors"]
+    words += [f"evaluate.{name}=none.pt" for name in ("dino.weights", "lpips.trunk", "lpips.heads")]
+    status, stderr = cli(*words, f"store={tmp_path}/store", "dataset.name=storybook/unicorn")
+    assert status == 1 and stderr.splitlines()[0] == "dbexp: 6 problems", stderr
+    fields = ["dataset.name", "model.path", "model.sample_path"]
+    fields += [word.split("=")[0] for word in words if "none.pt" in word]
+    assert [line.split("=")[0].strip() for line in stderr.splitlines()[1:]] == fields
+    assert not list(tmp_path.iterdir())
 
 
 def test_hydras_own_report(cli: Cli, jobs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,7 +343,7 @@ def test_a_folder_that_cannot_be_made(cli: Cli, jobs: list[dict[str, Any]], tmp_
     (tmp_path / "file").touch()
     status, stderr = cli("hydra.run.dir=file/run")
     assert (status, jobs) == (1, [])
-    assert stderr.startswith("dbexp: file")
+    assert stderr.startswith(f"dbexp: {tmp_path}/file")
     assert "choose another place with hydra.run.dir=FOLDER" in stderr
     assert len(stderr.splitlines()) == 1
 

@@ -158,15 +158,22 @@ class Network(ABC):
 # ------------------------------------------------------------------------------------------------------- weights
 
 
+def absent(path: str | None, field: str) -> str | None:
+    """What is wrong with a file of weights that is not there, naming `field`; None: nothing, or none is named."""
+    if path in (None, RANDOM) or locate(path).is_file():
+        return None
+    return f"{field}={path}: there is no such file; give a state dict (.safetensors, .pth, .pt)"
+
+
 def read_state_dict(path: str, field: str) -> dict[str, Tensor]:
     """Tensors of a .safetensors, .pth, .pt or .bin file, on the CPU, unwrapped from `state_dict`, `model` or `teacher`.
 
     Raises:
         ConfigError: naming `field`, if the file is absent, damaged or holds something else.
     """
+    if problem := absent(path, field):
+        raise ConfigError(problem)
     file = locate(path)
-    if not file.is_file():
-        raise ConfigError(f"{field}={path}: there is no such file; give a state dict (.safetensors, .pth, .pt)")
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
