@@ -141,6 +141,7 @@ def _point(
     return {
         "type": "scatter",
         "mode": "markers+text" if text else "markers",
+        "cliponaxis": False,
         "x": [number(values[x])],
         "y": [number(values[y])],
         "text": [text],

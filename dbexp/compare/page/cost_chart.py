@@ -43,6 +43,7 @@ def cost_chart(comparison: Comparison) -> Chart | None:
             {
                 "type": "scatter",
                 "mode": "markers+text" if len(points) <= LEGEND else "markers",
+                "cliponaxis": False,
                 "x": [number(x) for x, _, _ in points],
                 "y": [number(y) for _, y, _ in points],
                 "text": [plain(" · ".join(standing.settings.values())) for _, _, standing in points],

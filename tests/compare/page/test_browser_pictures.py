@@ -112,10 +112,10 @@ def test_pictures_are_arranged_by_two_parameters(browser: webdriver.Chrome, show
         weight = row.find_element(By.CSS_SELECTOR, "th").text.removeprefix("weight=")
         cells = row.find_elements(By.CSS_SELECTOR, "td")
         for cell, rank in zip(cells, ("4", "8"), strict=True):
-            (shown,) = cell.find_elements(By.CSS_SELECTOR, "[data-run]")
-            settings = by_id[str(shown.get_attribute("data-run"))].settings
+            (figure,) = cell.find_elements(By.CSS_SELECTOR, "[data-run]")
+            settings = by_id[str(figure.get_attribute("data-run"))].settings
             assert (settings["prior.weight"], settings["lora.rank"]) == (weight, rank)
-            title = shown.find_element(By.CSS_SELECTOR, ".shot").get_attribute("title")
+            title = figure.find_element(By.CSS_SELECTOR, ".shot").get_attribute("title")
             assert title is not None and sweeps.PROMPTS[2] in title
     assert "menu=axes-choice" in browser.current_url
     Select(find(browser, "#axes-choice")[0]).select_by_index(0)

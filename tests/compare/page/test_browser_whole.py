@@ -89,6 +89,18 @@ def test_what_can_be_pressed_has_a_name_and_shows_that_it_has_the_focus(browser:
         assert outline == "solid"
 
 
+def test_all_of_it_is_on_paper(browser: webdriver.Chrome) -> None:
+    """Also what no reader has scrolled to, and no plot is wider than a sheet."""
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert find(browser, "[data-lazy]:not([data-filled])") == []
+    widths = "return [...document.querySelectorAll('.plot .main-svg')].map((node) => node.clientWidth)"
+    wait(browser, lambda b: b.execute_script(widths) and max(b.execute_script(widths)) <= 690)
+    pictures = "return [...document.querySelectorAll('.shot img')].filter((image) => image.loading === 'lazy').length"
+    assert browser.execute_script(pictures) == 0, "a browser prints no picture that waits to be seen"
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    wait(browser, lambda b: max(b.execute_script(widths)) > 690)
+
+
 def test_no_error_and_no_request_leaves_the_machine(browser: webdriver.Chrome, tmp_path: Path) -> None:
     """The last, so that it judges what the clicks of the others did, too."""
     for plot in find(browser, ".plot"):  # each is drawn when it comes into sight

@@ -9,7 +9,7 @@ const caption = ({ title, prompt, number, scores }) => [title, prompt, `picture 
 const thumbnail = (image, words, row = () => [[image, words]], turn = null) => {
   const button = make("button", { type: "button", class: "shot", title: words });
   const src = source(image.picture);
-  if (src) button.append(sharp(make("img", { src, alt: words, loading: "lazy" })));
+  if (src) button.append(sharp(make("img", { src, alt: words })));
   button.onclick = () => {
     const shots = row();
     enlarge(shots, Math.max(0, shots.findIndex(([other]) => other === image)), turn);

@@ -34,7 +34,13 @@ addEventListener("scroll", () => {
 }, { passive: true });
 mark();
 addEventListener("hashchange", recall);
-addEventListener("beforeprint", () => $$("[data-lazy]:not([data-filled])").forEach(fill));
+// On paper there is no scrolling: everything is drawn, and plots are as wide as a sheet of A4 or Letter has room for.
+const PAPER = 690; // CSS pixels
+addEventListener("beforeprint", () => {
+  $$("[data-lazy]:not([data-filled])").forEach(fill);
+  allPlots().forEach((node) => Plotly.relayout(node, { width: PAPER }));
+});
+addEventListener("afterprint", () => allPlots().forEach((node) => Plotly.relayout(node, { width: null, autosize: true })));
 if (document.documentElement.dataset.running) {
   const again = () => (box.open || card.open ? setTimeout(again, 5000) : location.reload());
   setTimeout(again, 30000);
