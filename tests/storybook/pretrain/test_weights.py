@@ -54,7 +54,7 @@ def test_it_loads_like_any_checkpoint(cfg: Config, tmp_path: Path) -> None:
 def test_it_is_known_as_before(cfg: Config, tmp_path: Path) -> None:
     """What users computed with it is found by this; new weights give it another."""
     model = models.load(cfg.model, Store(tmp_path))
-    assert model.identity.startswith("3066df6fc5ae")
+    assert model.identity.startswith("44d85f36010f")
 
 
 def test_a_stock_pipeline_that_is_told_no_precision_draws() -> None:
