@@ -35,9 +35,9 @@ def message(error: OSError, places: Mapping[str, Path]) -> str:
     file = error.filename or next(reversed(folders), None)
     if file is None:
         return f"{error.strerror}; free some space"
-    path = Path(str(file)).absolute()
     space = "free some space or " if error.errno in _FULL else ""
-    return f"{path}: {error.strerror}; {space}choose another place{_by_setting(path, folders)}"
+    where = _by_setting(Path(str(file)).absolute(), folders)
+    return f"{file}: {error.strerror}; {space}choose another place{where}"
 
 
 def _by_setting(path: Path, folders: Mapping[Path, str]) -> str:

@@ -27,6 +27,8 @@ _made: list[Path] = []
 """Folders that this process made, each after those above it."""
 _called: dict[str, Path] = {}
 """Parameter -> folder that `fresh` made for it last."""
+latest: dict[str, Path] = {}
+"""Parameter -> folder that this process asked for last, with `hold`."""
 
 
 def obstacle(path: Path) -> str | None:
@@ -139,6 +141,7 @@ def hold(path: Path, field: str) -> None:
         ConfigError: another live process holds it.
         OSError: nothing can be made there.
     """
+    latest[field] = path
     if _called.get(field) != path:
         _called.pop(field, None)
     try:

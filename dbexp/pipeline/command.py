@@ -32,6 +32,7 @@ from dbexp.core.errors import (
     ConfigError,
     Interrupted,
     TrainingDiverged,
+    causes,
     lacks_memory,
     memory_message,
 )
@@ -112,8 +113,11 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, ValueError) and _raised_in(error) == "hydra":  # for switches that exclude each other, say
         return str(error)
     in_job = any(frame.f_code is job.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
-    if isinstance(error, OSError) and not in_job:  # Hydra makes the run's folder before the job begins
-        return disk.message(error, {"hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER for a sweep": Path()})
+    # Hydra makes the run's folder before the job begins, and logging the log file, of which it only tells the cause
+    of_disk = error if isinstance(error, OSError) else next(filter(disk.refuses, causes(error)), None)
+    if isinstance(of_disk, OSError) and not in_job:
+        asked = {f"{field}=FOLDER": path for field, path in folders.latest.items()}
+        return disk.message(of_disk, asked or {"hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER for a sweep": Path()})
     return None
 
 
@@ -150,9 +154,9 @@ def refusing() -> Iterator[None]:
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         raise SystemExit(f"dbexp: {explain(error)}") from None
     except Exception as error:
-        if not lacks_memory(error):
+        if (message := _message(error)) is None:
             raise
-        raise SystemExit(f"dbexp: {memory_message(error, SPARE_MEMORY)}") from None
+        raise SystemExit(f"dbexp: {message}") from None
 
 
 def _ready(config: Config, problems: Sequence[str]) -> None:

@@ -182,5 +182,6 @@ def _disk_errors(folder: Path, store: Path) -> Iterator[None]:
     except OSError as error:
         if not disk.refuses(error):
             raise
+        error.filename = error.filename and str(Path(str(error.filename)).absolute())
         advice = "then repeat the command: it goes on where it stopped"
         raise ConfigError(f"{disk.message(error, places)}, {advice}") from error

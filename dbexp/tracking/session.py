@@ -100,15 +100,25 @@ def open_run(record: RunRecord, mode: Mode, folder: Path, *, is_live: bool = Fal
         folder: for what W&B writes.
         is_live: whether it is this process that runs it: only then are machine and code those of the run.
     """
-    import wandb
-
     has_system, has_code = (
         is_live and mode == "online" and bool(record.config.get(f"tracking.{what}", True))
         for what in ("system", "code")
     )
 
     logging.getLogger("wandb").propagate = False  # its own log file has what it says; the run's log is for the user
-    run = wandb.init(
+    with _forgiven_log():
+        run = _init(record, mode, folder, has_system=has_system, has_code=has_code)
+    run.define_metric("train/step", hidden=True)
+    run.define_metric("train/*", step_metric="train/step")
+    for name in (*COLUMNS, RECOMMEND):
+        run.define_metric(f"metrics/{name}", summary=_SUMMARY[column_of(name).better])
+    return run
+
+
+def _init(record: RunRecord, mode: Mode, folder: Path, *, has_system: bool, has_code: bool) -> wandb.Run:
+    import wandb
+
+    return wandb.init(
         mode=mode,
         dir=folder,
         id=record.id,
@@ -140,11 +150,19 @@ def open_run(record: RunRecord, mode: Mode, folder: Path, *, is_live: bool = Fal
             finish_timeout_raises=True,
         ),
     )
-    run.define_metric("train/step", hidden=True)
-    run.define_metric("train/*", step_metric="train/step")
-    for name in (*COLUMNS, RECOMMEND):
-        run.define_metric(f"metrics/{name}", summary=_SUMMARY[column_of(name).better])
-    return run
+
+
+@contextmanager
+def _forgiven_log() -> Iterator[None]:
+    """Let the log file that W&B opens in the block fail in silence. Python prints a traceback for every line that does
+    not fit on the disk; what W&B lacks for it is told by `Attempts`."""
+    before, logging.raiseExceptions = logging.raiseExceptions, False
+    try:
+        yield
+    finally:
+        logging.raiseExceptions = before
+        for handler in logging.getLogger("wandb").handlers:
+            handler.handleError = lambda record: None  # type: ignore[method-assign]  # its only way to be told so
 
 
 def forget_offline_files(records: Records) -> None:
