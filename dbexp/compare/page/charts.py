@@ -182,7 +182,9 @@ def _parallel(comparison: Comparison) -> Chart | None:
     caption = (
         "A line per run. Drag along an axis: the whole page shows only runs that pass there. Drag an axis to move it."
     )
-    return Chart("parallel", "All runs at once", caption, {"data": [trace], "layout": layout}, {})
+    colours = (heading(comparison.objective), *(str(dimension["label"]) for dimension in dimensions))
+    figure: Figure = {"data": [trace], "layout": layout}
+    return Chart("parallel", "All runs at once", caption, figure, {}, colours=tuple(dict.fromkeys(colours)))
 
 
 def _effect(comparison: Comparison, factor: Factor) -> Chart | None:

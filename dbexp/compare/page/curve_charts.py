@@ -52,7 +52,8 @@ def _losses(comparison: Comparison, histories: Mapping[str, Mapping[str, Curve]]
     caption = (
         "Bold: moving means. Faint: means over neighbouring steps; single steps are noise and may leave the frame."
     )
-    return Chart("loss", "Loss", caption, {"data": traces, "layout": layout}, menu)
+    colours = ("setting", *(factor.title for factor in comparison.factors)) if comparison.factors else ()
+    return Chart("loss", "Loss", caption, {"data": traces, "layout": layout}, menu, colours=colours)
 
 
 def _rates(comparison: Comparison, histories: Mapping[str, Mapping[str, Curve]]) -> Chart | None:

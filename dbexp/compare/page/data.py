@@ -14,6 +14,7 @@ from dbexp.compare.comparison import Comparison
 from dbexp.compare.costs import TITLES, words
 from dbexp.compare.numbers import DASH, display
 from dbexp.compare.page import gallery
+from dbexp.compare.page.figure import PALETTE
 from dbexp.compare.page.gallery import CopyPair, GalleryImage, Opening, Sheet
 from dbexp.compare.page.pictures import EmbeddedImages
 from dbexp.compare.page.question import command
@@ -47,6 +48,7 @@ class PageData:
         content = {
             "runs": {entry.id: dict(entry.settings) for entry in self.comparison.entries},
             "about": {entry.id: self._about(entry) for entry in self.comparison.entries},
+            "palette": PALETTE,
             "factors": [asdict(factor) for factor in self.comparison.factors],
             "sheets": [self._sheet(sheet) for sheet in sheets],
             "opening": asdict(opening) if opening else None,

@@ -34,6 +34,7 @@ class Chart:
         axes: columns that menus put on x and on y: name -> heading; the first two are shown first; empty: no menus.
             A trace has its values of all of them in `meta.values`; one without belongs to the first two.
         note: after the caption, as long as it shows these two.
+        colours: what a menu colours its lines by, first as they come; empty: no menu.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Chart:
     choices: Mapping[str, Sequence[int]]
     axes: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    colours: tuple[str, ...] = ()
 
 
 def plain(text: str) -> str:

@@ -133,6 +133,7 @@ def _sections(
         "effects": ("Effects", any(statement.changes for statement in sentences)),
         "settings": ("Settings", any(len(standing.entries) > 1 for standing in comparison.standings)),
         "runs": ("Runs", bool(comparison.finished)),
+        "pairs": ("Pairs", len([f for f in comparison.factors if not f.is_seed]) > 1 and bool(comparison.finished)),
         "benchmark": ("Benchmark", bool(comparison.benchmark)),
         "costs": ("Costs", are_known(comparison.finished)),
         "sheet": ("Pictures", has_sheets),

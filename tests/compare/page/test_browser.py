@@ -164,3 +164,29 @@ def test_light_and_dark_are_remembered(browser: webdriver.Chrome) -> None:
     assert browser.execute_script(stored) == [other, other]
     find(browser, "#theme")[0].click()
     assert browser.execute_script(stored) == [system, None], "the system's choice needs no memory"
+
+
+def test_two_parameters_are_crossed_over_the_runs_shown(browser: webdriver.Chrome, shown: ComparisonFiles) -> None:
+    column, down, across = (Select(show(browser, f"#pair-{what}")) for what in ("column", "down", "across"))
+    column.select_by_value("pres")
+    down.select_by_value("prior.weight")
+    across.select_by_value("lora.rank")
+
+    def cells() -> list[list[str]]:
+        rows = find(browser, "#pair tr")
+        return [[cell.text for cell in row.find_elements(By.CSS_SELECTOR, "th, td")] for row in rows]
+
+    value = {
+        tuple(map(e.settings.get, ("prior.weight", "lora.rank"))): e.run.value("pres")
+        for e in shown.comparison.finished
+    }
+    rows = [[weight, *(f"{value[weight, rank]:.3f} 1 run" for rank in ("4", "8"))] for weight in ("0", "1")]
+    assert cells() == [["weight ↓ rank →", "4", "8"], *rows]
+    assert {cell.text for cell in find(browser, "#pair .best")} == {f"{min(value.values()):.3f} 1 run"}
+    assert "menu=pair-down%3Dprior.weight" in browser.current_url
+    level = show(browser, "#filter button[data-factor='lora.rank'][data-level='8']")
+    level.click()
+    assert [row[-1] for row in cells()[1:]] == ["–", "–"]
+    level.click()
+    for menu in (column, down, across):
+        menu.select_by_index(0)

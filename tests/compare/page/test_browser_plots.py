@@ -120,6 +120,33 @@ def test_losses_are_framed_by_their_means_and_one_stands_out(browser: webdriver.
     assert "loss=" not in browser.current_url
 
 
+def test_lines_are_coloured_by_what_the_reader_asks_for(browser: webdriver.Chrome, shown: ComparisonFiles) -> None:
+    show(browser, ".plot[data-key='loss']")
+    wait(browser, lambda b: find(b, ".plot[data-key='loss'].js-drawn"))
+    menu = Select(find(browser, "#loss-colour")[0])
+    assert [option.text for option in menu.options] == ["setting", "rank", "weight"]
+    menu.select_by_visible_text("rank")
+    seen = "filter(({meta, visible}) => visible && 'smooths' in meta)"
+    read = f"return document.querySelector('.plot[data-key=loss]').data.{seen}"
+    lines = browser.execute_script(read)
+    rank = {entry.id: entry.settings["lora.rank"] for entry in shown.comparison.finished}
+    assert {line["meta"]["run"]: line["name"] for line in lines} == {
+        run: f"rank={level}" for run, level in rank.items()
+    }
+    assert len({(line["name"], line["line"]["color"]) for line in lines}) == 2
+    assert sorted(line["name"] for line in lines if line["showlegend"]) == ["rank=4", "rank=8"]
+    menu.select_by_index(0)
+    assert len({line["line"]["color"] for line in browser.execute_script(read)}) == 4
+    show(browser, ".plot[data-key='parallel']")
+    wait(browser, lambda b: find(b, ".plot[data-key='parallel'].js-drawn"))
+    menu = Select(find(browser, "#parallel-colour")[0])
+    menu.select_by_visible_text("PRES ↓")
+    line = browser.execute_script("return document.querySelector('.plot[data-key=parallel]').data[0].line")
+    assert line["color"] == pytest.approx([entry.run.value("pres") for entry in shown.comparison.finished])
+    assert line["colorbar"]["title"]["text"] == "PRES ↓"
+    menu.select_by_index(0)
+
+
 def test_a_plot_takes_the_whole_screen(browser: webdriver.Chrome) -> None:
     show(browser, ".plot[data-key='lr']")
     wait(browser, lambda b: find(b, ".plot[data-key='lr'].js-drawn"))

@@ -37,6 +37,7 @@ const filter = (except = null) => {
   $$("[data-runs]").forEach((node) => { node.hidden = node.dataset.runs.split(" ").every((run) => hidden.has(run)); });
   $("#count").textContent = hidden.size ? `${runs.length - hidden.size} of ${runs.length} runs shown` : "";
   $("#clear").hidden = !hidden.size;
+  pair();
   allPlots().filter((node) => node !== except).forEach(restrict);
   remember();
 };

@@ -16,6 +16,18 @@ const axesOf = (node) => {
   const [x, y] = ["x", "y"].map((axis, place) => $(`[data-axis="${axis}"]`, node.closest("section"))?.value ?? names[place]);
   return { x, y, areFirst: x === names[0] && y === names[1] };
 };
+const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/\$/g, "&#36;");
+const DASHES = ["solid", "dash", "dot", "dashdot"];
+// The parameter that lines are coloured by; none where they look as they came.
+const colouring = (node) => data.factors[($("[data-colour]", node.closest("section"))?.selectedIndex ?? 0) - 1];
+const recolour = (trace, factor) => {
+  const level = data.runs[trace.meta.run][factor.name];
+  const place = factor.levels.indexOf(level);
+  trace.name = trace.legendgroup = `${escaped(factor.title)}=${escaped(level)}`;
+  trace.legendrank = 1000 + place; // 1000 is that of all others
+  trace.line.color = data.palette[place % data.palette.length];
+  if (trace.line.dash) trace.line.dash = DASHES[Math.floor(place / data.palette.length) % DASHES.length];
+};
 // A trace is there when its menu shows it and a run of it is not hidden; one that holds all runs loses the hidden ones.
 const restricted = (node) => {
   const { figure, choices } = figures[node.dataset.key];
@@ -30,6 +42,7 @@ const restricted = (node) => {
     copy.visible = (chosen ? chosen.has(index) : true) && !(members.length && members.every((member) => hidden.has(member)));
     if (axes && values) [copy.x, copy.y] = [[values[axes.x]], [values[axes.y]]];
     else if (axes && !axes.areFirst) copy.visible = false;
+    if (node.dataset.key === "loss" && colouring(node)) recolour(copy, colouring(node));
     if (smooths !== undefined) {
       copy.y = smooth(figure.data[smooths].y, Number($("#smoothing").value));
       copy.showlegend = copy.visible && !named.has(copy.name); // the first of a setting speaks for its seeds
@@ -41,7 +54,9 @@ const restricted = (node) => {
         dimension.values = keep(dimension.values);
         if (brush.has(dimension.label)) dimension.constraintrange = brush.get(dimension.label);
       }
-      copy.line.color = keep(copy.line.color);
+      const column = trace.dimensions.find(({ label }) => label === $("#parallel-colour").value) ?? null;
+      if (column) copy.line.colorbar.title.text = column.label;
+      copy.line.color = keep(column?.values ?? copy.line.color);
     } else if (each) {
       const keep = (list) => list.filter((_, place) => !hidden.has(each[place]));
       copy.x = keep(copy.x);
@@ -50,6 +65,7 @@ const restricted = (node) => {
     return copy;
   });
 };
+const MOST_NAMES = 12; // of a legend
 const layoutOf = (node, traces) => {
   const layout = themed(figures[node.dataset.key].figure.layout);
   const { axes: titles } = figures[node.dataset.key];
@@ -61,6 +77,8 @@ const layoutOf = (node, traces) => {
     const isLog = $("#logarithmic").checked;
     const [low, high] = [Math.min, Math.max].map((end) => end(...lines)).map((end) => (isLog ? Math.log10(end) : end));
     const rest = 0.05 * (high - low || 1);
+    layout.showlegend = new Set(traces.filter(({ showlegend }) => showlegend).map(({ name }) => name)).size <= MOST_NAMES;
+    if ($("#at-step").checked) layout.hovermode = "x unified";
     Object.assign(layout.yaxis, { type: isLog ? "log" : "linear", range: [low - rest, high + rest] });
   }
   if (document.fullscreenElement?.contains(node)) delete layout.height; // it has as much as its place has
@@ -97,6 +115,7 @@ const ready = (node) => {
 const restrict = (node) => Plotly.react(node, ...ready(node));
 // The line under the pointer stands out: all others of its plot fade.
 const emphasise = (node, run) => {
+  if ($("#at-step").checked) return;
   const traces = node.data;
   const opacities = traces.map(({ meta, opacity }, index) => {
     const usual = figures[node.dataset.key].figure.data[index].opacity ?? 1;
@@ -119,7 +138,7 @@ const chart = (node) => {
   }
   if (traces[0].dimensions) node.on("plotly_restyle", () => readBrush(node));
 };
-for (const menu of $$("select[data-chart], select[data-axis]")) {
+for (const menu of $$("select[data-chart], select[data-axis], select[data-colour]")) {
   menu.onchange = () => {
     const section = menu.closest("section");
     const node = $(".plot", section);
@@ -133,7 +152,7 @@ for (const menu of $$("select[data-chart], select[data-axis]")) {
     remember();
   };
 }
-const loss = [$("#smoothing"), $("#logarithmic")].filter(Boolean);
+const loss = [$("#smoothing"), $("#logarithmic"), $("#at-step")].filter(Boolean);
 if (loss.length) {
   const usual = $("#smoothing").value;
   const redraw = () => allPlots().filter((node) => node.dataset.key === "loss").forEach(restrict);
@@ -144,11 +163,11 @@ if (loss.length) {
   views.push({
     save: (view) => {
       if ($("#smoothing").value !== usual) view.append("smoothing", $("#smoothing").value);
-      if ($("#logarithmic").checked) view.append("loss", "logarithmic");
+      for (const box of ["logarithmic", "at-step"]) if ($(`#${box}`).checked) view.append("loss", box);
     },
     load: (view) => {
       $("#smoothing").value = view.get("smoothing") ?? usual;
-      $("#logarithmic").checked = view.get("loss") === "logarithmic";
+      for (const box of ["logarithmic", "at-step"]) $(`#${box}`).checked = view.getAll("loss").includes(box);
     },
   });
 }

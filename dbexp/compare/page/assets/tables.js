@@ -97,3 +97,37 @@ const copied = async (button) => {
   button.textContent = done || document.execCommand("copy") ? "copied" : "marked";
 };
 $$(".copy").forEach((button) => { button.onclick = () => copied(button); });
+
+// Two parameters: a cell per pair of their values, of the runs that can be seen.
+const spreadOf = (values) => {
+  const mean = values.reduce((sum, each) => sum + each, 0) / values.length;
+  return [mean, Math.sqrt(values.reduce((sum, each) => sum + (each - mean) ** 2, 0) / (values.length - 1))];
+};
+const digits = (number) => number.toFixed(3).replace("-", "−");
+const pair = () => {
+  if (!$("#pair")) return;
+  const [column, ...names] = ["column", "down", "across"].map((what) => $(`#pair-${what}`).value);
+  const [down, across] = names.map((name) => data.factors.find((factor) => factor.name === name));
+  const rows = $$(`#runs tr[data-run]`).filter((row) => !hidden.has(row.dataset.run));
+  const at = (low, high) => rows.filter(({ dataset: { run } }) => data.runs[run][down.name] === low && data.runs[run][across.name] === high)
+    .map((row) => $(`[data-column="${CSS.escape(column)}"]`, row).dataset.value).filter(Boolean).map(Number);
+  const best = $("#pair-column").selectedOptions[0].text.endsWith("↓") ? Math.min : Math.max;
+  const cells = down.levels.map((low) => across.levels.map((high) => at(low, high)));
+  const means = cells.flat().filter((values) => values.length).map((values) => digits(spreadOf(values)[0]));
+  const first = means.length > 1 && new Set(means).size > 1 ? digits(best(...cells.flat().filter((values) => values.length).map((values) => spreadOf(values)[0]))) : null;
+  const cell = (values) => {
+    if (!values.length) return make("td", { class: "number" }, "–");
+    const [mean, deviation] = spreadOf(values);
+    const rest = ` ${Number.isNaN(deviation) ? "" : `± ${digits(deviation)}, `}${values.length} run${values.length > 1 ? "s" : ""}`;
+    return make("td", { class: digits(mean) === first ? "number best" : "number", "data-value": mean }, make("b", {}, digits(mean)), make("small", {}, rest));
+  };
+  const heads = [`${down.title} ↓ ${across.title} →`, ...across.levels].map((word) => make("th", { scope: "col" }, word));
+  $("#pair").replaceChildren(make("thead", {}, make("tr", {}, ...heads)),
+    make("tbody", {}, ...down.levels.map((low, line) => make("tr", {}, make("th", { scope: "row" }, low), ...cells[line].map(cell)))));
+};
+for (const menu of $$("[id^='pair-']")) {
+  menu.onchange = () => {
+    pair();
+    remember();
+  };
+}
