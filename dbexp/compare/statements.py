@@ -267,7 +267,8 @@ def _subjects(factor: Factor, comparison: Comparison) -> Statement:
     """How subjects fare; what else is swept is judged over all of them."""
     column, runs = comparison.objective, comparison.finished
     means = by_level([run.settings[factor.name] for run in runs], [run.run.value(column) for run in runs])
-    order = sorted(means, key=lambda level: means[level].mean)
+    known = [level for level in means if not math.isnan(means[level].mean)]
+    order = sorted(known, key=lambda level: means[level].mean)
     text = f"effects are means over {count(len(means), 'subject')}, which count alike."
     if len(order) > 1:
         low, high = (f"{display(column, means[level].mean)} ({level})" for level in (order[0], order[-1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from rich.console import Console
 import dbexp
 from dbexp import tracking
 from dbexp.compare.comparison import MEASURES
+from dbexp.compare.gather import compare
 from dbexp.compare.numbers import interval, signed
 from dbexp.compare.statements import statements
 from dbexp.compare.summary import summary
@@ -164,6 +166,16 @@ def test_effects_are_means_over_subjects_that_count_alike(tmp_path: Path) -> Non
     means = sorted((sum(each) / len(each), name) for name, each in values.items())
     low, high = (f"{mean:.3f} ({name})" for mean, name in (means[0], means[-1]))
     assert f"Mean DINO from {low} to {high}" in statement.text
+
+
+def test_a_subject_without_a_recommendation_is_no_end_of_their_range(tmp_path: Path) -> None:
+    sweeps.sweep(tmp_path, {"dataset.name": ("dog", "cat", "owl")}, side=8)
+    path = tmp_path / "1" / "evaluate" / "metrics.json"
+    record = json.loads(path.read_text())
+    del record["report"]["rows"]["base"]  # of the cat
+    path.write_text(json.dumps(record))
+    text = next(each.text for each in statements(compare([tmp_path])) if each.subject == "dataset.name")
+    assert "Mean recommendation from" in text and "(dog)" in text and "(owl)" in text and "–" not in text
 
 
 def test_pictures_csv_has_every_score_and_its_prompt(files: ComparisonFiles) -> None:
