@@ -20,6 +20,7 @@ import itertools
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,8 @@ from pathlib import Path
 from dbexp import compose
 from dbexp.pipeline import halving
 from dbexp.pipeline.plan import PlannedRun
+from hydra_plugins.dbexp_pack import _halving
+from hydra_plugins.dbexp_pack._settings import HalvingConf
 
 ROOT = Path(__file__).resolve().parents[1]
 GRID = {
@@ -96,16 +99,19 @@ def dbexp(folder: Path, name: str, *words: str) -> None:
 
 
 def fill(folder: Path, seed: int) -> None:
-    """Train the grid to each rung, and judge it there, so that a race finds what it asks for."""
-    runs = []
+    """Train the grid to each rung, and judge it there, so that a race finds what it asks for. Judgements are kept."""
+    runs: list[PlannedRun] = []
+    judged: dict[int, list[tuple[float, int]]] = {}
     for number, values in enumerate(itertools.product(*GRID.values())):
         words = tuple(f"{name}={value}" for name, value in zip(GRID, values, strict=True))
         config = compose([*words, *[word.replace("tracking=", "tracking.mode=") for word in fixed(folder, seed)]])
         runs.append(PlannedRun(number, words, words, config))
     for step in RUNGS:
         at = [PlannedRun(r.number, r.overrides, r.differs, halving.until(r.config, step)) for r in runs]
-        halving.reach(at, halving.Judging("loss"), BATCH)
+        for number, (judgement, _) in halving.reach(at, halving.Judging("loss"), BATCH).items():
+            judged.setdefault(number, []).append((judgement.value, judgement.passes))
         print("seed", seed, "step", step, flush=True)
+    (folder / f"seed{seed}.json").write_text(json.dumps(judged))
 
 
 def races(pruner: str) -> list[str]:
@@ -119,7 +125,7 @@ def races(pruner: str) -> list[str]:
 def run(folder: Path, seed: int, samplers: Sequence[int]) -> None:
     """The grid, its races and the searches of a training seed."""
     common = [*fixed(folder, seed), f"hydra.launcher.size={BATCH}"]
-    if not (folder / f"seed{seed}/grid/ended").exists():
+    if not (folder / f"seed{seed}.json").exists():
         fill(folder, seed)
     grid = [f"{name}={','.join(values)}" for name, values in GRID.items()]
     space = [f"{name}=choice({','.join(values)})" for name, values in GRID.items()]
@@ -133,6 +139,61 @@ def run(folder: Path, seed: int, samplers: Sequence[int]) -> None:
             name = f"seed{seed}/{objective}-{pruner}-{sampler}"
             own = [f"objective={objective}", f"hydra.sweeper.sampler.seed={sampler}"]
             dbexp(folder, name, *search, *space, *common, *own, *races(pruner))
+
+
+# -- races of the grid in another order --------------------------------------------------------------------------------
+
+
+def replayed(
+    judged: Mapping[int, Sequence[tuple[float, int]]],
+    of: Mapping[int, Point],
+    pruner: str,
+    batch: int,
+    order: Sequence[int],
+) -> Asked:
+    """A race of the grid in some order, in batches, by the judgements that are known of all of it.
+
+    A decision is a function of the values of a batch and of the numbers of its jobs, by which Hyperband gives brackets.
+    """
+    total = Asked()
+    for first in range(0, len(order), batch):
+        racing = dict(enumerate(order[first : first + batch], start=first))
+        seen: dict[int, list[float]] = {job: [] for job in racing}
+        steps = dict.fromkeys(racing, STEPS)
+        for place, step in enumerate(RUNGS):
+            left = [job for job in racing if steps[job] == STEPS]
+            for job in left:
+                value, passes = judged[racing[job]][place]
+                seen[job].append(value)
+                total.judged[of[racing[job]], step] = passes
+            settings = HalvingConf(rungs=list(RUNGS), pruner=pruner)
+            steps |= dict.fromkeys(_halving.stopped(seen, place, settings, "minimize"), step)
+        total.steps |= {of[racing[job]]: steps[job] for job in racing}
+        total.finished |= {of[racing[job]] for job in racing if steps[job] == STEPS}
+    return total
+
+
+def replays(folder: Path, seed: int, orders: int) -> Iterator[str]:
+    """Rows of a table: races of all at once and in batches, over random orders of the grid."""
+    grid = folder / f"seed{seed}/grid"
+    of, whole, values = points(grid), asked(grid), ends(grid)["dino"]
+    judged = {int(number): each for number, each in json.loads((folder / f"seed{seed}.json").read_text()).items()}
+    best, worst = max(values.values()), min(values.values())
+    for pruner, batch in itertools.product(PRUNERS[1:], (len(of), BATCH)):
+        parts = []
+        for number in range(orders):
+            order = sorted(of)
+            random.Random(number).shuffle(order)
+            parts.append(replayed(judged, of, pruner, batch, order))
+        shared = [shares(part, whole) for part in parts]
+        lost = [best - max(values[point] for point in part.finished) for part in parts]
+        least, most = (f"{100 * end(share[0] for share in shared):.0f}" for end in (min, max))
+        images = sum(share[2] for share in shared) / orders
+        kept = sum(each == 0 for each in lost)
+        yield (
+            f"| {seed} | {pruner} | {batch} | {least} to {most} % | {100 * images:.0f} % | {kept} of {orders} "
+            f"| {sum(lost) / orders:.3f}, at most {max(lost):.3f}, of {best - worst:.3f} |"
+        )
 
 
 # -- what is there -----------------------------------------------------------------------------------------------------
@@ -240,6 +301,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="1,2,3", help="of the trainings")
     parser.add_argument("--samplers", default="1,2,3", help="seeds of Optuna's sampler")
     parser.add_argument("--report", action="store_true", help="only the tables of what is there")
+    parser.add_argument("--orders", type=int, default=20, help="of the grid in which its races are replayed")
     settings = parser.parse_args()
     seeds, samplers = ([int(word) for word in words.split(",")] for words in (settings.seeds, settings.samplers))
     settings.folder.mkdir(parents=True, exist_ok=True)
@@ -253,6 +315,15 @@ def main() -> None:
     print("|---" * 12 + "|")
     for cells in lines(settings.folder, seeds, samplers):
         print("| " + " | ".join(cells) + (" |" if len(cells) == 8 else " | – |"))
+    print(
+        "\n| training seed | pruner | runs in a race | training and judging, least to most | with final images, mean ",
+        end="",
+    )
+    print("| best kept | lost on average |")
+    print("|---" * 7 + "|")
+    for seed in seeds:
+        if (settings.folder / f"seed{seed}.json").exists() and (settings.folder / f"seed{seed}/grid/ended").exists():
+            print("\n".join(replays(settings.folder, seed, settings.orders)), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import random
 import sys
@@ -93,3 +94,22 @@ def test_markings_are_counted_where_they_are_drawn(subject: str, monkeypatch: py
         picture = draw(replace(who, markings=kept), scene_of(prompt), rng)
         assert {name for name, there in markings.markings(subject, prompt, picture).items() if there} == kept
     assert not markings.carries({"heart": True, "socks": False}), "half of them is not more than half"
+
+
+def test_what_a_search_asked_for_is_a_part_of_the_grid() -> None:
+    pytest.importorskip("optuna")
+    search = script("search")
+    grid = dict(enumerate(itertools.product((4.0, 16.0), (1e-3, 2e-3), (0.0, 1.0), ("constant",))))
+    whole = search.Asked(dict.fromkeys(grid.values(), search.STEPS), set(grid.values()))
+    judged = {number: [(float(number), 40)] * len(search.RUNGS) for number in grid}
+    part = search.replayed(judged, grid, "successive", len(grid), sorted(grid))
+    assert sorted(part.steps.values()) == [25] * 4 + [50] * 2 + [100, 200] and part.finished == {grid[0]}
+    training, judging, images = search.shares(part, whole)
+    rows = [3 * steps * (2 if point[2] else 1) for point, steps in part.steps.items()]
+    assert whole.training() == 3 * 200 * (4 + 8) and judging == pytest.approx((8 + 4 + 2) * 40 / whole.training())
+    assert training == pytest.approx(sum(rows) / whole.training() + judging) and images < training
+
+    values = {point: (0.3, 0.9, 0.5, 0.1, 0.7)[number] for number, point in list(grid.items())[:5]}
+    for count in (1, 2, 4):
+        lost = [0.9 - max(values[point] for point in points) for points in itertools.combinations(values, count)]
+        assert search.chance(values, count) == pytest.approx(sum(lost) / len(lost))
