@@ -34,6 +34,8 @@ EQUAL = {".safetensors", ".png", ".csv", ".jsonl"}
 """What has the same bytes every time; records and pages tell of seconds and of folders too."""
 SKIPPED = (".log", ".lock", ".hydra", "hashes", "multirun.yaml")
 
+ANY = "any"
+"""Stage of a moment that comes with a write, whatever its stage."""
 _LOADING = "loading"
 _STATES = "pack state"
 _RESULTS = "results"
@@ -226,9 +228,10 @@ def _follow(trace: int, moment: Moment | None) -> None:
 
     def noted(source: object, target: object) -> None:
         stage = stage_of(Path(str(target)))
-        counts[stage] = counts.get(stage, 0) + 1
         note(f"write {stage}")
-        meant = moment is not None and (stage, counts[stage]) == (moment.stage, moment.count)
+        for each in (stage, ANY):
+            counts[each] = counts.get(each, 0) + 1
+        meant = moment is not None and moment.stage in (stage, ANY) and counts[str(moment.stage)] == moment.count
         if meant and moment is not None and not moment.late:
             send()
         replace(source, target)  # type: ignore[arg-type]  # whatever os.replace takes

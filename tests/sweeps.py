@@ -7,8 +7,10 @@ import csv
 import io
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
@@ -90,6 +92,42 @@ def start(folder: Path, *argv: str, variables: Mapping[str, str] | None = None) 
             stderr=output,
             text=True,
         )
+
+
+def until(
+    ready: Callable[[], object], process: subprocess.Popen[str], folder: Path, *, glance_seconds: float = 0.2
+) -> None:
+    """Wait for something that a process from `start` does, which must still run then."""
+    deadline = time.monotonic() + 900
+    while not ready():
+        assert process.poll() is None and time.monotonic() < deadline, (folder / "said.log").read_text()
+        time.sleep(glance_seconds)
+
+
+def strike(
+    process: subprocess.Popen[str],
+    signum: signal.Signals,
+    folder: Path,
+    when: str | Callable[[], object],
+    *,
+    glance_seconds: float = 0.01,
+) -> int:
+    """End a process from `start` by a signal.
+
+    Args:
+        process: to end.
+        signum: the signal.
+        folder: that it was started in.
+        when: what has happened by then, or what it has printed.
+        glance_seconds: between looks.
+
+    Returns:
+        The status of its end.
+    """
+    ready = (lambda: when in (folder / "said.log").read_text()) if isinstance(when, str) else when
+    until(ready, process, folder, glance_seconds=glance_seconds)
+    process.send_signal(signum)
+    return process.wait(300)
 
 
 def fork(work: Callable[[], int]) -> int:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 import signal
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.sweeps import start, tiny
+from tests.sweeps import start, strike, tiny
 
 pytestmark = [
     pytest.mark.slow,
@@ -52,12 +51,7 @@ def second_pack_runs(folder: Path) -> bool:
 def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     command = [*SEARCH, *tiny(tmp_path / "store"), "train.steps=30"]
     process = start(tmp_path, *command)
-    deadline = time.monotonic() + 900
-    while not second_pack_runs(tmp_path):
-        assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "said.log").read_text()
-        time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    strike(process, signal.SIGKILL, tmp_path, lambda: second_pack_runs(tmp_path), glance_seconds=0.2)
     cut = [trial.params for trial in trials(tmp_path)]
 
     assert start(tmp_path, *command).wait(900) == 0, (tmp_path / "said.log").read_text()
@@ -103,12 +97,8 @@ def test_a_racing_search_that_was_ended_ends_with_the_same_tables(
     undisturbed: Path, tmp_path: Path, line: str, ends: signal.Signals
 ) -> None:
     process, said = start(tmp_path, *race(tmp_path)), tmp_path / "said.log"
-    deadline = time.monotonic() + 900
-    while line not in said.read_text():
-        assert process.poll() is None and time.monotonic() < deadline, said.read_text()
-        time.sleep(0.01)
-    process.send_signal(ends)
-    assert process.wait(300) in (-ends, 128 + ends), said.read_text()  # between stages SIGTERM ends it at once
+    status = strike(process, ends, tmp_path, line)
+    assert status == (-ends if ends == signal.SIGKILL else 128 + ends), said.read_text()
     assert start(tmp_path, *race(tmp_path)).wait(900) == 0, said.read_text()
     for name in ("results.csv", "halving.json", "optimization_results.yaml", "recommendation.csv"):
         assert (tmp_path / "sweep" / name).read_bytes() == (undisturbed / "sweep" / name).read_bytes(), name

@@ -10,13 +10,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.hydra_plugins import slurm
-from tests.sweeps import results, start, tiny
+from tests.sweeps import results, start, tiny, until
 
 pytestmark = pytest.mark.slow
 
@@ -39,13 +39,6 @@ def finish(process: subprocess.Popen[str], folder: Path) -> str:
     assert process.wait(900) == 0, log(folder)
     assert [row["status"] for row in results(folder / "sweep")] == ["finished", "finished"]
     return log(folder)
-
-
-def until(ready: Callable[[], object], process: subprocess.Popen[str], folder: Path) -> None:
-    deadline = time.monotonic() + 600
-    while not ready():
-        assert process.poll() is None and time.monotonic() < deadline, log(folder)
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")

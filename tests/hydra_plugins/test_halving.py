@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from dbexp.train import train as train_stage
 from hydra_plugins.dbexp_pack import _halving, _work
 from hydra_plugins.dbexp_pack._settings import HalvingConf, PackLauncherConf
 from hydra_plugins.dbexp_pack._work import PackWork, WorkerLost
-from tests.sweeps import Outcome, dbexp_command, planned_run, results, start, tiny
+from tests.sweeps import Outcome, dbexp_command, planned_run, results, start, strike, tiny
 
 pytest.importorskip("optuna")
 
@@ -223,14 +222,8 @@ def test_a_race_that_was_cut_off_ends_as_one_that_was_not(
 @pytest.mark.slow
 @pytest.mark.parametrize("line", ["training jobs 0, 1, 2, 3", "at step 2 4 runs", "at step 4 2 runs", "job 1 (lr"])
 def test_a_race_that_was_killed_ends_as_one_that_was_not(raced: Path, tmp_path: Path, line: str) -> None:
-    process = start(tmp_path, *words(tmp_path / "store"))
-    said, deadline = tmp_path / "said.log", time.monotonic() + 300
-    while line not in said.read_text():
-        assert process.poll() is None and time.monotonic() < deadline, said.read_text()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert start(tmp_path, *words(tmp_path / "store")).wait(300) == 0, said.read_text()
+    strike(start(tmp_path, *words(tmp_path / "store")), signal.SIGKILL, tmp_path, line)
+    assert start(tmp_path, *words(tmp_path / "store")).wait(300) == 0, (tmp_path / "said.log").read_text()
     assert same_table(tmp_path, raced)
 
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +15,12 @@ from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, Laun
 from hydra.version import VersionBase
 from packaging.version import Version
 
-import dbexp
 from dbexp.core.errors import Interrupted
 from dbexp.evaluate import evaluate
 from dbexp.pipeline import sweep
 from dbexp.train import lane, train
 from tests import builders
-from tests.sweeps import Outcome, dbexp_command, results, tiny
+from tests.sweeps import Outcome, dbexp_command, results, start, strike, tiny
 
 PAPER = ("dino", "clip_i", "clip_t", "pres", "div")
 
@@ -325,21 +320,11 @@ class TestFailures:
         """Killed while it trains, the same command gives what an uninterrupted sweep gives, byte for byte."""
         swept = ["train.steps=36", "train.checkpoint_every=15", "lora.rank=2,4"]
         argv = ["-m", "hydra.sweep.dir=sweep", *tiny(tmp_path / "store"), *swept]
-        source = str(Path(dbexp.__file__).parents[1])
-        with subprocess.Popen(
-            [sys.executable, "-m", "dbexp", *argv],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": source},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            deadline = time.monotonic() + 120
-            # both lanes have saved step 15, and step 30 is far
-            while not list((tmp_path / "store").glob("packs/*.pt")):
-                assert process.poll() is None and time.monotonic() < deadline
-                time.sleep(0.01)
-            process.kill()
-        assert process.returncode == -signal.SIGKILL
+        # both lanes have saved step 15, and step 30 is far
+        status = strike(
+            start(tmp_path, *argv), signal.SIGKILL, tmp_path, lambda: list((tmp_path / "store").glob("packs/*.pt"))
+        )
+        assert status == -signal.SIGKILL
         assert not list((tmp_path / "store").glob("train/*/*/manifest.json"))
 
         resumed = dbexp_command(tmp_path, *argv)

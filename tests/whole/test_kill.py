@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.sweeps import dbexp_command, fork, tiny
+import dbexp.compare.page.page
+import dbexp.pipeline.run
+import dbexp.pipeline.sweep  # noqa: F401  # before the processes are forked, which need not load it each
+from tests.processes import ANY, Moment, attempt, sweep_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="only here can a process be forked")
 
@@ -25,66 +27,26 @@ SHORT = ["lr_schedule=polynomial", "train.steps=3,5", "train.checkpoint_every=2"
 LONG = ["lora.rank=2,3", "train.steps=3,5", "train.grad_accum=1,2", "train.checkpoint_every=2", "prior.weight=0,1"]
 
 
-def counted(folder: Path, argv: Sequence[str], kill_at: int = 0) -> int:
-    """Run a command in a forked process.
-
-    Args:
-        folder: where it runs.
-        argv: of the command.
-        kill_at: number of the write that it does not live to see; 0: it may end.
-
-    Returns:
-        How many writes it made; -1 if it was killed.
-    """
-    reader, writer = os.pipe()
-
-    def work() -> int:
-        replace, calls = os.replace, 0
-
-        def fatal(source: object, target: object) -> None:
-            nonlocal calls
-            calls += 1
-            if calls == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            replace(source, target)  # type: ignore[arg-type]  # whatever os.replace takes
-
-        os.replace = fatal  # type: ignore[assignment]  # in this process alone
-        outcome = dbexp_command(folder, *argv)
-        sys.stderr.write(outcome.err if outcome.status else "")
-        os.write(writer, str(calls).encode())
-        return outcome.status
-
-    child = fork(work)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        count = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return -1
-    assert os.WEXITSTATUS(status) == 0
-    return int(count)
-
-
 def survives(folder: Path, swept: Sequence[str], kills: int, seed: int) -> None:
     """Kill a sweep again and again, let it end, and compare."""
-
-    def command(name: str) -> list[str]:
-        return ["-m", f"hydra.sweep.dir={name}", *tiny(folder / f"store-{name}"), *swept]
-
-    writes = counted(folder, command("whole"))
-    expected = (folder / "whole" / "results.csv").read_bytes()
+    command = sweep_of(folder, *swept)
+    whole = attempt(folder, command.run("whole"))
+    assert whole.status == 0, whole.text
+    expected = (folder / "whole" / "sweep" / "results.csv").read_bytes()
     assert expected.count(b"finished") >= 2
-    generator, remaining = random.Random(seed), writes
+    generator, remaining = random.Random(seed), len(whole.writes)
     for _ in range(kills):
         # every attempt has less to do than the one before, and gets some way into it
         at = generator.randint(1, max(remaining // 2, 2))
-        if counted(folder, command("killed"), at) >= 0:
+        end = attempt(folder, command.run("killed"), Moment(signal.SIGKILL, ANY, at))
+        assert end.status in (0, -signal.SIGKILL), end.text
+        if end.status == 0:
             break
         remaining = max(remaining - at, 4)
-    counted(folder, command("killed"))
-    assert (folder / "killed" / "results.csv").read_bytes() == expected
-    assert not list((folder / "store-killed" / "packs").glob("*"))
+    end = attempt(folder, command.run("killed"))
+    assert end.status == 0, end.text
+    assert (folder / "killed" / "sweep" / "results.csv").read_bytes() == expected
+    assert not list((folder / "killed" / "store" / "packs").glob("*"))
 
 
 def test_a_few_moments(tmp_path: Path) -> None:
