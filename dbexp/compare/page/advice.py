@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dbexp.compare.comparison import Comparison
 from dbexp.compare.costs import SHARE, TITLES, are_known, means, words
-from dbexp.compare.numbers import display, interval
+from dbexp.compare.numbers import display, interval, spread
 from dbexp.compare.standing import Standing
 from dbexp.evaluate.columns import RECOMMEND, column_of
 from dbexp.runs.folder import RunFolder
@@ -66,8 +66,8 @@ class Advice:
     """What to take.
 
     Attributes:
-        setting: as a title; empty where nothing was swept.
-        score: as written.
+        setting: as a title; empty where nothing was swept, or only seeds and subjects.
+        score, spread: as written; without a spread where nothing was repeated.
         runs: ids of its runs.
         meters: subject, prompt and class.
         rivals: titles of settings that cannot be told from it; `others`: how many there are to tell apart at all.
@@ -84,6 +84,7 @@ class Advice:
 
     setting: str
     score: str
+    spread: str
     runs: tuple[str, ...]
     meters: tuple[Meter, ...]
     rivals: tuple[str, ...]
@@ -110,8 +111,9 @@ def advice(comparison: Comparison) -> Advice | None:
     distances, zero = _distances(of.standings[1:])
     highest = max(range(len(values)), key=values.__getitem__)
     return Advice(
-        of.first.title if comparison.factors else "",
+        of.first.title if any(not (factor.is_seed or factor.is_subject) for factor in comparison.factors) else "",
         display(RECOMMEND, of.score),
+        spread(RECOMMEND, of.first.moments[RECOMMEND].deviation),
         tuple(entry.id for entry in of.first.entries),
         _meters(of.shares[0]),
         tuple(standing.title for standing in of.not_told_apart),

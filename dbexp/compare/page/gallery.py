@@ -121,7 +121,7 @@ def opening(comparison: Comparison, sheets: Sequence[Sheet]) -> Opening | None:
         run = next((entry.id for entry in standing.entries if entry.id in sheet.runs), None)
         if run is not None:
             settings = (standing.settings.get(factor.name, "") for factor in names)
-            is_first = bool(first and comparison.factors and first.settings == standing.settings)
+            is_first = bool(first and names and first.settings == standing.settings)
             columns.append(OpeningColumn(run, standing.title, (*settings, *_scores(of, measures)), is_first))
     if len(columns) > _MOST_OPENING:
         columns = [*columns[: _MOST_OPENING - 1], columns[-1]]

@@ -139,7 +139,7 @@ def _sections(
         "sheet": ("Pictures", has_sheets),
         "plots": ("Plots", has_plots),
         "extremes": ("Best and worst", has_extremes),
-        "copies": ("Copies", True),
+        "copies": ("Copies", bool(comparison.finished)),
     }
     return [(place, name) for place, (name, is_there) in places.items() if is_there]
 

@@ -67,7 +67,7 @@ def _title(comparison: Comparison) -> str:
     """Swept parameters and their values; seeds are repetitions, and no question."""
     if parts := _parts(comparison):
         return " × ".join(f"{name} {values}" for _, name, values in parts)
-    subjects = _values(comparison.finished, "dataset.name")
+    subjects = _values(comparison.finished or comparison.entries, "dataset.name")
     return listed(subjects) if subjects else listed(list(comparison.sweeps))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,6 +104,29 @@ def test_without_seeds_it_says_that_nothing_is_sure(tmp_path: Path) -> None:
     answer = advice(comparison)
     assert answer is not None and not answer.repeated
     assert "Trained once:" in page(comparison, tmp_path)
+
+
+def test_seeds_alone_are_no_choice(tmp_path: Path) -> None:
+    comparison = compare([sweeps.sweep(tmp_path, {"seed": (1, 2, 3)}, side=8)])
+    answer, text = advice(comparison), page(comparison, tmp_path)
+    assert answer is not None and answer.setting == "" and answer.others == 0
+    scores = [entry.run.value("recommend") for entry in comparison.finished]
+    assert answer.spread == f"± {statistics.stdev(scores):.3f}"
+    assert f"Score {answer.score} <b>{answer.spread}</b> between training seeds" in text
+    assert "these runs" in text and "<h2>take</h2>" not in text
+
+
+def test_one_run_is_not_called_sure(tmp_path: Path) -> None:
+    comparison = compare([sweeps.sweep(tmp_path, {"seed": (1,)}, side=8)])
+    text = page(comparison, tmp_path)
+    assert "another seed may come out otherwise" in text and "this run" in text
+
+
+def test_without_a_result_there_is_no_answer_and_no_claim(tmp_path: Path) -> None:
+    sweeps.failed(tmp_path / "0", {"lora.rank": 4}, "no memory")
+    text = page(compare([tmp_path]), tmp_path)
+    assert "No run has a result yet." in text and "no memory" in text
+    assert "Copies" not in text and "how sure" not in text
 
 
 def test_where_nothing_is_recommended_the_sentence_says_why(comparison: Comparison, tmp_path: Path) -> None:

@@ -170,6 +170,8 @@ def test_the_heat_map_changes_its_column(browser: webdriver.Chrome) -> None:
     assert visible[1] is True and not any(visible[:1] + visible[2:])
     level = show(browser, "#filter button[data-factor='lora.rank'][data-level='8']")
     level.click()
-    assert browser.execute_script(f"return [{data}[1].x.length, {data}[1].z[0].length]") == [2, 2]
+    show(browser, ".plot[data-key='prompts']")  # a plot that nobody sees waits until somebody does
+    wait(browser, lambda b: b.execute_script(f"return [{data}[1].x.length, {data}[1].z[0].length]") == [2, 2])
     level.click()
-    assert browser.execute_script(f"return {data}[1].x.length") == 4
+    show(browser, ".plot[data-key='prompts']")
+    wait(browser, lambda b: b.execute_script(f"return {data}[1].x.length") == 4)

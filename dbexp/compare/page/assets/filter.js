@@ -38,7 +38,7 @@ const filter = (except = null) => {
   $("#count").textContent = hidden.size ? `${runs.length - hidden.size} of ${runs.length} runs shown` : "";
   $("#clear").hidden = !hidden.size;
   pair();
-  allPlots().filter((node) => node !== except).forEach(restrict);
+  allPlots().filter((node) => node !== except).forEach(refresh);
   remember();
 };
 for (const button of $$("#filter button")) {

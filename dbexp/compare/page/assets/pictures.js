@@ -93,7 +93,12 @@ const opening = (node) => {
     return make("td", {}, thumbnail(photographs[Math.max(0, place)][0], photographs[0][1], () => photographs));
   };
   const real = (...cells) => (photographs.length ? cells : []);
-  const rank = ({ about }, place) => (about.run === "base" ? "base model" : about.is_recommended ? "take" : `${place + (shown[0] === first)}`);
+  const several = shown.filter(({ about }) => about.run !== "base").length > 1;
+  const rank = ({ about }, place) => {
+    if (about.run === "base") return "base model";
+    if (!several) return "trained";
+    return about.is_recommended ? "take" : `${place + (shown[0] === first)}`;
+  };
   const heads = shown.map((each, place) => make("th", { scope: "col", title: each.about.title, ...(each.about.is_recommended ? { class: "take" } : {}) },
     rank(each, place)));
   const words = rows.map((name, row) => make("tr", {}, make("th", { scope: "row" }, name), ...real(make("td")),
@@ -102,7 +107,7 @@ const opening = (node) => {
     ...real(...(photographs.length ? [photograph(line)] : [])), ...shown.map(({ column }) => cell(chosen, number, line, column))));
   node.style.setProperty("--columns", shown.length + 1);
   node.replaceChildren(make("table", {},
-    make("thead", {}, make("tr", {}, make("td", {}, first ? "place" : ""), ...real(make("th", { scope: "col" }, "photograph")), ...heads)),
+    make("thead", {}, make("tr", {}, make("td", {}, several ? "place" : ""), ...real(make("th", { scope: "col" }, "photograph")), ...heads)),
     make("tbody", {}, ...words, ...pictured)));
   $$("[data-run]", node).forEach((part) => part.removeAttribute("data-run")); // it stays whole, whatever is filtered
 };

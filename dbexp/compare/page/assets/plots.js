@@ -113,6 +113,20 @@ const ready = (node) => {
   return [traces, layout];
 };
 const restrict = (node) => Plotly.react(node, ...ready(node));
+// Hundreds of lines take a second, so a plot that nobody sees waits until somebody does.
+const isNear = ({ top, bottom }) => bottom > -200 && top < innerHeight + 200;
+const refresh = (node) => {
+  if (isNear(node.getBoundingClientRect())) restrict(node);
+  else node.dataset.stale = "yes";
+};
+const renew = (node) => {
+  if (!node.dataset.stale) return;
+  delete node.dataset.stale;
+  restrict(node);
+};
+const watchStale = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) if (isIntersecting) renew(target);
+}, { rootMargin: "200px" });
 // The line under the pointer stands out: all others of its plot fade.
 const emphasise = (node, run) => {
   if ($("#at-step").checked) return;
@@ -130,6 +144,7 @@ const chart = (node) => {
   const displayModeBar = matchMedia("(hover: none)").matches ? false : "hover";
   Plotly.newPlot(node, traces, layout, { responsive: true, displaylogo: false, displayModeBar });
   node.classList.add("js-drawn");
+  watchStale.observe(node);
   const runAt = ({ points }) => points?.[0]?.data?.meta?.run;
   node.on("plotly_click", (event) => { if (runAt(event) !== undefined) openRun(runAt(event)); });
   if (traces.some(({ meta }) => meta?.smooths !== undefined)) {

@@ -38,6 +38,7 @@ addEventListener("hashchange", recall);
 const PAPER = 690; // CSS pixels
 addEventListener("beforeprint", () => {
   $$("[data-lazy]:not([data-filled])").forEach(fill);
+  allPlots().forEach(renew);
   allPlots().forEach((node) => Plotly.relayout(node, { width: PAPER }));
 });
 addEventListener("afterprint", () => allPlots().forEach((node) => Plotly.relayout(node, { width: null, autosize: true })));

@@ -2,7 +2,7 @@
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const theme = (name) => {
   document.documentElement.dataset.theme = name;
-  $$(".plot.js-drawn").forEach((node) => restrict(node));
+  $$(".plot.js-drawn").forEach((node) => refresh(node));
 };
 const system = () => (dark.matches ? "dark" : "light");
 // A choice outlives the page, where a browser lets a file remember anything.
