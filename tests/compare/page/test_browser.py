@@ -46,6 +46,11 @@ def test_runs_are_found_by_words_and_by_comparisons(browser: webdriver.Chrome, s
     runs = {entry.id for entry in shown.comparison.finished if entry.settings["lora.rank"] == "4"}
     assert set(runs_shown(browser)) == runs and "find=" in browser.current_url
     field.clear()
+    field.send_keys("rank = 4, weight = 1 or rank = 8, weight = 0")
+    both = {("4", "1"), ("8", "0")}
+    settings = {entry.id: entry.settings for entry in shown.comparison.finished}
+    assert {(settings[run]["lora.rank"], settings[run]["prior.weight"]) for run in runs_shown(browser)} == both
+    field.clear()
     field.send_keys("dino < 0")
     assert runs_shown(browser) == []
     field.clear()

@@ -1,7 +1,7 @@
 // Which runs are seen, and the address that says so.
 const runs = Object.keys(data.runs);
 const ticked = () => new Set($$(".choose:checked").map((box) => box.value));
-// "scarf, dino > 0.5, rank = 16": every part must hold, of a column, of a parameter or of the row's text.
+// "scarf, dino > 0.5 or rank = 16": every part of one way must hold, of a column, of a parameter or of the row's text.
 const rowOfRun = new Map($$("#runs tr[data-run], .failed [data-run]").map((row) => [row.dataset.run, row]));
 const headings = $$("#runs thead th").map((heading) => heading.textContent.replace(/[↑↓]/g, "").trim().toLowerCase());
 const tests = { "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b, "=": (a, b) => a === b, "!=": (a, b) => a !== b };
@@ -15,8 +15,9 @@ const holds = (row, part) => {
 };
 const search = $("#find");
 const matches = (run) => {
-  const parts = (search?.value ?? "").toLowerCase().split(",").map((part) => part.trim()).filter(Boolean);
-  return parts.every((part) => rowOfRun.has(run) && holds(rowOfRun.get(run), part));
+  const parts = (text) => text.split(",").map((part) => part.trim()).filter(Boolean);
+  const ways = (search?.value ?? "").toLowerCase().split(/\s+or\s+/).map(parts).filter((way) => way.length);
+  return !ways.length || (rowOfRun.has(run) && ways.some((way) => way.every((part) => holds(rowOfRun.get(run), part))));
 };
 const filter = (except = null) => {
   const off = $$("#filter button[aria-pressed='false']").map((button) => button.dataset);
