@@ -119,33 +119,41 @@ def count(option: str) -> tuple[str, dict[str, Any]]:
         if config.model.sample_path is not None:
             drawer = replace(config, model=models.drawing(config.model))
             return drawer.model.path, {"resolution": config.model.resolution, "draw": _draw(drawer, measure)}
-        trainings = {}
-        for weight in (0.0, 1.0):
-            for checkpointing in (False, True):
-                varied = replace(
-                    config,
-                    prior=replace(config.prior, weight=weight),
-                    train=replace(config.train, gradient_checkpointing=checkpointing, batch_size=1),
-                )
-                one, two = (measure.training(varied, lanes) for lanes in (1, 2))
-                lane = max(two.peak - one.peak, 1)
-                alone = {name: seconds(one.operations, card) for name, card in CARDS.items()}
-                both = {name: seconds(two.operations, card) for name, card in CARDS.items()}
-                trainings[_variant(varied)] = {
-                    "fixed": max(one.peak - lane, 0),
-                    "lane": lane,
-                    "seconds": {name: _rounded(alone[name], both[name] - alone[name]) for name in CARDS},
-                }
         metrics, batch = measure.metrics(config), config.evaluate.batch_size
         return config.model.path, {
             "resolution": config.model.resolution,
             "sites": config.lora.sites,
             "rank": config.lora.rank,
             "weights_per_rank": measure.adapter_weights(config) // config.lora.rank,
-            "train": trainings,
+            "train": _train(config, measure),
             "draw": _draw(config, measure),
             "metrics": {name: _rounded(seconds(metrics.operations, card) / batch)[0] for name, card in CARDS.items()},
         }
+
+
+def _train(config: Config, measure: Measure) -> dict[str, Any]:
+    """`_variant` -> memory, and card -> seconds of a lane and of each more."""
+    from dbexp.estimate.cards import CARDS
+    from dbexp.estimate.roofline import seconds
+
+    trainings = {}
+    for weight in (0.0, 1.0):
+        for checkpointing in (False, True):
+            varied = replace(
+                config,
+                prior=replace(config.prior, weight=weight),
+                train=replace(config.train, gradient_checkpointing=checkpointing, batch_size=1),
+            )
+            one, two = (measure.training(varied, lanes) for lanes in (1, 2))
+            lane = max(two.peak - one.peak, 1)
+            alone = {name: seconds(one.operations, card) for name, card in CARDS.items()}
+            both = {name: seconds(two.operations, card) for name, card in CARDS.items()}
+            trainings[_variant(varied)] = {
+                "fixed": max(one.peak - lane, 0),
+                "lane": lane,
+                "seconds": {name: _rounded(alone[name], both[name] - alone[name]) for name in CARDS},
+            }
+    return trainings
 
 
 def _draw(config: Config, measure: Measure) -> dict[str, list[float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +32,8 @@ class Decoder:
 
     def __init__(self, vae: Any) -> None:
         self.tiled = False
-        self._vae, self._decode = vae, vae.decode
+        # weakly, as the VAE has this: or it would stay in memory, when it is let go, until Python looks for circles
+        self._vae, self._method = weakref.ref(vae), weakref.WeakMethod(vae.decode)
         self._most: int | None = None
         self._bytes: dict[tuple[int, ...], int] = {}
         """Shape of an image's latents -> bytes that decoding it takes."""
@@ -67,11 +69,16 @@ class Decoder:
     def _measured(self, rows: Tensor, return_dict: bool, options: dict[str, Any]) -> Any:
         shape = tuple(rows.shape[1:])
         if rows.device.type != "cuda" or shape in self._bytes:
-            return self._decode(rows, return_dict=return_dict, **options)
+            return self._decode(rows, return_dict, options)
         before, peak = torch.cuda.memory_allocated(rows.device), Peak(rows.device)
-        result = self._decode(rows, return_dict=return_dict, **options)
+        result = self._decode(rows, return_dict, options)
         self._bytes[shape] = max(1, (peak.bytes - before) // len(rows))
         return result
+
+    def _decode(self, rows: Tensor, return_dict: bool, options: dict[str, Any]) -> Any:
+        decode = self._method()
+        assert decode is not None, "the VAE is gone"
+        return decode(rows, return_dict=return_dict, **options)
 
     def _retreat(self, rows: int) -> bool:
         """Ask for less memory from here on; whether that is possible."""
@@ -80,7 +87,9 @@ class Decoder:
             return True
         if self.tiled:
             return False
-        self.tiled = self._vae.use_tiling = True
+        vae = self._vae()
+        assert vae is not None
+        self.tiled = vae.use_tiling = True
         self._bytes.clear()
         return True
 

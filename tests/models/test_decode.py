@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +13,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from dbexp import models
+from dbexp.core.store import Store
 from dbexp.estimate.card import PretendedCard
 from dbexp.models import VAE
 from dbexp.models.decode import Decoder
@@ -57,8 +62,9 @@ def test_half_as_many_where_memory_does_not_suffice(room: float, calls: list[int
 
 
 def test_an_image_that_fits_nowhere_is_an_error() -> None:
+    vae = Vae(0.1)
     with pytest.raises(torch.OutOfMemoryError):
-        Decoder(Vae(0.1))(torch.randn(2, 4, 8, 8))
+        Decoder(vae)(torch.randn(2, 4, 8, 8))
 
 
 def test_any_other_error_stays_what_it_is() -> None:
@@ -66,8 +72,9 @@ def test_any_other_error_stays_what_it_is() -> None:
         def decode(self, z: Tensor, return_dict: bool = True, generator: object = None) -> Any:
             raise RuntimeError("shapes differ")
 
+    vae = Broken(1)
     with pytest.raises(RuntimeError, match="shapes differ"):
-        Decoder(Broken(1))(torch.randn(2, 4, 8, 8))
+        Decoder(vae)(torch.randn(2, 4, 8, 8))
 
 
 @pytest.mark.parametrize(("memory", "calls"), [(10 * ROOM, [1, 5]), (4 * ROOM, [1, 3, 2]), (1.2 * ROOM, [1] * 6)])
@@ -91,3 +98,16 @@ def test_a_base_model_decodes_so() -> None:
     latents = torch.randn(3, 4, 8, 8)
     with torch.no_grad():
         assert torch.equal(vae.decode(latents).sample, AutoencoderKL.decode(vae, latents).sample)
+
+
+def test_a_vae_that_is_let_go_leaves_memory_at_once(tmp_path: Path) -> None:
+    """On a card its memory is wanted for training; Python looks for circles when it likes."""
+    model = models.load(builders.model_config(), Store(tmp_path))
+    vae = weakref.ref(model.part(VAE))
+    gc.disable()
+    try:
+        model.release(VAE)
+        assert vae() is None
+    finally:
+        gc.enable()
+    models.forget()
