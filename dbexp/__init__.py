@@ -16,7 +16,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dbexp.api import Sweep, compose, load_effects, load_pictures, load_results, recommend, run, sweep
+    from dbexp.api import (
+        Sweep,
+        compose,
+        load_effects,
+        load_pictures,
+        load_recommendation,
+        load_results,
+        recommend,
+        run,
+        sweep,
+    )
     from dbexp.compare.inference.effect import effect
 
 __version__ = "0.1.0"
@@ -27,6 +37,7 @@ __all__ = [
     "effect",
     "load_effects",
     "load_pictures",
+    "load_recommendation",
     "load_results",
     "recommend",
     "run",

@@ -116,6 +116,11 @@ class Sweep:
         return load_effects(self.folder)
 
     @property
+    def recommendation(self) -> pandas.DataFrame:
+        """A row per run with all that its score is computed from: see `load_recommendation`."""
+        return load_recommendation(self.folder)
+
+    @property
     def statements(self) -> tuple[str, ...]:
         """What the runs support, in sentences: the best, what each parameter changes, what is chance."""
         from dbexp.compare.gather import compare
@@ -164,6 +169,10 @@ def sweep(
     except (HydraException, OmegaConfBaseException) as error:
         if not path.is_dir() or not record.scan(path):  # no run of it has begun; one that failed has said so itself
             raise ConfigError(explain(error)) from None
+    except SystemExit as end:  # Hydra's callbacks let nothing else through, see `command.refusing`
+        if not isinstance(end.code, str):
+            raise
+        raise ConfigError(end.code.removeprefix("dbexp: ")) from None
     return Sweep(path, tuple(record.scan(path)))
 
 
@@ -185,6 +194,28 @@ def load_effects(sweep: str | Path) -> pandas.DataFrame:
     from dbexp.compare.gather import compare
 
     return _table(effects_csv(compare([Path(sweep).expanduser()])))
+
+
+def load_recommendation(sweep: str | Path) -> pandas.DataFrame:
+    """Which setting to take, and from what that follows: the numbers of a sweep's recommendation.csv.
+
+    Args:
+        sweep: folder of the sweep.
+
+    Returns:
+        A row per finished run: `job`, the parameters that differ, its columns and those of base and real images, the
+        shares of subject, prompt and class, `recommend`, and whether its setting is `recommended`, `not_told_apart`,
+        on the `front`, its `knee`; see docs/recommendation.md.
+
+    Raises:
+        ConfigError: pandas is not installed, or the folder holds no run.
+    """
+    _pandas()
+    from dbexp.compare.gather import compare
+    from dbexp.compare.recommendation import recommendation_csv
+
+    comparison = compare([Path(sweep).expanduser()])
+    return _table(recommendation_csv(comparison.recommendation, comparison.finished, comparison.factors))
 
 
 def load_results(sweep: str | Path) -> pandas.DataFrame:

@@ -89,6 +89,10 @@ class TestSweep:
         assert (tmp_path / "it's a sweep" / "results.csv").is_file() and swept.page.is_file()
         effects = swept.effects
         assert {"lora.rank"} == set(effects.loc[effects["kind"] == "effect", "parameter"])
+        taken = swept.recommendation.set_index("lora.rank")
+        scores = {int(run.config["lora.rank"]): run.value("recommend") for run in swept.runs}
+        assert taken["recommend"].to_dict() == pytest.approx(scores, nan_ok=True)
+        assert taken["recommended"].sum() == (1 if dbexp.recommend(swept.folder).first else 0)
         assert any(sentence.startswith("lora.rank 2 → 4") for sentence in swept.statements)
         assert "lora.rank" in swept._repr_html_()
         assert sys.argv == before and not GlobalHydra.instance().is_initialized()

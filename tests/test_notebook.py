@@ -55,8 +55,9 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         exec(compile(source, "cell", "exec"), names)
         if "parameters" in tags:
             names["OVERRIDES"] = [word for word in run_folders.overrides() if not word.startswith("lora.rank")]
-    assert sorted(names["table"]["lora.rank"]) == [4, 16]
-    assert names["table"]["dino"].notna().all()
+    assert sorted(names["swept"].results["lora.rank"]) == [4, 16]
+    assert names["swept"].results["dino"].notna().all()
+    assert sorted(names["taken"]["lora.rank"]) == [4, 16]
     assert (tmp_path / "generated" / "notebook" / "contact_sheet.png").is_file()
     assert {"pytorch_lora_weights.safetensors", "README.md"} <= set(names["done"].files)
     card = tmp_path / "exported" / "notebook" / "README.md"
