@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dbexp.compare.settings import DEFAULT, USAGE, CompareConfig, check, without_switches
 from dbexp.config import explain, words
-from dbexp.core import disk
+from dbexp.core import disk, limits
 from dbexp.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def _compare(settings: CompareConfig) -> None:
     from dbexp.compare.write import write_comparison
 
     sweeps = settings.sweeps
+    limits.rehearse(lambda: _gather(settings))
     folder = Path(settings.output) if settings.output else sweeps[0] if len(sweeps) == 1 else _SEVERAL
     try:
         files = write_comparison(sweeps, settings.objective, folder)
@@ -77,6 +78,14 @@ def _compare(settings: CompareConfig) -> None:
             _sync(sweep, comparison if len(sweeps) == 1 else compare([sweep], settings.objective))
     if settings.open:
         webbrowser.open(files.page.resolve().as_uri())
+
+
+def _gather(settings: CompareConfig) -> Comparison:
+    """Read the sweeps, with every library loaded that shows them."""
+    from dbexp.compare.gather import compare
+    from dbexp.compare.page import page  # noqa: F401  # plotly
+
+    return compare(settings.sweeps, settings.objective)
 
 
 def _sync(sweep: Path, comparison: Comparison) -> None:

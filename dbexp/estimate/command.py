@@ -19,6 +19,7 @@ from dbexp.config.explain import user_errors
 from dbexp.config.schema import Config
 from dbexp.config.values import plain
 from dbexp.config.words import parse
+from dbexp.core import limits
 from dbexp.core.errors import ConfigError, Problems
 from dbexp.core.store import Store
 from dbexp.estimate.cards import CARDS, GIB, Card
@@ -48,6 +49,7 @@ def main(words: Sequence[str] | None = None) -> None:
         configs = compose(others)
         store, price = Store.of(configs[0].store), settings.price_per_hour
         asked = question(configs, card, price, facts(store.root))
+        limits.rehearse(lambda: recall(store, asked, lambda: work_out(configs, card, price, store)))
         answer = recall(store, asked, lambda: work_out(configs, card, price, store))
         print(json.dumps(answer["plain"], indent=1) if settings.format == "json" else answer["page"], flush=True)
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 from dbexp.config.explain import user_errors
 from dbexp.config.template import fill
 from dbexp.config.words import parse
-from dbexp.core import disk, folders, interrupts
-from dbexp.core.errors import ConfigError, Interrupted, listed
+from dbexp.core import disk, folders, interrupts, limits
+from dbexp.core.errors import ConfigError, Interrupted, Problems, listed
 from dbexp.export.formats import FORMATS
 from dbexp.export.settings import USAGE, ExportConfig, check
 
 if TYPE_CHECKING:
     from dbexp.export.card import Facts
     from dbexp.export.compare import Comparison
-    from dbexp.models import Model
+    from dbexp.models import LoraFile, Model
     from dbexp.runs.record import TrainedRun
 
 PROGRAM = "dbexp-export"
@@ -35,6 +35,19 @@ class Exported:
     """Relative to the folder."""
     address: str | None
     """On the hub."""
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A run with its base model, and its LoRA as it may be given to others."""
+
+    run: TrainedRun
+    model: Model
+    lora: LoraFile
+    base: str | None
+    """On the hub."""
+    licence: str | None
+    """Of the base model."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -64,52 +77,28 @@ def export(settings: ExportConfig) -> Exported:
         Interrupted: a signal came when everything had been written.
     """
     check(settings)
-    from dbexp import models  # torch and diffusers: seconds, so after the check
-    from dbexp.core.provenance import public
-    from dbexp.core.store import Store
+    limits.rehearse(lambda: _open(settings))
+    opened = _open(settings)
+    run, model = opened.run, opened.model
     from dbexp.export import hub
     from dbexp.export.card import Facts
     from dbexp.models import lora_file
-    from dbexp.runs.record import open_runs, require_known_model
     from dbexp.sample.shots import slug
 
-    (run,) = open_runs([settings.run], settings.objective)
-    if settings.card and run.config.lora.path is not None:
-        raise ConfigError(
-            f"run={settings.run}: draws with lora.path={run.config.lora.path}, which it did not train, so no card can "
-            "say how it was made; give card=false"
-        )
     if run.chosen:
         print(f"{run.folder}: {run.chosen}", flush=True)
     name = settings.name or f"{run.config.dataset.name} {run.name}"
-    base, licence = hub.origin(run.config.model, settings)
-    base_config = run.config.model
-    device, path = settings.device or base_config.device, settings.model or base_config.path
-    base_config = replace(base_config, precision="fp32", quantize=None, device=device, path=path)
-    require_known_model(run, base_config, settings.model)
-    model = models.load(base_config, Store(Path(settings.store) if settings.store else None))
     folder = Path(settings.folder or Path("exported") / slug(name)).expanduser()
-    lora = lora_file.read(run.lora, model)
-    lora_file.require_fit(lora, model, run.lora)
-    if convolutions := lora_file.convolutions(lora, model):
-        raise ConfigError(f"{run.lora}: adapts convolutions ({listed(convolutions, 2)}), which no format here has")
-    lora = replace(lora, provenance=public(lora.provenance))
-    most = model.family.steps_of(None)
-    if settings.check_steps > most:
-        raise ConfigError(f"check_steps={settings.check_steps}: must be at most {most} for model={model.name}")
-    known = model.formats
-    files = {kind: FORMATS[kind].file.format(name=slug(name)) for kind in settings.format if kind in known}
-    if not files:
-        raise ConfigError(f"format={','.join(settings.format)}: model={model.name} has {', '.join(known)}")
+    files = {kind: FORMATS[kind].file.format(name=slug(name)) for kind in settings.format if kind in model.formats}
     written: list[str] = []
     try:
         with folders.unfinished(folder, "folder") as unfinished:
             for kind, file in files.items():
-                lora_file.write(lora, unfinished / file, model, kind)
+                lora_file.write(opened.lora, unfinished / file, model, kind)
             comparison = _compare(settings, run, model, [unfinished / file for file in files.values()])
             paths = list(files.values())
             if settings.card:
-                facts = Facts(run, name, base, licence, files, comparison)
+                facts = Facts(run, name, opened.base, opened.licence, files, comparison)
                 paths += _write_card(facts, unfinished, settings.pictures)
             _move(paths, unfinished, folder, written)
         address = hub.push(folder, paths, settings.push, private=settings.private) if settings.push else None
@@ -121,6 +110,53 @@ def export(settings: ExportConfig) -> Exported:
         then = "; the same command uploads it" if settings.push else ""
         raise Interrupted(interrupts.signum_of(stop), f"stopped; everything is in {folder}{then}") from None
     return Exported(folder, tuple(paths), address)
+
+
+def _open(settings: ExportConfig) -> _Opened:
+    """Find what an export needs.
+
+    Raises:
+        ConfigError: the run or its model is not there; then with everything that keeps the LoRA from being exported.
+    """
+    from dbexp import models  # torch and diffusers: seconds
+    from dbexp.core.provenance import public
+    from dbexp.core.store import Store
+    from dbexp.export import hub
+    from dbexp.models import lora_file
+    from dbexp.runs.record import open_runs, require_known_model
+
+    problems = Problems()
+    (run,) = open_runs([settings.run], settings.objective)
+    problems.require(
+        not settings.card or run.config.lora.path is None,
+        f"run={settings.run}: draws with lora.path={run.config.lora.path}, which it did not train, so no card can "
+        "say how it was made; give card=false",
+    )
+    base = run.config.model
+    device, path = settings.device or base.device, settings.model or base.path
+    base = replace(base, precision="fp32", quantize=None, device=device, path=path)
+    with problems.noting():
+        base_id, licence = hub.origin(run.config.model, settings)
+    with problems.noting():
+        require_known_model(run, base, settings.model)
+    problems.raise_if_any()
+    model = models.load(base, Store(Path(settings.store) if settings.store else None))
+    most, known = model.family.steps_of(None), model.formats
+    problems.require(
+        settings.check_steps <= most,
+        f"check_steps={settings.check_steps}: must be at most {most} for model={model.name}",
+    )
+    problems.require(
+        not set(known).isdisjoint(settings.format),
+        f"format={','.join(settings.format)}: model={model.name} has {', '.join(known)}",
+    )
+    with problems.noting():
+        lora = lora_file.read(run.lora, model)
+        lora_file.require_fit(lora, model, run.lora)
+        if convolutions := lora_file.convolutions(lora, model):
+            raise ConfigError(f"{run.lora}: adapts convolutions ({listed(convolutions, 2)}), which no format here has")
+    problems.raise_if_any()
+    return _Opened(run, model, replace(lora, provenance=public(lora.provenance)), base_id, licence)
 
 
 def _move(paths: Sequence[str], unfinished: Path, folder: Path, written: list[str]) -> None:

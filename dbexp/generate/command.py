@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dbexp.config.explain import user_errors
 from dbexp.config.words import parse
-from dbexp.core import disk
+from dbexp.core import disk, limits
 from dbexp.core.errors import ConfigError, Interrupted, Problems
 from dbexp.core.files import sweep_up, write_atomic
 from dbexp.core.interrupts import signum_of
@@ -20,6 +20,7 @@ from dbexp.generate.settings import USAGE, GenerateConfig, check
 
 if TYPE_CHECKING:
     from dbexp.generate.grid import GridColumn
+    from dbexp.runs.record import TrainedRun
     from dbexp.sample.draw import Drawing
 
 PROGRAM = "dbexp-generate"
@@ -52,25 +53,8 @@ def generate(settings: GenerateConfig) -> Path:
         Interrupted: a signal came; pictures that were drawn are there.
     """
     check(settings)
-    from dbexp.generate import elsewhere, grid  # torch and diffusers: seconds, so after the check
-    from dbexp.runs.record import open_runs, require_known_model
-
-    problems = Problems()
-    runs = open_runs(settings.run, settings.objective)
-    runs += elsewhere.runs(settings, runs)
-    columns: tuple[GridColumn, ...] = ()
-    try:
-        columns = grid.columns(settings, runs)
-    except ConfigError as error:
-        problems.messages += error.problems
-    try:
-        drawing = grid.drawing(settings, runs[0])
-    except ConfigError as error:
-        problems.messages += error.problems
-    problems.raise_if_any()
-    grid.check_models(columns, drawing)
-    for column in columns:
-        require_known_model(column.run, column.model, settings.model)
+    limits.rehearse(lambda: _open(settings))
+    runs, columns, drawing = _open(settings)
     for run in (run for run in runs if run.chosen):
         print(f"{run.folder}: {run.chosen}", flush=True)
     now = datetime.now()
@@ -88,6 +72,43 @@ def generate(settings: GenerateConfig) -> Path:
         raise
     except OSError as error:
         raise ConfigError(disk.message(error, {"folder=FOLDER": folder})) from error
+
+
+def _open(settings: GenerateConfig) -> tuple[Sequence[TrainedRun], Sequence[GridColumn], Drawing]:
+    """The runs, what is drawn of which, and how, with base models that are there.
+
+    Raises:
+        ConfigError: with every problem of the runs, then of prompts and images, then of the models.
+    """
+    from dbexp import models  # torch and diffusers: seconds
+    from dbexp.core.store import Store
+    from dbexp.generate import elsewhere, grid
+    from dbexp.runs.record import open_runs, require_known_model
+
+    problems = Problems()
+    runs = open_runs(settings.run, settings.objective)
+    runs += elsewhere.runs(settings, runs)
+    columns: tuple[GridColumn, ...] = ()
+    with problems.noting():
+        columns = grid.columns(settings, runs)
+    with problems.noting():
+        drawing = grid.drawing(settings, runs[0])
+    problems.raise_if_any()
+    grid.check_models(columns, drawing)
+    for column in columns:
+        with problems.noting():
+            require_known_model(column.run, column.model, settings.model)
+    problems.raise_if_any()
+    store = Store(Path(settings.store) if settings.store else None)
+    for column in columns:
+        with problems.noting():
+            model = models.load(column.model, store)
+            problems.require(
+                not model.needs_mask or drawing.task == "inpaint",
+                f"model={model.name}: is an inpainting checkpoint; give it init_image=FILE and mask=FILE",
+            )
+    problems.raise_if_any()
+    return runs, columns, drawing
 
 
 def _there(columns: Sequence[GridColumn], folder: Path) -> str:
@@ -114,10 +135,6 @@ def _draw(columns: Sequence[GridColumn], drawing: Drawing, settings: GenerateCon
     with progress("generate", sum(len(column.shots) for column in columns)) as bar:
         for column in columns:
             model = models.load(column.model, store)
-            if model.needs_mask and drawing.task != "inpaint":
-                raise ConfigError(
-                    f"model={model.name}: is an inpainting checkpoint; give it init_image=FILE and mask=FILE"
-                )
             file = opened.get((column.run.lora, model.identity), column.run.lora)
             lora, scale = (None, 1.0) if column.scale is None else (file, column.scale)
             engine = Engine(model, replace(drawing, lora=lora, lora_scale=scale))

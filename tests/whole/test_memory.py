@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,20 +75,64 @@ LIMITS = [("v", megabytes) for megabytes in (300, 2500, 3000, 3300, 3700, 4500)]
 LIMITS += [("d", megabytes) for megabytes in (50, 200, 400, 600, 800, 1000, 1600)]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
-def test_limits_of_the_shell_end_in_one_message(tmp_path: Path) -> None:
-    """From far too little for torch to just enough for everything: loading says so, or the run is as good as any."""
+FEW_LIMITS = [("v", megabytes) for megabytes in (300, 2500, 3300, 3640, 3680, 6000)]
+FEW_LIMITS += [("d", megabytes) for megabytes in (50, 200, 1600)]
+
+of_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
+
+
+def under_limits(program: str, words: Sequence[str], limits: Sequence[tuple[str, int]], folder: Path) -> None:
+    """Run a command under each limit: it ends well, or with one message.
+
+    Args:
+        program: its name.
+        words: behind it.
+        limits: switch of ulimit, MB.
+        folder: that it works in.
+    """
     counts = {"ran": 0, "refused in one message": 0}
-    words = [*tiny(tmp_path / "store"), "hydra.run.dir=run"]
     variables = os.environ | {"PYTHONPATH": str(Path(dbexp.__file__).parents[1])}
-    for switch, megabytes in LIMITS:
-        command = ["bash", "-c", f'ulimit -{switch} {megabytes << 10}; exec "$@"', "_", sys.executable, "-m", "dbexp"]
-        done = subprocess.run([*command, *words], cwd=tmp_path, env=variables, capture_output=True, text=True)
-        case = f"ulimit -{switch} {megabytes} MB: status {done.returncode}: {done.stderr[-1500:]}"
-        messages = [line for line in done.stderr.splitlines() if line.startswith("dbexp: ")]
+    module = "dbexp" if program == "dbexp" else f"dbexp.{program.removeprefix('dbexp-')}.command"
+    for switch, megabytes in limits:
+        command = ["bash", "-c", f'ulimit -{switch} {megabytes << 10}; exec "$@"', "_", sys.executable, "-m", module]
+        done = subprocess.run([*command, *words], cwd=folder, env=variables, capture_output=True, text=True)
+        case = f"{program}, ulimit -{switch} {megabytes} MB: status {done.returncode}: {done.stderr[-1500:]}"
+        messages = [line for line in done.stderr.splitlines() if line.startswith(f"{program}: ")]
         assert "Traceback" not in done.stderr, case
         assert done.returncode == 0 or (done.returncode == 1 and len(messages) == 1 and "memory" in messages[0]), case
         counts["refused in one message" if done.returncode else "ran"] += 1
-    print(f"\nlimits of the shell: {counts}")
+    print(f"\n{program}, limits of the shell: {counts}")
     assert min(counts.values()) > 0
+
+
+@pytest.mark.slow
+@of_linux
+def test_limits_of_the_shell_end_in_one_message(tmp_path: Path) -> None:
+    """From far too little for torch to just enough for everything: loading says so, or the run is as good as any."""
+    under_limits("dbexp", [*tiny(tmp_path / "store"), "hydra.run.dir=run"], LIMITS, tmp_path)
+
+
+@pytest.mark.slow
+@of_linux
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("dbexp", ["-m", "hydra/launcher=basic", "hydra.sweep.dir=sweep", "lora.rank=2,3"]),
+        ("dbexp-generate", ["run=run", "prompt=a {token}", "images=1", "steps=2", "folder=drawn"]),
+        ("dbexp-export", ["run=run", "folder=exported", "check_steps=2"]),
+        ("dbexp-compare", ["run", "output=compared"]),
+        ("dbexp-estimate", ["model=random", "card=t4"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_limits_of_the_shell_and_other_commands(program: str, words: list[str], tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    if program == "dbexp":
+        words = [*words, *tiny(store)]
+    elif program == "dbexp-estimate":
+        words = [*words, f"store={store}"]
+    else:
+        assert dbexp_command(tmp_path, *tiny(store), "hydra.run.dir=run").status == 0
+    if program in ("dbexp-generate", "dbexp-export"):
+        words = [*words, f"store={store}"]
+    under_limits(program, words, FEW_LIMITS, tmp_path)
