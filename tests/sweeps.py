@@ -80,6 +80,26 @@ def results(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def everything(folder: Path) -> Mapping[str, tuple[bytes, int]]:
+    """Content and time of every file and folder below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): (
+            path.read_bytes() if path.is_file() else b"",
+            path.stat().st_mtime_ns,
+        )
+        for path in folder.rglob("*")
+    }
+
+
+def earlier_sweep(folder: Path) -> Mapping[str, tuple[bytes, int]]:
+    """Put what a good sweep has left into a folder."""
+    for name in ("multirun.yaml", "results.csv", "0/.hydra/config.yaml", "0/dbexp.log", ".hydra/config.yaml"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{name} of a good sweep")
+        os.utime(folder / name, (1e9, 1e9))
+    return everything(folder)
+
+
 def start(folder: Path, *argv: str, variables: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     """Begin the command line in a process of its own; its output is in `folder`/said.log."""
     source = str(Path(dbexp.__file__).parents[1])

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from dbexp.compare.settings import CompareConfig
+from dbexp.compare.settings import check as check_compare
 from dbexp.config import check, words
 from dbexp.config.schema import Config
 from dbexp.config.typed import type_hints
@@ -46,7 +48,7 @@ def judge(cases: Iterable[Case], attempt: Callable[[Case], object]) -> int:
     return refused
 
 
-_ALL: tuple[type, ...] = (Config, GenerateConfig, ExportConfig, EstimateConfig)
+_ALL: tuple[type, ...] = (Config, GenerateConfig, ExportConfig, CompareConfig, EstimateConfig)
 CASES: dict[type, list[Case]] = {cls: list(of_fields(cls)) for cls in _ALL}
 
 
@@ -76,9 +78,10 @@ def test_a_config(group: str) -> None:
     [
         (GenerateConfig, check_generate, {"run": "r", "prompt": "a {token}"}),
         (ExportConfig, check_export, {"run": "r"}),
+        (CompareConfig, check_compare, {"sweep": "s"}),
         (EstimateConfig, check_estimate, {}),
     ],
-    ids=["generate", "export", "estimate"],
+    ids=["generate", "export", "compare", "estimate"],
 )
 def test_a_command_of_words(cls: type, rules: Callable[[Any], None], given: dict[str, str]) -> None:
     def attempt(case: Case) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from omegaconf import DictConfig
 import dbexp.pipeline.run
 from dbexp.config.schema import Config
 from tests import builders
-from tests.sweeps import dbexp_command, tiny
+from tests.sweeps import dbexp_command, earlier_sweep, everything, tiny
 
 
 class Foreign(Launcher):
@@ -55,21 +54,6 @@ def foreign(monkeypatch: pytest.MonkeyPatch) -> str:
     name = "hydra_plugins.foreign.Foreign"  # Hydra takes them from nowhere else
     monkeypatch.setitem(Plugins.instance().class_name_to_class, name, Foreign)
     return f"hydra.launcher._target_={name}"
-
-
-def everything(folder: Path) -> Mapping[str, tuple[bytes, int]]:
-    """Content and time of every file below a folder."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
-
-
-def earlier_sweep(folder: Path) -> Mapping[str, tuple[bytes, int]]:
-    """What a good sweep has left in a folder."""
-    for name in ("multirun.yaml", "results.csv", "0/.hydra/config.yaml", "0/dbexp.log", ".hydra/config.yaml"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(f"{name} of a good sweep")
-        os.utime(folder / name, (1e9, 1e9))
-    return everything(folder)
 
 
 LAUNCHERS = {"pack": ["hydra/launcher=pack"], "basic": ["hydra/launcher=basic"]}

@@ -1,12 +1,13 @@
-"""The commands themselves with bad values in every field: one message, status 1, no traceback, no hang, nothing left.
+"""The commands with bad values in every field: one message, status 1, no traceback, no hang, nothing changed.
 
-Each case is the whole command in a process of its own, forked from one that has imported what it needs, in an empty
-folder. How many were tried is printed.
+Each case is the whole command in a process of its own, forked from one that has imported what it needs, in a folder
+with nothing but what an earlier sweep has left, which most of them name. How many were tried is printed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import re
@@ -21,7 +22,10 @@ from typing import Any
 import pytest
 
 from dbexp.compare import command as compare
+from dbexp.compare.settings import CompareConfig
 from dbexp.config.schema import Config
+from dbexp.estimate import command as estimate
+from dbexp.estimate.settings import EstimateConfig
 from dbexp.export import command as export
 from dbexp.export.settings import ExportConfig
 from dbexp.generate import command as generate
@@ -31,11 +35,14 @@ from dbexp.pipeline import run as _stages  # noqa: F401  # imported once, before
 from tests import run_folders
 from tests.config.cases import Case, of_fields
 from tests.config.test_generated import can_be_typed, typed_words
+from tests.sweeps import earlier_sweep, everything
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 
 PATIENCE = 120.0  # seconds
 SEED = 14
+EARLIER = "earlier"
+"""A folder with what a sweep has left."""
 
 
 def outcome(main: Callable[[], object], program: str, words: Sequence[str], folder: Path) -> str | None:
@@ -45,8 +52,9 @@ def outcome(main: Callable[[], object], program: str, words: Sequence[str], fold
         main: of the command.
         program: its name, which begins its message.
         words: behind the name.
-        folder: empty; it works there.
+        folder: it works there, and changes nothing.
     """
+    before = everything(folder)
     said = folder.with_name(f"{folder.name}.said")
     child = os.fork()
     if child == 0:
@@ -65,9 +73,10 @@ def outcome(main: Callable[[], object], program: str, words: Sequence[str], fold
         return "hangs"
     text = said.read_text(errors="surrogateescape")
     messages = [line for line in text.splitlines() if line.startswith(f"{program}: ")]
-    left = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-    if status != 1 or len(messages) != 1 or "Traceback" in text or left:
-        return f"status {status}, left {left}, said {text[-600:]}"
+    after = everything(folder)
+    changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+    if status != 1 or len(messages) != 1 or "Traceback" in text or changed:
+        return f"status {status}, changed {changed}, said {text[-600:]}"
     return None
 
 
@@ -101,16 +110,26 @@ def storm(
     wrong, count = [], 0
     for count, words in enumerate(commands, start=1):
         folder = tmp_path / str(count)
-        folder.mkdir(parents=True)
+        earlier_sweep(folder / EARLIER)
         if (fault := outcome(main, program, words, folder)) is not None:
             wrong.append(f"{' '.join(words)!a:.200}: {fault}")
     return count, wrong
 
 
-def some(cls: type, number: int) -> list[Case]:
-    """Cases that must be refused, drawn without repetition, the same ones each time."""
-    cases = [case for case in of_fields(cls) if case.refused]
-    return random.Random(SEED).sample(cases, min(number, len(cases)))
+def some(cls: type, number: int, typed: bool = False) -> list[Case]:
+    """Cases that must be refused, drawn without repetition, the same ones each time; of every field there is one.
+
+    Args:
+        cls: whose fields.
+        number: of cases.
+        typed: only those that a command of words can be given.
+    """
+    cases = [case for case in of_fields(cls) if case.refused and (not typed or can_be_typed(cls, case))]
+    random.Random(SEED).shuffle(cases)
+    first = {case.field: case for case in reversed(cases)}
+    assert set(first) == {case.field for case in of_fields(cls)}
+    others = [case for case in cases if first[case.field] is not case]
+    return [*first.values(), *others][: max(number, len(first))]
 
 
 def in_hydras_words(value: Any) -> str:
@@ -126,11 +145,27 @@ def in_hydras_words(value: Any) -> str:
     return str(value) if abs(value) < 10**300 or value != value or isinstance(value, float) else "9" * 400
 
 
-def test_dbexp(tmp_path: Path) -> None:
-    commands = [[f"{case.field}={in_hydras_words(case.value)}"] for case in some(Config, 300)]
-    count, wrong = storm(runs.main, "dbexp", commands, tmp_path)
-    print(f"\ndbexp: {count} commands with a bad value, {count - len(wrong)} refused in one message, nothing left")
+def told(program: str, count: int, wrong: Sequence[str], fields: int | None = None) -> None:
+    """Print how many commands of a storm were refused as they should; fail where not all were."""
+    of_fields = f" of {fields} fields" if fields else ""
+    print(f"\n{program}: {count} commands{of_fields}, {count - len(wrong)} refused in one message, nothing changed")
     assert not wrong, "\n".join(wrong)
+
+
+WAYS = [
+    [f"hydra.run.dir={EARLIER}"],
+    ["-m", "train.log_every=5,6", f"hydra.sweep.dir={EARLIER}"],
+    ["-m", "train.log_every=5,6", "hydra/launcher=basic", f"hydra.sweep.dir={EARLIER}"],
+]
+"""How a command is given a value, beside the value: for a run, for a sweep."""
+
+
+def test_dbexp(tmp_path: Path) -> None:
+    cases = some(Config, 300)
+    words = [f"{case.field}={in_hydras_words(case.value)}" for case in cases]
+    commands = [[*way, word] for way, word in zip(itertools.cycle(WAYS), words, strict=False)]
+    count, wrong = storm(runs.main, "dbexp", commands, tmp_path)
+    told("dbexp", count, wrong, len({case.field for case in cases}))
 
 
 NOWHERE = "/nowhere/at/all"
@@ -187,16 +222,19 @@ UNFIT = [
 
 
 def test_dbexp_with_values_that_only_the_disk_or_a_network_refuses(tmp_path: Path) -> None:
-    count, wrong = storm(runs.main, "dbexp", UNFIT, tmp_path)
-    print(f"\ndbexp: {count} commands that cannot be, {count - len(wrong)} refused in one message, nothing left")
-    assert not wrong, "\n".join(wrong)
+    places = [f"hydra.{'sweep' if '-m' in words else 'run'}.dir" for words in UNFIT]
+    commands = [
+        words if any(word.startswith(place) for word in words) else [*words, f"{place}={EARLIER}"]
+        for words, place in zip(UNFIT, places, strict=True)
+    ]
+    told("dbexp", *storm(runs.main, "dbexp", commands, tmp_path))
 
 
 @pytest.mark.parametrize(
     ("main", "program", "cls", "more"),
     [
-        (generate.main, "dbexp-generate", GenerateConfig, {"prompt": "a {token}"}),
-        (export.main, "dbexp-export", ExportConfig, {}),
+        (generate.main, "dbexp-generate", GenerateConfig, {"prompt": "a {token}", "folder": EARLIER}),
+        (export.main, "dbexp-export", ExportConfig, {"folder": EARLIER}),
     ],
     ids=["generate", "export"],
 )
@@ -204,7 +242,7 @@ def test_a_command_of_words(
     main: Callable[[], object], program: str, cls: type, more: dict[str, str], tmp_path: Path
 ) -> None:
     run = run_folders.make(tmp_path / "run")
-    cases = [case for case in some(cls, 1000) if can_be_typed(cls, case)][:120]
+    cases = some(cls, 120, typed=True)
     chosen = [typed_words(cls, {"run": str(run), **more}, case) for case in cases]
     unfit = [f"model={NOWHERE}", "model=nobody/nothing", f"folder={__file__}/x", "store=/dev/null/x", "device=toaster"]
     unfit += [f"run={NOWHERE}", f"run={tmp_path}/run/train", f"run={__file__}"]
@@ -221,8 +259,18 @@ def test_a_command_of_words(
         given = {"run": str(run), **more} | dict(word.split("=", 1) for word in text.split(" "))
         chosen.append([f"{name}={value}" for name, value in given.items()])
     count, wrong = storm(main, program, chosen, tmp_path / "cases")
-    print(f"\n{program}: {count} commands with a bad value, {count - len(wrong)} refused in one message, nothing left")
-    assert not wrong, "\n".join(wrong)
+    told(program, count, wrong, len({case.field for case in cases}))
+
+
+def test_estimate(tmp_path: Path) -> None:
+    cases, settings = some(EstimateConfig, 80, typed=True), some(Config, 150)
+    commands = [typed_words(EstimateConfig, {"card": "t4", "store": EARLIER}, case) for case in cases]
+    words = [f"{case.field}={in_hydras_words(case.value)}" for case in settings]
+    commands += [["card=t4", word] for word in words]
+    commands += [["-m", "card=t4", "seed=1,2", word] for word in words[::5] if not word.startswith("seed")]
+    commands += [["card=t4", "model.path=/nowhere"], ["nonsense=1"], ["lora=nonsense", "card=t4"]]
+    count, wrong = storm(estimate.main, "dbexp-estimate", commands, tmp_path)
+    told("dbexp-estimate", count, wrong, len({case.field for case in (*cases, *settings)}))
 
 
 def test_compare(tmp_path: Path) -> None:
@@ -231,17 +279,16 @@ def test_compare(tmp_path: Path) -> None:
     commands = [[value] for value in bad]
     commands += [[run, f"output={value}"] for value in bad if value != NOWHERE]
     commands += [[f"store={value}"] for value in bad if value not in (NOWHERE,)]
-    numbers = ["x", "", "nan", "inf", "-1", "1e20", "1" * 5000, "${x}", "true", "[1]", "null"]
+    cases = some(CompareConfig, 120, typed=True)
+    given = {"sweep": run, "output": EARLIER}
     commands += [
-        ["store=default", f"{name}={text}"] for name in ("prune_to_size", "prune_older_than") for text in numbers
+        typed_words(CompareConfig, {"store": EARLIER} if case.field.startswith("prune") else given, case)
+        for case in cases
     ]
     commands += [[run, f"objective={value}"] for value in ["nonsense", "${x}", "a\0b", "x" * 3000, "0*dino", "[dino"]]
     commands += [[], ["verify=true"], ["--prune-to-size", "1"], [run, "dry_run=true"], [run, "--sync"]]
     count, wrong = storm(compare.main, "dbexp-compare", commands, tmp_path / "cases")
-    print(
-        f"\ndbexp-compare: {count} commands with a bad value, {count - len(wrong)} refused in one message, nothing left"
-    )
-    assert not wrong, "\n".join(wrong)
+    told("dbexp-compare", count, wrong, len({case.field for case in cases}))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +297,12 @@ def test_compare(tmp_path: Path) -> None:
         (lambda: None, "status 0"),
         (lambda: sys.exit(1), "status 1"),  # without a message
         (lambda: 1 / 0, "ZeroDivisionError"),
-        (lambda: (Path("x").write_text(""), sys.exit("x: wrong")), r"left \['x'\]"),
+        (lambda: (Path("x").write_text(""), sys.exit("x: wrong")), r"changed \['x'\]"),
+        (
+            lambda: (Path(EARLIER, "multirun.yaml").touch(), sys.exit("x: wrong")),
+            r"changed \['earlier/multirun.yaml'\]",
+        ),
+        (lambda: (Path("y").mkdir(), sys.exit("x: wrong")), r"changed \['y'\]"),
         (lambda: sys.exit("x: wrong"), None),
     ],
 )
