@@ -97,6 +97,10 @@ class _SharedOptions:
         """A new copy of what options alone give."""
         key = (str(Path.cwd()), str(master.hydra.job.config_name), *master.hydra.overrides.hydra, "", *words)
         if key not in self._composed:
-            self._composed[key] = pickle.dumps(self._by_hydra(master, words))
+            made = self._by_hydra(master, words)
+            try:
+                self._composed[key] = pickle.dumps(made)
+            except (pickle.PicklingError, AttributeError, TypeError):
+                return made  # in a process of joblib, say, which has the class of a launcher's settings twice
         cfg: DictConfig = pickle.loads(self._composed[key])
         return cfg

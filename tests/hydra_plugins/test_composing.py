@@ -112,6 +112,19 @@ def test_files_are_read_once_for_all_jobs(
     assert seeds == [*range(10)] * 4 and len(times) == 2
 
 
+def test_what_cannot_be_pickled_is_composed_each_time(
+    loader: ConfigLoader, sweep: DictConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(_: Any) -> bytes:
+        raise pickle.PicklingError("it's not the same object")
+
+    expected = [loader.load_sweep_config(sweep, words) for words in JOBS[:2]]
+    monkeypatch.setattr(pickle, "dumps", refuses)
+    _composing.remember(loader)
+    for words, wanted in zip(JOBS, expected, strict=False):
+        assert loader.load_sweep_config(sweep, words) == wanted
+
+
 def test_a_loader_that_travels_takes_no_configs_along(loader: ConfigLoader, sweep: DictConfig) -> None:
     _composing.remember(loader)
     before = len(pickle.dumps(loader))
