@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if settings.store is not None:
             _store(settings)
         if settings.sweep:
+            limits.rehearse(lambda: _gather(settings))
             _compare(settings)
 
 
@@ -56,7 +57,6 @@ def _compare(settings: CompareConfig) -> None:
     from dbexp.compare.write import write_comparison
 
     sweeps = settings.sweeps
-    limits.rehearse(lambda: _gather(settings))
     folder = Path(settings.output) if settings.output else sweeps[0] if len(sweeps) == 1 else _SEVERAL
     try:
         files = write_comparison(sweeps, settings.objective, folder)

@@ -77,7 +77,7 @@ def export(settings: ExportConfig) -> Exported:
         Interrupted: a signal came when everything had been written.
     """
     check(settings)
-    limits.rehearse(lambda: _open(settings))
+    limits.rehearse(lambda: _rehearse(settings))
     opened = _open(settings)
     run, model = opened.run, opened.model
     from dbexp.export import hub
@@ -157,6 +157,12 @@ def _open(settings: ExportConfig) -> _Opened:
             raise ConfigError(f"{run.lora}: adapts convolutions ({listed(convolutions, 2)}), which no format here has")
     problems.raise_if_any()
     return _Opened(run, model, replace(lora, provenance=public(lora.provenance)), base_id, licence)
+
+
+def _rehearse(settings: ExportConfig) -> None:
+    """Load what the comparison begins with, libraries and text encoders."""
+    model = _open(settings).model
+    model.encode(model.tokenize(["a"]))
 
 
 def _move(paths: Sequence[str], unfinished: Path, folder: Path, written: list[str]) -> None:

@@ -53,7 +53,7 @@ def generate(settings: GenerateConfig) -> Path:
         Interrupted: a signal came; pictures that were drawn are there.
     """
     check(settings)
-    limits.rehearse(lambda: _open(settings))
+    limits.rehearse(lambda: _rehearse(settings))
     runs, columns, drawing = _open(settings)
     for run in (run for run in runs if run.chosen):
         print(f"{run.folder}: {run.chosen}", flush=True)
@@ -109,6 +109,17 @@ def _open(settings: GenerateConfig) -> tuple[Sequence[TrainedRun], Sequence[Grid
             )
     problems.raise_if_any()
     return runs, columns, drawing
+
+
+def _rehearse(settings: GenerateConfig) -> None:
+    """Load what drawing begins with, libraries and text encoders."""
+    from dbexp import models
+    from dbexp.core.store import Store
+
+    _, columns, _ = _open(settings)
+    for column in columns:
+        model = models.load(column.model, Store(Path(settings.store) if settings.store else None))
+        model.encode(model.tokenize(["a"]))
 
 
 def _there(columns: Sequence[GridColumn], folder: Path) -> str:

@@ -291,18 +291,22 @@ def test_compare(tmp_path: Path) -> None:
     told("dbexp-compare", count, wrong, len({case.field for case in cases}))
 
 
+def spoil(name: str) -> None:
+    """Write a file, and refuse."""
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_text("")
+    sys.exit("x: wrong")
+
+
 @pytest.mark.parametrize(
     ("main", "fault"),
     [
         (lambda: None, "status 0"),
         (lambda: sys.exit(1), "status 1"),  # without a message
         (lambda: 1 / 0, "ZeroDivisionError"),
-        (lambda: (Path("x").write_text(""), sys.exit("x: wrong")), r"changed \['x'\]"),
-        (
-            lambda: (Path(EARLIER, "multirun.yaml").touch(), sys.exit("x: wrong")),
-            r"changed \['earlier/multirun.yaml'\]",
-        ),
-        (lambda: (Path("y").mkdir(), sys.exit("x: wrong")), r"changed \['y'\]"),
+        (lambda: spoil("x"), r"changed \['x'\]"),
+        (lambda: spoil(f"{EARLIER}/results.csv"), r"changed \['earlier/results.csv'\]"),
+        (lambda: spoil("y/z"), r"changed \['y', 'y/z'\]"),
         (lambda: sys.exit("x: wrong"), None),
     ],
 )
