@@ -20,6 +20,8 @@ _MOST_SAMPLES = 32
 _LONG_NUMBER = re.compile(r"\d{4300,}")
 _LISTS = re.compile(r"(?<=\])\s*,\s*(?=\[)")
 """Between the lists of a sweep."""
+SEVERAL = ("experiment", "evaluate/more")
+"""Groups of which several options may be chosen, or none."""
 # switches of Hydra that take the next word as their value
 _WITH_VALUE = {
     *("--cfg", "-c", "--info", "-i", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
@@ -156,7 +158,7 @@ def beyond_hydra(words: Sequence[str], options: Mapping[str, Sequence[str]]) -> 
 
     Args:
         words: of the command line.
-        options: group -> names of its options; groups that take one each.
+        options: group -> names of its options.
     """
     problems = []
     for text in words:
@@ -168,9 +170,11 @@ def beyond_hydra(words: Sequence[str], options: Mapping[str, Sequence[str]]) -> 
             problems.append(f"{shown(text)}: write NAME=VALUE")
         if name not in options or (override := parse(text)) is None or override.is_sweep_override():
             continue
-        if not isinstance(override.value(), str | QuotedString):
+        value = override.value()
+        names = value or () if name in SEVERAL and (value is None or isinstance(value, list)) else [value]
+        if not all(isinstance(item, str | QuotedString) for item in names):
             problems.append(
-                f"{shown(text)}: {name} is a group, and its value must be a string: {listed(options[name])}"
+                f"{shown(text)}: {name} is a group, and its value must be a string: {listed(options[name], 20)}"
             )
     return problems
 

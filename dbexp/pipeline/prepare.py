@@ -102,10 +102,12 @@ def ready(config: Config, earlier: Sequence[str] = ()) -> tuple[Store, Model, Ba
     Raises:
         ConfigError: with what is wrong with the inputs, or with the networks.
     """
+    if earlier:  # no key can be made of some values
+        check_inputs(config, earlier)
     named = replace(config, dataset=replace(config.dataset, name=dataset.subject_name(config.dataset)))
     key = key_of(plain(named))
     if key not in _ready:
-        check_inputs(config, earlier)
+        check_inputs(config)
         store = open_store(config)
         _ready.clear()
         _ready[key] = (store, *load(config, store))

@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from dbexp.config.overrides import in_quotes, jobs, parse, samples, switches_first, without_runs
+from dbexp.config.overrides import beyond_hydra, in_quotes, jobs, parse, samples, switches_first, without_runs
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,22 @@ def test_a_sweep_with_jobs(override: str) -> None:
 def test_a_sweep_without_runs(override: str, says: str) -> None:
     (problem,) = without_runs([override, "train.steps=1,2"], OPTIONS)
     assert says in problem
+
+
+GROUPS = {"lora": ["attention"], "experiment": ["a", "b"], "evaluate/more": ["c"]}
+
+
+@pytest.mark.parametrize("word", ["lora=attention", "experiment=null", "experiment=[a,'b']", "evaluate/more=[c]"])
+def test_options_are_names(word: str) -> None:
+    assert beyond_hydra([word], GROUPS) == []
+
+
+@pytest.mark.parametrize(
+    "word", ["lora=null", "lora=[attention]", "experiment=[null]", "experiment=5", "evaluate/more=[[c]]"]
+)
+def test_what_is_no_name_of_an_option_is_refused(word: str) -> None:
+    (problem,) = beyond_hydra([word], GROUPS)
+    assert problem.startswith(f"{word}: ") and "is a group, and its value must be a string: " in problem
 
 
 @pytest.fixture

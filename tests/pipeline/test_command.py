@@ -272,6 +272,11 @@ def test_what_is_missing_does_not_hide_the_rest(cli: Cli, tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
+def test_a_value_of_which_no_key_can_be_made_is_one_message(cli: Cli, tmp_path: Path) -> None:
+    status, stderr = cli("model.family='\udce4'", f"store={tmp_path}/store")
+    assert status == 1 and stderr.startswith("dbexp: model.family=") and "Traceback" not in stderr
+
+
 def test_base_model_and_metric_networks_are_told_together(cli: Cli, tmp_path: Path) -> None:
     """Those that are named and not there: what a hub may have is asked for when all else is right."""
     words = ["model=custom", "model.name=x", "model.path=nowhere", "model.sample_path=/none/x.safetensors"]
