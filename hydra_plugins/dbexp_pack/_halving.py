@@ -44,18 +44,24 @@ def problems(settings: PackLauncherConf) -> list[str]:
     return messages
 
 
+_NO_JUDGE = {
+    "draw": "hydra.launcher.halving.judge=draw: judges by objective=recommend, which at early steps is low for runs "
+    "that end best: on the reference sweep it kept the best run 1 time of 3, for 46 to 60 % of the cost of training; "
+    "the loss kept the best run by DINO 3 times of 3, for 31 % (benchmarks/2026-11-28_halving_reference.md). Say "
+    "hydra.launcher.halving.judge=loss with objective=dino, or let no rung come early",
+    "loss": "hydra.launcher.halving.judge=loss: looks for the subject alone, and objective=recommend asks for the "
+    "prompt and the class as well: three searches that raced ended at places 6, 9 and 19 of 24 by the recommendation, "
+    "and at places 1, 1 and 2 by DINO (benchmarks/2026-11-28_search.md). Say objective=dino, or "
+    "hydra.launcher.halving.rungs=[]",
+}
+"""Judge -> why it finds no recommended setting."""
+
+
 def advise(settings: PackLauncherConf, planned: Plan) -> None:
     """Warn of a judge that was measured and found to stop the best runs."""
     cfg, objective = settings.halving, planned.runs[0].config.objective[0]
-    if cfg.rungs and cfg.judge == "draw" and objective == RECOMMEND:
-        log.warning(
-            "hydra.launcher.halving.judge=draw: judges by objective=%s, which at early steps is low for runs that end "
-            "best: on the reference sweep it kept the best run 1 time of 3, for 46 to 60 %% of the cost of training; "
-            "the loss kept the best run by DINO 3 times of 3, for 31 %% "
-            "(benchmarks/2026-11-28_halving_reference.md). Say hydra.launcher.halving.judge=loss, or objective=dino, "
-            "or let no rung come early",
-            objective,
-        )
+    if cfg.rungs and objective == RECOMMEND:
+        log.warning(_NO_JUDGE[cfg.judge])
 
 
 def race(settings: PackLauncherConf, planned: Plan, folder: Path, reach: Reach) -> Race:
