@@ -12,7 +12,8 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from dbexp.config import check, groups, help
-from dbexp.config.explain import explain
+from dbexp.config.explain import explain, parameters
+from dbexp.config.overrides import beyond_hydra, groups_among
 from dbexp.config.schema import Config
 from dbexp.core.errors import ConfigError
 
@@ -30,6 +31,9 @@ def compose(overrides: Sequence[str], options: Path | None = None) -> Config:
     help.register()
     words = [str(word) for word in overrides]
     search_path = [] if options is None else [f"hydra.searchpath=['file://{options}']"]
+    known = groups_among(groups.options([groups.conf_dir()]), parameters())
+    if problems := beyond_hydra(words, known):
+        raise ConfigError(problems)
     try:
         parsed = OverridesParser.create().parse_overrides(words)
         sweeps = [word for word, override in zip(words, parsed, strict=True) if override.is_sweep_override()]

@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -177,6 +177,11 @@ def beyond_hydra(words: Sequence[str], options: Mapping[str, Sequence[str]]) -> 
                 f"{shown(text)}: {name} is a group, and its value must be a string: {listed(options[name], 20)}"
             )
     return problems
+
+
+def groups_among(options: Mapping[str, Sequence[str]], parameters: Iterable[str]) -> dict[str, Sequence[str]]:
+    """Those of the options whose group is a parameter, or one of `SEVERAL`: for `beyond_hydra`."""
+    return {name: options[name] for name in (*parameters, *SEVERAL) if name in options}
 
 
 def without_runs(overrides: Sequence[str], options: Mapping[str, Sequence[str]]) -> list[str]:

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dbexp.config import check, completion, help
 from dbexp.config.explain import explain, parameters, stopped, version
 from dbexp.config.groups import conf_dir, options
-from dbexp.config.overrides import SEVERAL, beyond_hydra, switches_first
+from dbexp.config.overrides import beyond_hydra, groups_among, switches_first
 from dbexp.config.schema import Config
 from dbexp.core import disk, folders, interrupts, limits
 from dbexp.core.errors import (
@@ -64,8 +64,7 @@ def start(words: Sequence[str]) -> None:
     os.environ.setdefault(_RAISE, "1")
     os.environ.setdefault(_WAIT, "PASSIVE")
     before, sys.argv = sys.argv, [sys.argv[0], *switches_first(words)]  # Hydra reads its words there and nowhere else
-    known = options([conf_dir()])
-    known = {name: known[name] for name in (*parameters(), *SEVERAL) if name in known}
+    known = groups_among(options([conf_dir()]), parameters())
     try:
         if problems := beyond_hydra(sys.argv[1:], known):
             raise ConfigError(problems)
