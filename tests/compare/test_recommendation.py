@@ -83,7 +83,7 @@ def test_the_reference_sweep_is_recommended_by_the_formulas_of_the_readme() -> N
     assert len(shares) == 3 and "harmonic mean\n3 / (1/subject + 1/prompt + 1/class)" in text
     by_hand = 3 / sum(1 / share for share in shares)
     assert by_hand.to_numpy() == pytest.approx(runs[RECOMMEND].to_numpy(), rel=1e-6)
-    settings = ["lora.rank", "lr_schedule.name", "prior.weight"]
+    settings = ["lora.rank", "prior.weight"]
     best = by_hand.groupby([runs[name] for name in settings]).mean().idxmax()
     assert {tuple(row) for row in runs[runs["recommended"]][settings].itertuples(index=False)} == {best}
 
