@@ -1,6 +1,6 @@
 """The pictures at the head of README: a subject, and what the base model and two LoRAs draw from the same seeds.
 
-    python benchmarks/picture_row.py multirun/reference/RUN multirun/reference/RUN docs/pictures.png
+    python benchmarks/picture_row.py multirun/reference/7 multirun/reference/10 docs/pictures.png
 
 The first run was trained without prior preservation, the second with it. Prompts are taken by their place in the list
 of the paper, the first sample of each; of the class the first two samples.
