@@ -2,9 +2,10 @@
 
     python benchmarks/calibration.py --sweeps 1000 --out FILE
 
-Spreads are like those of the reference sweep (benchmarks/2026-11-27_reference_sweep). Coverage is the share of 95 % intervals that hold
-the true effect; a false alarm is a difference called significant where there is none. The former rule resampled prompts
-alone. No training, no pictures: scores are drawn from the model in `dbexp/compare/inference/components.py`.
+Spreads are like those of the reference sweep in benchmarks/2026-11-27_reference_sweep. Coverage is the share of 95 %
+intervals that hold the true effect; a false alarm is a difference called significant where there is none. The former
+rule resampled prompts alone. No training, no pictures: scores are drawn from the model in
+`dbexp/compare/inference/components.py`.
 """
 
 from __future__ import annotations

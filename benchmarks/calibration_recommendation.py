@@ -2,10 +2,10 @@
 
     python -m benchmarks.calibration_recommendation --sweeps 300 --out FILE
 
-A run has a DINO, a CLIP-T and a PRES around the true ones of its setting; luck and pictures spread as in the reference
-sweep (benchmarks/2026-11-27_reference_sweep: 8 settings, three seeds, 25 prompts with two pictures). Scores, the shares that pictures have
-in them, and the comparison with the recommended setting are those of dbexp. The truth of a setting is the mean score of
-very many runs of it. No training, no pictures.
+A run has a DINO, a CLIP-T and a PRES around the true ones of its setting; luck and pictures spread as in the
+reference sweep of benchmarks/2026-11-27_reference_sweep (8 settings, three seeds, 25 prompts with two pictures).
+Scores, the shares that pictures have in them, and the comparison with the recommended setting are those of dbexp. The
+truth of a setting is the mean score of very many runs of it. No training, no pictures.
 """
 
 from __future__ import annotations
