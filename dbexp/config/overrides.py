@@ -21,7 +21,7 @@ _LONG_NUMBER = re.compile(r"\d{4300,}")
 _LISTS = re.compile(r"(?<=\])\s*,\s*(?=\[)")
 """Between the lists of a sweep."""
 SEVERAL = ("experiment", "evaluate/more")
-"""Groups of which several options may be chosen, or none."""
+"""Groups of which a list of options may be chosen."""
 # switches of Hydra that take the next word as their value
 _WITH_VALUE = {
     *("--cfg", "-c", "--info", "-i", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
@@ -171,7 +171,7 @@ def beyond_hydra(words: Sequence[str], options: Mapping[str, Sequence[str]]) -> 
         if name not in options or (override := parse(text)) is None or override.is_sweep_override():
             continue
         value = override.value()
-        names = value or () if name in SEVERAL and (value is None or isinstance(value, list)) else [value]
+        names = value if name in SEVERAL and isinstance(value, list) else [value]
         if not all(isinstance(item, str | QuotedString) for item in names):
             problems.append(
                 f"{shown(text)}: {name} is a group, and its value must be a string: {listed(options[name], 20)}"

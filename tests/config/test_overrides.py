@@ -106,13 +106,14 @@ def test_a_sweep_without_runs(override: str, says: str) -> None:
 GROUPS = {"lora": ["attention"], "experiment": ["a", "b"], "evaluate/more": ["c"]}
 
 
-@pytest.mark.parametrize("word", ["lora=attention", "experiment=null", "experiment=[a,'b']", "evaluate/more=[c]"])
+@pytest.mark.parametrize("word", ["lora=attention", "experiment=a", "experiment=[a,'b']", "evaluate/more=[]"])
 def test_options_are_names(word: str) -> None:
     assert beyond_hydra([word], GROUPS) == []
 
 
 @pytest.mark.parametrize(
-    "word", ["lora=null", "lora=[attention]", "experiment=[null]", "experiment=5", "evaluate/more=[[c]]"]
+    "word",
+    ["lora=null", "lora=[attention]", "experiment=null", "experiment=[null]", "experiment=5", "evaluate/more=[[c]]"],
 )
 def test_what_is_no_name_of_an_option_is_refused(word: str) -> None:
     (problem,) = beyond_hydra([word], GROUPS)
