@@ -1,6 +1,6 @@
 """What halving costs on the reference sweep, and who wins: every judgement is measured once, races are replayed.
 
-    python benchmarks/halving_replay.py SWEEP --folder kept     # SWEEP: multirun/reference, or one's own of that kind
+    python benchmarks/halving_replay.py SWEEP --folder kept     # SWEEP: one of that kind, its runs included
 
 The sweep is rank 4 and 16, prior weight 0 and 1, constant and polynomial rate, three seeds: 24 runs of 400 steps that
 went to their end in SWEEP. Here they are trained again, in packs, to each rung, in an empty store, and judged there by
