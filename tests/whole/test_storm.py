@@ -69,6 +69,7 @@ def storm(folder: Path, command: Command, kills: int, label: str) -> None:
     stages, generator, came, rounds = Counter(whole.writes), random.Random(label), Counter[str](), 0
     while came.total() < kills:
         rounds += 1
+        assert rounds <= 3 * kills, f"signals come too late: {came}"
         name = f"killed{rounds}"
         ended = False
         for moment in moments(stages, whole.seconds, generator):
@@ -109,13 +110,14 @@ def test_the_built_in_model(tmp_path: Path) -> None:
 def test_the_commands_beside_it(tmp_path: Path) -> None:
     run = attempt(tmp_path, sweep_of(tmp_path, "lora.rank=2", "train.steps=3", *SHORT).run("made"))
     assert run.status == 0, run.text
-    sweep, store = tmp_path / "made" / "sweep", f"store={tmp_path}/made/store"
+    sweep = tmp_path / "made" / "sweep"
 
     def generate(name: str) -> list[str]:
-        return [f"run={sweep}/0", "prompts=auto", "steps=2", "batch_size=2", store, f"folder={name}/pictures"]
+        drawn = ["prompts=auto", "steps=2", "batch_size=2"]
+        return [f"run={sweep}/0", *drawn, f"store={name}/store", f"folder={name}/pictures"]
 
     def export(name: str) -> list[str]:
-        return [f"run={sweep}/0", "check_steps=2", store, f"folder={name}/exported"]
+        return [f"run={sweep}/0", "check_steps=2", f"store={name}/store", f"folder={name}/exported"]
 
     def compare(name: str) -> list[str]:
         return [str(sweep), f"output={name}/compared"]
