@@ -58,21 +58,30 @@ class Results(Callback):
         """Write the results so far; print the job's line if nobody else will."""
         if not _is_sweep(config):
             return
-        from hydra_plugins.dbexp_pack import _console
-
-        _console.write_results(Path(str(config.hydra.sweep.dir)), _objective(config))
-        _console.write_page_so_far(Path(str(config.hydra.sweep.dir)))
-        if not _jobs.packs(config):
-            words = " ".join(config.hydra.overrides.task)
-            scores = _console.scores(Path(str(config.hydra.runtime.output_dir)))
-            print(f"job {config.hydra.job.num} ({words})  {scores}", flush=True)
+        with command.refusing():
+            _note(config)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table if nobody else does. Hydra 1.3 leaves this out when a job failed."""
-        if not _jobs.packs(config):
+        if _jobs.packs(config):
+            return
+        with command.refusing():
             from hydra_plugins.dbexp_pack import _console
 
             _console.show_results(Path(str(config.hydra.sweep.dir)), _objective(config))
+
+
+def _note(config: DictConfig) -> None:
+    """Write the results so far, and print the job's line if nobody else will."""
+    from hydra_plugins.dbexp_pack import _console
+
+    folder = Path(str(config.hydra.sweep.dir))
+    _console.write_results(folder, _objective(config))
+    _console.write_page_so_far(folder)
+    if not _jobs.packs(config):
+        words = " ".join(config.hydra.overrides.task)
+        scores = _console.scores(Path(str(config.hydra.runtime.output_dir)))
+        print(f"job {config.hydra.job.num} ({words})  {scores}", flush=True)
 
 
 def _claim(config: DictConfig, mode: str) -> None:
