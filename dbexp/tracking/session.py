@@ -76,6 +76,23 @@ def _contradiction() -> str | None:
     return "WANDB_DISABLED" if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on") else None
 
 
+def overruled(cfg: Config) -> list[str]:
+    """What the environment says of where runs go, where the config says another place and so is followed.
+
+    The agent of a W&B Sweep sets these variables itself, and W&B follows the agent.
+    """
+    if "WANDB_SWEEP_ID" in os.environ:
+        return []
+    wanted = {"project": cfg.tracking.project, "entity": cfg.tracking.entity}
+    said = {name: os.environ.get(f"WANDB_{name.upper()}") for name in wanted}
+    return [
+        f"tracking.{name}={value}: the run goes there, though the environment says WANDB_{name.upper()}={said[name]}; "
+        f"for the latter use tracking.{name}={said[name]}"
+        for name, value in wanted.items()
+        if value and said[name] and said[name] != value
+    ]
+
+
 def login_problem() -> str | None:
     """Why nothing could be uploaded from here, as a sentence with the remedy; asks no one and nothing online."""
     if (variable := _contradiction()) is not None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -74,6 +75,8 @@ def start(
         return
     if problems := session.problems(cfg):
         raise ConfigError(problems)
+    for sentence in session.overruled(cfg):
+        _tell(sentence)
     records, attempts = Records(folder), session.Attempts()
     with ExitStack() as stack:
         stack.enter_context(
@@ -94,6 +97,12 @@ def start(
         finally:
             if tracker is not None:
                 tracker.finish(error)
+
+
+@lru_cache(maxsize=8)
+def _tell(sentence: str) -> None:
+    """Once in a process, however many runs of a sweep it is true of."""
+    log.warning("%s", sentence)
 
 
 def _record(cfg: Config, name: str, group: str | None, overrides: Sequence[str]) -> RunRecord:

@@ -29,6 +29,32 @@ def test_a_variable_that_keeps_wandb_offline_is_named(
     assert session.problems(cfg) == []
 
 
+def test_another_project_than_the_configs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = Config()
+    for variable, value in {"WANDB_PROJECT": "theirs", "WANDB_ENTITY": "them"}.items():
+        monkeypatch.setenv(variable, value)
+    (project,) = session.overruled(cfg)  # the config names no entity, so the environment's is taken
+    assert project == (
+        "tracking.project=dbexp: the run goes there, though the environment says WANDB_PROJECT=theirs; for the latter "
+        "use tracking.project=theirs"
+    )
+    cfg.tracking.project, cfg.tracking.entity = "theirs", "us"
+    (entity,) = session.overruled(cfg)
+    assert entity.startswith("tracking.entity=us: the run goes there, though the environment says WANDB_ENTITY=them;")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "anagents")
+    assert session.overruled(cfg) == []
+
+
+def test_the_project_of_the_environment_is_named_once_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    words = [*tiny(tmp_path / "store"), "train.steps=2", "tracking.mode=offline", "hydra.sweep.dir=sweep"]
+    outcome = dbexp_command(tmp_path, "-m", *words, "lora.rank=2,4")
+    assert outcome.status == 0, outcome.err
+    assert (outcome.out + outcome.err).count("the environment says WANDB_PROJECT=theirs") == 1
+    records = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/tracking/run.json")]
+    assert [record["project"] for record in records] == ["dbexp", "dbexp"]
+
+
 def test_runs_of_a_sweep_below_an_agent_have_ids_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", "agentsrun")
     monkeypatch.setenv("WANDB_SWEEP_ID", "agentssweep")
