@@ -96,7 +96,7 @@ def test_it_is_what_counting_gives(option: str, tmp_path: Path) -> None:
         assert known.draw(config) == pytest.approx(step + rest / config.sample.steps, rel=0.02)
         return
     one, two = (measure.training(config, lanes) for lanes in (1, 2))
-    training = counted._entries()[config.model.path]["train"]["1"]
+    training = counted._entries()[config.model.path]["train"][counted._variant(config)]
     assert known.train(config, 1) == pytest.approx(seconds(one.operations, card), rel=0.02)
     assert 2 * (known.train(config, 2) or 0) == pytest.approx(seconds(two.operations, card), rel=0.02)
     assert training["fixed"] + training["lane"] == pytest.approx(one.peak, rel=0.02)
