@@ -152,6 +152,9 @@ def _finite(value: Any) -> Any:
 def race(runs: Sequence[PlannedRun], rungs: Sequence[int], judging: Judging, decide: Decide, reach: Reach) -> Race:
     """Train runs from rung to rung, and stop at each those that the others leave behind.
 
+    A search may ask for one setting twice in a batch. Equal runs take one place between them, and fare alike: with a
+    place each, the copies of a good setting would push out the next one.
+
     Args:
         runs: of a sweep, checked.
         rungs: optimizer steps, rising.
@@ -162,7 +165,7 @@ def race(runs: Sequence[PlannedRun], rungs: Sequence[int], judging: Judging, dec
     Raises:
         Interrupted: a signal came; everything is saved.
     """
-    trained = [run for run in runs if run.config.lora.path is None]
+    trained, twins = _without_twins([run for run in runs if run.config.lora.path is None])
     judgements: dict[int, list[Judgement]] = {run.number: [] for run in trained}
     stops: dict[int, Stop] = {}
     for place, step in enumerate(rungs):
@@ -187,8 +190,21 @@ def race(runs: Sequence[PlannedRun], rungs: Sequence[int], judging: Judging, dec
     column = "loss" if judging.by == "loss" else runs[0].config.objective[0]
     passes = _passes(trained, stops, judgements)
     cost = race_files.cost([passes]) or "nothing was trained"
+    for number, first in twins.items():
+        judgements[number] = judgements[first]
+        if first in stops:
+            stops[number] = stops[first]
     log.info("halving: %d of %d runs go on; %s", len(runs) - len(stops), len(runs), cost)
     return Race(tuple(rungs), column, judgements, stops, passes)
+
+
+def _without_twins(runs: Sequence[PlannedRun]) -> tuple[list[PlannedRun], dict[int, int]]:
+    """The first of equal runs each, and number of another -> that of the first one it is equal to."""
+    firsts: dict[str, int] = {}
+    for run in runs:
+        firsts.setdefault(repr(run.config), run.number)
+    twins = {run.number: first for run in runs if (first := firsts[repr(run.config)]) != run.number}
+    return [run for run in runs if run.number not in twins], twins
 
 
 def reach(
@@ -316,7 +332,7 @@ def _spread(prompts: Sequence[str], count: int) -> tuple[str, ...]:
 def _passes(
     runs: Sequence[PlannedRun], stops: Mapping[int, Stop], judgements: Mapping[int, Sequence[Judgement]]
 ) -> dict[str, int]:
-    """See `Race.passes`. Runs that share a trajectory are counted each."""
+    """See `Race.passes`. Runs that share a trajectory are counted each, unless they are equal in all else, too."""
 
     def training(run: PlannedRun, steps: int) -> int:
         cfg, prompts = run.config.train, 2 if run.config.prior.weight > 0 else 1
