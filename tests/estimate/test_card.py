@@ -12,12 +12,13 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from accelerate import PartialState
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dbexp import models
 from dbexp.config.families import FAMILIES
-from dbexp.core.device import DTYPES
+from dbexp.core.device import DTYPES, pick_device
 from dbexp.core.store import Store
 from dbexp.estimate import hollow
 from dbexp.estimate.card import Operation, PretendedCard
@@ -370,6 +371,15 @@ class TestMemory:
             del y
             assert card.allocated == 0
         assert card.peak == 4 << 20
+
+    def test_nobody_believes_in_it_afterwards(self) -> None:
+        """Accelerate asks once in a process which device there is; a run after an estimate must not be told cuda."""
+        before = dict(PartialState._shared_state)
+        with patch.dict(PartialState._shared_state, clear=True):
+            with PretendedCard():
+                assert pick_device("auto").type == "cuda"
+            assert pick_device("auto").type == "cpu"
+        assert before == PartialState._shared_state
 
     def test_a_backward_pass_keeps_what_it_needs(self) -> None:
         with PretendedCard() as card:
