@@ -44,6 +44,17 @@ def _state() -> PartialState:
     return PartialState(cpu=cpu, timeout=_PATIENCE)
 
 
+@contextlib.contextmanager
+def temporary_state() -> Iterator[None]:
+    """What accelerate learns inside the block is forgotten after it; it asks but once in a process what there is."""
+    before = dict(PartialState._shared_state)
+    try:
+        yield
+    finally:
+        PartialState._shared_state.clear()
+        PartialState._shared_state.update(before)
+
+
 def pick_device(name: str) -> torch.device:
     """The device of this process.
 

@@ -26,13 +26,14 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils, checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
+
+from dbexp.core.device import temporary_state
 
 CUDA, META, CPU = torch.device("cuda", 0), torch.device("meta"), torch.device("cpu")
 _BLOCK = 512
@@ -110,7 +111,7 @@ class PretendedCard:
             stack.enter_context(patch.object(_foreach_utils, "_get_foreach_kernels_supported_devices", lambda: many))
             stack.enter_context(patch.dict(checkpoint._allowed_determinism_checks_to_fns, {"default": _looks}))
             stack.enter_context(patch.object(torch.accelerator, "current_stream", lambda *_: _STREAM))
-            stack.enter_context(patch.dict(PartialState._shared_state))  # which device there is, asked for but once
+            stack.enter_context(temporary_state())
             stack.enter_context(self._launches)
             stack.enter_context(self._names)
             self._block = stack.pop_all()
