@@ -24,7 +24,7 @@ import dbexp.pipeline.command
 from dbexp.core.store import Entry
 from dbexp.pipeline import view
 from dbexp.sample import png
-from tests.sweeps import fork, tiny
+from tests.sweeps import exit_status, fork, tiny
 
 PATIENCE_SECONDS = 240.0
 """What takes longer hangs."""
@@ -205,13 +205,7 @@ def _work(folder: Path, main: Callable[[], object], moment: Moment | None, trace
     sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1) for descriptor in (1, 2))
     os.chdir(folder)
     _follow(os.open(trace, os.O_WRONLY | os.O_APPEND), moment)
-    try:
-        main()
-    except SystemExit as stop:
-        if isinstance(stop.code, str):
-            print(stop.code, file=sys.stderr)
-        return 1 if isinstance(stop.code, str) else int(stop.code or 0)
-    return 0
+    return exit_status(main)
 
 
 def _follow(trace: int, moment: Moment | None) -> None:

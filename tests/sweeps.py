@@ -35,23 +35,29 @@ class Outcome:
     err: str
 
 
+def exit_status(main: Callable[[], object]) -> int:
+    """Run a command; what its process would end with, after the message that the interpreter would print."""
+    try:
+        main()
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+        return 1 if isinstance(stop.code, str) else int(stop.code or 0)
+    return 0
+
+
 def dbexp_command(folder: Path, *argv: str) -> Outcome:
     """Run the command line in a folder, in this process."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     out, err = io.StringIO(), io.StringIO()
-    status = 0
     GlobalHydra.instance().clear()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["dbexp", *argv])
         patch.delenv("HYDRA_FULL_ERROR", raising=False)
         try:
-            command.main()
-        except SystemExit as stop:
-            if isinstance(stop.code, str):  # as the interpreter would
-                print(stop.code, file=sys.stderr)
-            status = 1 if isinstance(stop.code, str) else int(stop.code or 0)
+            status = exit_status(command.main)
         except Exception:  # what nobody worded: the interpreter shows where it came from
             traceback.print_exc(file=sys.stderr)
             status = 1

@@ -35,7 +35,7 @@ from dbexp.pipeline import run as _stages  # noqa: F401  # imported once, before
 from tests import run_folders
 from tests.config.cases import Case, of_fields
 from tests.config.test_generated import can_be_typed, typed_words
-from tests.sweeps import earlier_sweep, everything
+from tests.sweeps import earlier_sweep, everything, exit_status
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 
@@ -89,18 +89,13 @@ def _child(main: Callable[[], object], program: str, words: Sequence[str], folde
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
     sys.argv = [program, *words]
     try:
-        main()
-    except SystemExit as stop:
-        if isinstance(stop.code, str):
-            print(stop.code, file=sys.stderr)
-        return 1 if isinstance(stop.code, str) else int(stop.code or 0)
+        return exit_status(main)
     except BaseException:
         traceback.print_exc()
         return 71
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-    return 0
 
 
 def storm(
