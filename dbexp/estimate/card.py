@@ -17,9 +17,8 @@ from __future__ import annotations
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace, TracebackType
 from typing import Any
@@ -34,8 +33,23 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
 from dbexp.core.device import temporary_state
+from dbexp.estimate.operation import (
+    LAYOUT_ONLY,
+    META,
+    WRITES_ALONE,
+    Operation,
+    aten,
+    counts_flops,
+    description,
+    is_view,
+    made_of,
+    shapes,
+    signature_of,
+    tensors_in,
+    writes_first,
+)
 
-CUDA, META, CPU = torch.device("cuda", 0), torch.device("meta"), torch.device("cpu")
+CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 _BLOCK = 512
 """Bytes that torch's allocator rounds a tensor up to."""
 _PAGEABLE = 1 << 16
@@ -45,35 +59,7 @@ _REMEMBERED = 1 << 16
 _WIDEST_HEAD = 256
 """Of flash attention."""
 
-aten: Any = torch.ops.aten
-_LAYOUT_ONLY = {
-    *(aten.detach.default, aten.alias.default, aten._unsafe_view.default, aten.lift_fresh.default),
-    *(aten.empty.memory_format, aten.empty_strided.default, aten.empty_like.default, aten.new_empty.default),
-}
-"""Operations that launch no kernel, views aside."""
-_WRITES = {aten._fused_adamw_.tensor_lr}
-"""Operations that only write to what they are given, and do not know meta tensors."""
-
 _STREAM = SimpleNamespace(is_capturing=lambda: False, synchronize=lambda: None, wait_stream=lambda _: None)
-
-
-@dataclass(frozen=True)
-class Operation:
-    """What is told of an operation: two that are equal take equally long.
-
-    Attributes:
-        name: of torch, `aten.mm.default`.
-        inputs: (shape, dtype) of the tensors on the card that it reads.
-        outputs: of those that it makes.
-        bytes: read and written, at least.
-        flops: of matrix products, convolutions and attention, a multiplication and an addition counted as two.
-    """
-
-    name: str
-    inputs: tuple[tuple[tuple[int, ...], torch.dtype], ...]
-    outputs: tuple[tuple[tuple[int, ...], torch.dtype], ...]
-    bytes: int
-    flops: int
 
 
 class PretendedCard:
@@ -185,20 +171,20 @@ class PretendedCard:
 
     def note(self, func: Any, args: Any, kwargs: Any, read: Sequence[Tensor], out: Any) -> Operation | None:
         """Note an operation, and the memory of what it made; None: it is none for the card."""
-        made = [tensor for tensor in _tensors((out,)) if tensor.device == META]
+        made = [tensor for tensor in tensors_in((out,)) if tensor.device == META]
         for tensor in made:
             self._track(tensor)
-        if func in _LAYOUT_ONLY or _is_view(func):
+        if func in LAYOUT_ONLY or is_view(func):
             return None
-        flops = flop_registry[func.overloadpacket](*args, **kwargs, out_val=out) if _counts(func) else 0
+        flops = flop_registry[func.overloadpacket](*args, **kwargs, out_val=out) if counts_flops(func) else 0
         moved = sum(tensor.numel() * tensor.element_size() for tensor in (*read, *made))
-        operation = Operation(str(func), _shapes(read), _shapes(made), moved, int(flops))
+        operation = Operation(str(func), shapes(read), shapes(made), moved, int(flops))
         self.operations[operation] += 1
         return operation
 
     def note_again(self, operation: Operation, out: Any) -> None:
         """The same for one that was told of before."""
-        for tensor in _tensors((out,)):
+        for tensor in tensors_in((out,)):
             self._track(tensor)
         self.operations[operation] += 1
 
@@ -344,6 +330,11 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
 # -- what is launched -------------------------------------------------------------------------------------------------
 
 
+_SEEN: dict[Any, tuple[Any, Operation]] = {}
+"""Signature -> what it made, see `description`. Torch computes shapes in Python, which takes longer than anything else
+here; there are some thousand different ones in all that is ever looked at."""
+
+
 class _Launches(TorchDispatchMode):
     """Sees every operation below autograd."""
 
@@ -360,7 +351,7 @@ class _Launches(TorchDispatchMode):
 
     def _dispatch(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         card = self._card
-        tensors = [*_tensors(args), *_tensors(kwargs.values())]
+        tensors = [*tensors_in(args), *tensors_in(kwargs.values())]
         there = [tensor for tensor in tensors if tensor.device == META]
         here = [tensor for tensor in tensors if tensor.device != META]
         device = kwargs.get("device")
@@ -385,23 +376,23 @@ class _Launches(TorchDispatchMode):
             args = (args[0], [index for each in args[1] for index in self._indices(each)], *args[2:])
         elif func not in (aten._to_copy.default, aten.copy_.default) and any(tensor.dim() for tensor in here):
             raise RuntimeError(f"{func}: Expected all tensors to be on the same device, but found cuda:0 and cpu")
-        signature = None if here else _signature(func, args, kwargs)
+        signature = None if here else signature_of(func, args, kwargs)
         if signature in _SEEN:
             spec, operation = _SEEN[signature]
-            out: Any = args[0] if _changes(func) else _made(spec)
+            out: Any = args[0] if writes_first(func) else made_of(spec)
             if there:
                 _follow(func, args, kwargs, tensors, out)
             card.note_again(operation, out)
             return out
-        out = None if func in _WRITES else func(*args, **kwargs)
+        out = None if func in WRITES_ALONE else func(*args, **kwargs)
         if func in (aten._to_copy.default, aten.copy_.default) and here:
             waits_not = kwargs.get("non_blocking") or (func is aten.copy_.default and len(args) > 2 and args[2])
             card.arrives(here[0], out, bool(waits_not))
         elif there or here:
             _follow(func, args, kwargs, tensors, out)
         noted = card.note(func, args, kwargs, there, out)
-        if signature is not None and noted is not None and all(each.device == META for each in _tensors((out,))):
-            _SEEN[signature] = _spec(out), noted
+        if signature is not None and noted is not None and all(each.device == META for each in tensors_in((out,))):
+            _SEEN[signature] = description(out), noted
         return out
 
     def _indices(self, index: Tensor | None) -> list[Tensor | None]:
@@ -416,89 +407,6 @@ class _Launches(TorchDispatchMode):
         known = index if here else _known(index)
         count = index.numel() if known is None else int(known.sum())
         return [torch.empty(count, dtype=torch.int64, device=META) for _ in index.shape]
-
-
-# -- what was seen before ---------------------------------------------------------------------------------------------
-
-_SEEN: dict[Any, tuple[Any, Operation]] = {}
-"""Signature -> what it made, see `_spec`. Torch computes shapes in Python, which takes longer than anything else here;
-there are some thousand different ones in all that is ever looked at."""
-
-
-def _signature(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
-    """Equal for operations that make equal things; None where that cannot be told by their arguments, or where they
-    make nothing of their own."""
-    if not _makes_its_own(func):
-        return None
-    try:
-        signature = (
-            func,
-            _described(args),
-            tuple(sorted((name, _described((value,))) for name, value in kwargs.items())),
-        )
-        hash(signature)
-    except TypeError:
-        return None
-    return signature
-
-
-def _described(values: Iterable[Any]) -> tuple[Any, ...]:
-    described: list[Any] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            described.append((value.shape, value.stride(), value.dtype))
-        elif isinstance(value, list | tuple):
-            described.append(_described(value))
-        else:
-            described.append((type(value).__name__, str(value) if isinstance(value, torch.device) else value))
-    return tuple(described)
-
-
-@cache
-def _makes_its_own(func: Any) -> bool:
-    """Whether an operation's results are new tensors, or its first argument."""
-    if func in _LAYOUT_ONLY or func in _WRITES or _is_view(func):
-        return False
-    return _changes(func) or not (func._schema.is_mutable or any(each.alias_info for each in func._schema.returns))
-
-
-@cache
-def _changes(func: Any) -> bool:
-    """Whether an operation writes to its first argument, and returns it."""
-    schema = func._schema
-    written = [argument for argument in schema.arguments if argument.alias_info and argument.alias_info.is_write]
-    single = len(written) == len(schema.returns) == 1 and written[0] is schema.arguments[0]
-    return single and str(func).partition(".")[2].split(".")[0] not in ("resize_", "resize_as_", "set_")
-
-
-@dataclass(frozen=True)
-class _Made:
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: torch.dtype
-
-
-def _spec(out: Any) -> Any:
-    """Results, with descriptions in the place of tensors."""
-    if isinstance(out, Tensor):
-        return _Made(tuple(out.shape), out.stride(), out.dtype)
-    return type(out)(map(_spec, out)) if isinstance(out, list | tuple) else out
-
-
-def _made(spec: Any) -> Any:
-    """New results of such a kind."""
-    if isinstance(spec, _Made):
-        return torch.empty_strided(spec.shape, spec.strides, dtype=spec.dtype, device=META)
-    return type(spec)(map(_made, spec)) if isinstance(spec, list | tuple) else spec
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Those among the arguments or results of an operation, which may be lists; torch's own trees take long."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
 
 
 def _item(card: PretendedCard, tensor: Tensor) -> Any:
@@ -539,7 +447,7 @@ def _remember(tensor: Tensor, numbers: Tensor) -> None:
 
 def _follow(func: Any, args: Any, kwargs: dict[str, Any], tensors: Sequence[Tensor], out: Any) -> None:
     """Do an operation with the numbers too, where those of all its tensors are known and few."""
-    made = list(_tensors((out,)))
+    made = list(tensors_in((out,)))
     if not made or sum(tensor.numel() for tensor in made) > _REMEMBERED:
         return
     numbers = [tensor if tensor.device != META else _known(tensor) for tensor in tensors]
@@ -551,7 +459,7 @@ def _follow(func: Any, args: Any, kwargs: dict[str, Any], tensors: Sequence[Tens
     args, kwargs = tree_map(lambda value: of.get(id(value), value), (args, kwargs))
     if "device" in kwargs:
         kwargs["device"] = CPU
-    for tensor, known in zip(made, _tensors((func(*args, **kwargs),)), strict=True):
+    for tensor, known in zip(made, tensors_in((func(*args, **kwargs),)), strict=True):
         _remember(tensor, known)
 
 
@@ -559,21 +467,6 @@ def _follow(func: Any, args: Any, kwargs: dict[str, Any], tensors: Sequence[Tens
 def _is_made_of_others(func: Any) -> bool:
     has: Any = torch._C._dispatch_has_kernel_for_dispatch_key
     return bool(has(func.name(), "CompositeImplicitAutograd") and not has(func.name(), "Meta"))
-
-
-@cache
-def _is_view(func: Any) -> bool:
-    returns = func._schema.returns
-    alias = returns[0].alias_info if returns else None
-    return alias is not None and not alias.is_write
-
-
-def _counts(func: Any) -> bool:
-    return func.overloadpacket in flop_registry
-
-
-def _shapes(tensors: Sequence[Tensor]) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:
-    return tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors)
 
 
 def _place() -> str:

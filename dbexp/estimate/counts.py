@@ -10,7 +10,7 @@ import torch
 
 from dbexp.core.store import Store
 from dbexp.estimate import kept
-from dbexp.estimate.card import Operation
+from dbexp.estimate.operation import Operation
 
 Value = TypeVar("Value")
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import torch
 
-from dbexp.estimate.card import Operation
 from dbexp.estimate.cards import Card
+from dbexp.estimate.operation import Operation
 
 _PRODUCT, _CONVOLUTION = 0.70, 0.60
 """Shares of the dense rate that libraries reach at the sizes of these models."""

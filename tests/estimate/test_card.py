@@ -21,7 +21,8 @@ from dbexp.config.families import FAMILIES
 from dbexp.core.device import DTYPES, pick_device
 from dbexp.core.store import Store
 from dbexp.estimate import hollow
-from dbexp.estimate.card import Operation, PretendedCard
+from dbexp.estimate.card import PretendedCard
+from dbexp.estimate.operation import Operation
 from dbexp.estimate.published import PUBLISHED
 from dbexp.sample.draw import Drawing, Engine
 from dbexp.sample.shots import Shot

@@ -11,9 +11,9 @@ import torch
 from dbexp.core.errors import ConfigError
 from dbexp.core.store import Store
 from dbexp.estimate import kept, measure
-from dbexp.estimate.card import Operation
 from dbexp.estimate.cards import CARDS
 from dbexp.estimate.counts import Count, Drawn, recall
+from dbexp.estimate.operation import Operation
 from tests import builders
 
 SHAPES = (((2, 3), torch.bfloat16), ((), torch.int64))

@@ -19,10 +19,10 @@ from dbexp.core.errors import ConfigError
 from dbexp.core.hashing import key_of
 from dbexp.estimate import command, roofline, show
 from dbexp.estimate import estimate as estimates
-from dbexp.estimate.card import Operation
 from dbexp.estimate.cards import CARDS, GIB
 from dbexp.estimate.counts import Count, Drawn
 from dbexp.estimate.measure import Measure
+from dbexp.estimate.operation import Operation
 from dbexp.estimate.settings import EstimateConfig, check
 from dbexp.train.measured import Fact
 from tests import builders
