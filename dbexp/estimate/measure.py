@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,8 @@ class Measure:
             asked: what it depends on.
             config: whose base model it depends on, too.
         """
-        key = json.dumps([asdict(each) if hasattr(each, "__dataclass_fields__") else each for each in asked])  # type: ignore[call-overload]  # a dataclass
+        of = (asdict(each) if is_dataclass(each) and not isinstance(each, type) else each for each in asked)
+        key = json.dumps([*of])
         if key not in self._made:
             files = {} if config is None else base_files([config.model])
             question = {"asked": key, "capability": self._card.capability, "files": files}

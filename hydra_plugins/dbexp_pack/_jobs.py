@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.errors import HydraException
@@ -110,7 +110,7 @@ def check_sweep(config: DictConfig, loader: ConfigLoader) -> list[PlannedRun]:
             composed.append(compose(loader, config, task, number))
         except (HydraException, OmegaConfBaseException) as error:
             faults.note([explain(error)], plan.title(number if known else None, differs))
-    subdir = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[call-overload,index]
+    subdir = str(cast(dict[str, Any], OmegaConf.to_container(config.hydra.sweep, resolve=False))["subdir"])
     if not known and "job.num" not in subdir and "job.id" not in subdir:
         faults.everywhere.append(f"hydra.sweep.subdir={subdir}: may be one folder for several jobs; {_ADVICE}")
     runs = check(config, composed, faults, known=known)

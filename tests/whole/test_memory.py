@@ -75,8 +75,8 @@ LIMITS = [("v", megabytes) for megabytes in (300, 2500, 3000, 3300, 3700, 4500)]
 LIMITS += [("d", megabytes) for megabytes in (50, 200, 400, 600, 800, 1000, 1600)]
 
 
-FEW_LIMITS = [("v", megabytes) for megabytes in (300, 2500, 3000, 6000)]
-FEW_LIMITS += [("d", megabytes) for megabytes in (50, 200)]
+FEW_LIMITS = [("v", megabytes) for megabytes in (300, 2500, 3000, 3300, 3640, 3680, 6000)]
+FEW_LIMITS += [("d", megabytes) for megabytes in (50, 200, 1600)]
 
 of_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
 
