@@ -76,21 +76,23 @@ def _contradiction() -> str | None:
     return "WANDB_DISABLED" if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on") else None
 
 
-def overruled(cfg: Config) -> list[str]:
+def conflicts(cfg: Config) -> list[str]:
     """What the environment says of where runs go, where the config says another place and so is followed.
 
     The agent of a W&B Sweep sets these variables itself, and W&B follows the agent.
     """
     if "WANDB_SWEEP_ID" in os.environ:
         return []
-    wanted = {"project": cfg.tracking.project, "entity": cfg.tracking.entity}
-    said = {name: os.environ.get(f"WANDB_{name.upper()}") for name in wanted}
-    return [
-        f"tracking.{name}={value}: the run goes there, though the environment says WANDB_{name.upper()}={said[name]}; "
-        f"for the latter use tracking.{name}={said[name]}"
-        for name, value in wanted.items()
-        if value and said[name] and said[name] != value
-    ]
+    messages = []
+    for field, place in {"project": cfg.tracking.project, "entity": cfg.tracking.entity}.items():
+        variable = f"WANDB_{field.upper()}"
+        other = os.environ.get(variable)
+        if place and other and other != place:
+            messages.append(
+                f"tracking.{field}={place}: the run goes there, though the environment says {variable}={other}; for "
+                f"the latter use tracking.{field}={other}"
+            )
+    return messages
 
 
 def login_problem() -> str | None:
@@ -123,7 +125,7 @@ def open_run(record: RunRecord, mode: Mode, folder: Path, *, is_live: bool = Fal
     )
 
     logging.getLogger("wandb").propagate = False  # its own log file has what it says; the run's log is for the user
-    with _forgiven_log():
+    with _lenient_log():
         run = _init(record, mode, folder, has_system=has_system, has_code=has_code)
     run.define_metric("train/step", hidden=True)
     run.define_metric("train/*", step_metric="train/step")
@@ -170,7 +172,7 @@ def _init(record: RunRecord, mode: Mode, folder: Path, *, has_system: bool, has_
 
 
 @contextmanager
-def _forgiven_log() -> Iterator[None]:
+def _lenient_log() -> Iterator[None]:
     """Let the log file that W&B opens in the block fail in silence. Python prints a traceback for every line that does
     not fit on the disk; what W&B lacks for it is told by `Attempts`."""
     before, logging.raiseExceptions = logging.raiseExceptions, False

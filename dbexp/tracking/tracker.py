@@ -75,7 +75,7 @@ def start(
         return
     if problems := session.problems(cfg):
         raise ConfigError(problems)
-    for sentence in session.overruled(cfg):
+    for sentence in session.conflicts(cfg):
         _tell(sentence)
     records, attempts = Records(folder), session.Attempts()
     with ExitStack() as stack:

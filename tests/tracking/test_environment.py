@@ -33,16 +33,16 @@ def test_another_project_than_the_configs_is_named(monkeypatch: pytest.MonkeyPat
     cfg = Config()
     for variable, value in {"WANDB_PROJECT": "theirs", "WANDB_ENTITY": "them"}.items():
         monkeypatch.setenv(variable, value)
-    (project,) = session.overruled(cfg)  # the config names no entity, so the environment's is taken
+    (project,) = session.conflicts(cfg)  # the config names no entity, so the environment's is taken
     assert project == (
         "tracking.project=dbexp: the run goes there, though the environment says WANDB_PROJECT=theirs; for the latter "
         "use tracking.project=theirs"
     )
     cfg.tracking.project, cfg.tracking.entity = "theirs", "us"
-    (entity,) = session.overruled(cfg)
+    (entity,) = session.conflicts(cfg)
     assert entity.startswith("tracking.entity=us: the run goes there, though the environment says WANDB_ENTITY=them;")
     monkeypatch.setenv("WANDB_SWEEP_ID", "anagents")
-    assert session.overruled(cfg) == []
+    assert session.conflicts(cfg) == []
 
 
 def test_the_project_of_the_environment_is_named_once_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
